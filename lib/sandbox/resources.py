@@ -1,0 +1,239 @@
+"""The eighteen resources of the tenant: where each is served and what each of its list parameters means.
+
+One table says it all: the store keeps a column for every field that a parameter compares, the server answers
+from those columns. The parameters are those of ServiceTitan's published description (v2).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["date", "int", "text", "bool", "number"]
+Test = Literal["from", "before", "until", "is", "among", "has", "contains", "balance"]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What one query parameter asks: the field at `path` (dots lead into objects) holds against its value.
+
+    `from` >=, `before` <, `until` <=, `is` =, `among` any of a comma-separated list, `has` a list field with any of
+    them, `contains` a part of a text, `balance` compared as `balanceFilter.Comparer` says. Texts ignore case, null
+    never matches. With `via` = (resource, key, own field) the test is on another resource's rows, joined by key.
+    """
+
+    path: str
+    kind: Kind
+    test: Test
+    via: tuple[str, str, str] | None = None
+
+    @property
+    def has_column(self) -> bool:
+        return self.kind == "date" or self.test in ("is", "among")
+
+
+@dataclass(frozen=True)
+class Resource:
+    path: str
+    filters: dict[str, Filter]
+    active: Literal["active", "activeState"] | None = "active"
+    export: bool = True
+    export_has_active: bool = False
+
+    @property
+    def columns(self) -> dict[str, Kind]:
+        """Paths of the fields to keep as columns, with their kinds."""
+        own = [f for f in self.filters.values() if f.has_column and not f.via]
+        always = {"id": "int"} | ({"active": "bool"} if self.active else {})
+        return always | {f.path: f.kind for f in own}
+
+
+def _is(kind: Kind, **paths: str) -> dict[str, Filter]:
+    return {name: Filter(path, kind, "is") for name, path in paths.items()}
+
+
+def _among(kind: Kind, **paths: str) -> dict[str, Filter]:
+    return {name: Filter(path, kind, "among") for name, path in paths.items()}
+
+
+def _has(kind: Kind, **paths: str) -> dict[str, Filter]:
+    return {name: Filter(path, kind, "has") for name, path in paths.items()}
+
+
+def _contains(**paths: str) -> dict[str, Filter]:
+    return {name: Filter(path, "text", "contains") for name, path in paths.items()}
+
+
+def _period(path: str, first: str, end: str) -> dict[str, Filter]:
+    return {first: Filter(path, "date", "from"), end: Filter(path, "date", "before")}
+
+
+def _total(path: str) -> dict[str, Filter]:
+    return {"totalGreater": Filter(path, "number", "from"), "totalLess": Filter(path, "number", "until")}
+
+
+_IDS = _among("int", ids="id")
+_CHANGES = _period("createdOn", "createdOnOrAfter", "createdBefore") | _period(
+    "modifiedOn", "modifiedOnOrAfter", "modifiedBefore"
+)
+_ADDRESS = {name: Filter(f"address.{name}", "text", "is") for name in ("street", "unit", "city", "state", "zip")} | {
+    "country": Filter("address.country", "text", "is"),
+    "latitude": Filter("address.latitude", "number", "is"),
+    "longitude": Filter("address.longitude", "number", "is"),
+}
+
+# No record says which technician was assigned to an appointment: those who were paid for the job were.
+_PAID_FOR_JOB = ("payroll", "jobId")
+_APPOINTMENTS = ("appointments", "jobId", "id")
+_FIRST_APPOINTMENT = ("appointments", "id", "firstAppointmentId")
+
+RESOURCES: dict[str, Resource] = {
+    "jobs": Resource(
+        "jpm/jobs",
+        _IDS
+        | _CHANGES
+        | _period("completedOn", "completedOnOrAfter", "completedBefore")
+        | _is("text", number="jobNumber", jobStatus="jobStatus", priority="priority")
+        | _is("int", projectId="projectId", bookingId="bookingId", customerId="customerId", locationId="locationId")
+        | _is("int", soldById="soldById", jobTypeId="jobTypeId", campaignId="campaignId", invoiceId="invoiceId")
+        | _is("int", businessUnitId="businessUnitId", createdFromEstimateId="createdFromEstimateId")
+        | _has("int", estimateIds="estimateIds", tagTypeIds="tagTypeIds")
+        | {
+            "firstAppointmentStartsOnOrAfter": Filter("start", "date", "from", _FIRST_APPOINTMENT),
+            "firstAppointmentStartsBefore": Filter("start", "date", "before", _FIRST_APPOINTMENT),
+            "appointmentStartsOnOrAfter": Filter("start", "date", "from", _APPOINTMENTS),
+            "appointmentStartsBefore": Filter("start", "date", "before", _APPOINTMENTS),
+            "appointmentStatus": Filter("status", "text", "is", _APPOINTMENTS),
+            "hasUnusedAppointments": Filter("unused", "bool", "is", _APPOINTMENTS),
+            "technicianId": Filter("employeeId", "int", "is", (*_PAID_FOR_JOB, "id")),
+        },
+        active=None,
+        export_has_active=True,
+    ),
+    "appointments": Resource(
+        "jpm/appointments",
+        _IDS
+        | _CHANGES
+        | _period("start", "startsOnOrAfter", "startsBefore")
+        | _is("int", jobId="jobId", customerId="customerId")
+        | _is("text", number="appointmentNumber", status="status")
+        | _is("bool", unused="unused")
+        | {
+            "projectId": Filter("projectId", "int", "is", ("jobs", "id", "jobId")),
+            "technicianId": Filter("employeeId", "int", "is", (*_PAID_FOR_JOB, "jobId")),
+        },
+    ),
+    "job_types": Resource(
+        "jpm/job-types",
+        _IDS
+        | _CHANGES
+        | _contains(name="name")
+        | _is("text", priority="priority")
+        | {"minDuration": Filter("duration", "int", "from"), "maxDuration": Filter("duration", "int", "until")},
+        export=False,
+    ),
+    "invoices": Resource(
+        "accounting/invoices",
+        _IDS
+        | _CHANGES
+        | _period("invoiceDate", "invoicedOnOrAfter", "invoicedOnBefore")
+        | _period("dueDate", "dueDateOnOrAfter", "dueDateBefore")
+        | _among("text", statuses="syncStatus", reviewStatuses="reviewStatus")
+        | _among("text", invoiceConfigurations="invoiceConfiguration")
+        | _among("int", assignedToIds="assignedTo.id")
+        | _is("int", batchId="batch.id", batchNumber="batch.number", jobId="job.id", customerId="customer.id")
+        | _is("int", businessUnitId="businessUnit.id", adjustmentToId="adjustmentToId")
+        | _is("text", jobNumber="job.number", number="referenceNumber")
+        | _total("total")
+        | {"balanceFilter.Balance": Filter("balance", "number", "balance")},
+        active="activeState",
+    ),
+    "payments": Resource(
+        "accounting/payments",
+        _IDS
+        | _CHANGES
+        | _period("date", "paidOnAfter", "paidOnBefore")
+        | _among("text", statuses="syncStatus")
+        | _among("int", businessUnitIds="businessUnit.id", depositIds="deposit.id")
+        | _is("int", batchId="batch.id", batchNumber="batch.number", customerId="customer.id")
+        | _has("int", appliedToInvoiceIds="appliedTo.appliedTo")
+        | _has("text", appliedToReferenceNumber="appliedTo.appliedToReferenceNumber")
+        | _total("total"),
+        active="activeState",
+    ),
+    "estimates": Resource(
+        "sales/estimates",
+        _IDS
+        | _CHANGES
+        | _period("soldOn", "soldAfter", "soldBefore")
+        | _is("int", jobId="jobId", projectId="projectId", locationId="locationId")
+        | _is("int", soldById="soldBy", soldByEmployeeId="soldBy")
+        | _is("text", jobNumber="jobNumber", status="status.name")
+        | _total("subtotal"),
+    ),
+    "payroll": Resource(
+        "payroll/gross-pay-items",
+        _CHANGES
+        # Operators saw `dateOnOrBefore` leave out the rows of the day itself: an exclusive end at midnight.
+        | _period("date", "dateOnOrAfter", "dateOnOrBefore")
+        | _is("text", employeeType="employeeType")
+        | _is("int", employeeId="employeeId")
+        | _among("int", payrollIds="payrollId")
+        | {
+            "modifiedOnOrBefore": Filter("modifiedOn", "date", "until"),
+            # Only so that jobs can be joined: the API has no such parameter here.
+            "": Filter("jobId", "int", "is"),
+        },
+        active=None,
+        export_has_active=True,
+    ),
+    "activity_codes": Resource("payroll/activity-codes", _CHANGES, export=False),
+    "payroll_adjustments": Resource(
+        "payroll/payroll-adjustments",
+        _CHANGES
+        | _among("int", employeeIds="employeeId")
+        | {
+            "postedOnOrAfter": Filter("postedOn", "date", "from"),
+            "postedOnOrBefore": Filter("postedOn", "date", "until"),
+        },
+    ),
+    "customers": Resource("crm/customers", _IDS | _CHANGES | _contains(name="name") | _ADDRESS),
+    "locations": Resource(
+        "crm/locations", _IDS | _CHANGES | _contains(name="name") | _is("int", customerId="customerId") | _ADDRESS
+    ),
+    "campaigns": Resource(
+        "marketing/campaigns",
+        _IDS | _CHANGES | _contains(name="name") | _has("text", campaignPhoneNumber="campaignPhoneNumbers"),
+        export=False,
+    ),
+    "purchase_orders": Resource(
+        "inventory/purchase-orders",
+        _IDS
+        | _CHANGES
+        | _period("date", "dateOnOrAfter", "dateBefore")
+        | _period("sentOn", "sentOnOrAfter", "sentBefore")
+        | _is("text", status="status", number="number")
+        | _is("int", jobId="jobId", technicianId="technicianId", projectId="projectId")
+        | _among("int", jobIds="jobId"),
+        active=None,
+    ),
+    "returns": Resource(
+        "inventory/returns",
+        _IDS
+        | _CHANGES
+        | _period("returnDate", "returnDateOnOrAfter", "returnDateBefore")
+        | _is("text", number="number", referenceNumber="referenceNumber")
+        | _is("int", jobId="jobId", purchaseOrderId="purchaseOrderId", batchId="batchId")
+        | _among("int", vendorIds="vendorId", businessUnitIds="businessUnitId")
+        | _among("int", inventoryLocationIds="inventoryLocationId")
+        | _among("text", syncStatuses="syncStatus"),
+    ),
+    "business_units": Resource("settings/business-units", _IDS | _CHANGES | _contains(name="name")),
+    "technicians": Resource(
+        "settings/technicians", _IDS | _CHANGES | _contains(name="name") | _among("int", userIds="userId")
+    ),
+    "tag_types": Resource("settings/tag-types", _CHANGES, export=False),
+    "employees": Resource(
+        "settings/employees",
+        _IDS | _CHANGES | _contains(name="name") | _among("int", userIds="userId") | _is("text", email="email"),
+        export=False,
+    ),
+}
