@@ -1,0 +1,457 @@
+"""The eleven KPIs of a tenant in plain Python, from its own records: what the SQL is held against.
+
+`read` takes one pass per resource and keeps what the KPIs and the owner's reports need; `weekly_kpis` and `daily_kpis`
+measure it over periods. Nothing here is shared with the SQL.
+
+Readings, where the definitions leave one open:
+
+- Unit: id, then the unit's name (active or not), then the rollup file by exact name. A unit that the file lacks keeps
+  its name and has no division: neither Sales nor Production. A row with a null or unknown unit counts nowhere.
+- A job id that is null, 0 or unknown is no job: the record's own unit counts. An invoice's job is `job.id` and nothing
+  else; a purchase order's, return's or pay item's is its `jobId`.
+- A row without its business date falls in no period; there are no fallbacks but the defined ones. In the running week
+  rows after `as_of` do not count, for any KPI.
+- Names of statuses and of the excluded and warranty job types compare exactly; a job without a type name is neither.
+- A sold estimate is an active one with status Sold. A job without sold `soldOn` is an opportunity on its `completedOn`.
+- No-charge: no active estimate, and active invoices whose subTotal sum to 0, as no invoice at all does.
+- Only an invoice that is active takes an application to its unit, even if that unit turns out to be none.
+- A/R groups by rolled-up unit and the invoice's location; a group below $10, negative too, is left out.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from operator import itemgetter
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from sandbox.store import Store
+
+NOT_PRODUCTION = frozenset({"PM Inspection", "Safety Inspection", "Window/Solar Washing"})
+WARRANTY = frozenset({"Warranty", "Touchup"})
+SMALLEST_RECEIVABLE = Decimal(10)  # dollars; a location that owes less is left out of A/R
+
+ZERO = Decimal(0)
+DAY = timedelta(days=1)
+NOWHERE = (None, None)  # the rolled-up unit and division of an unknown unit
+
+Key = tuple[str, date]  # rolled-up unit, first day of the period
+Kpis = dict[str, int | Decimal | Fraction | None]
+
+
+class Estimate(NamedTuple):
+    """An active estimate; `unit` is its job's, else its own."""
+
+    id: int
+    unit: int | None
+    sold: bool
+    sold_on: str | None
+    subtotal: Decimal
+
+
+class Invoice(NamedTuple):
+    """An active invoice; `unit` is its job's, else its own."""
+
+    id: int
+    number: str | None
+    job: int | None
+    unit: int | None
+    customer: str | None
+    location: int | None
+    location_name: str | None
+    invoiced: str | None
+    subtotal: Decimal
+    total: Decimal
+    parts: Decimal  # totalCost of its Material and Equipment items
+
+
+class Collected(NamedTuple):
+    """What an active payment applied to an invoice, or left unapplied (then without `invoice`); `unit` gets it."""
+
+    payment: int
+    type: str | None
+    customer: str | None
+    unit: int | None
+    paid: str | None
+    invoice: str | None
+    amount: Decimal
+
+
+class Movement(NamedTuple):
+    """What an active invoice gains on its date and loses as payments are applied to it."""
+
+    invoice: Invoice
+    day: date | None
+    amount: Decimal
+
+
+@dataclass(slots=True)
+class Job:
+    """A job with its names resolved and its active estimates, active invoices and costs summed up."""
+
+    id: int
+    number: str
+    unit: int
+    customer: int
+    customer_name: str
+    type: str
+    status: str
+    created: str
+    completed: str | None
+    start: str
+    under_warranty: bool
+    generated_by_tech: bool
+    sold_by: int | None
+    estimates: list[Estimate] = field(default_factory=list)
+    subtotal: Decimal = ZERO
+    parts: Decimal = ZERO
+    purchases: Decimal = ZERO
+    returns: Decimal = ZERO
+    pay: list[tuple[int | None, bool, Decimal]] = field(default_factory=list)  # employee, is an adjustment, amount
+
+    @property
+    def labor(self) -> Decimal:
+        return sum((amount for _, _, amount in self.pay), ZERO)
+
+    @property
+    def full_cost(self) -> Decimal:
+        return self.labor + self.purchases + self.parts - self.returns
+
+    @property
+    def is_estimate(self) -> bool:
+        return "estimate" in self.type.lower()
+
+    @property
+    def is_lead(self) -> bool:
+        return self.is_estimate and "test" not in self.customer_name.lower()
+
+    @property
+    def is_production(self) -> bool:
+        return self.type not in NOT_PRODUCTION
+
+    @property
+    def is_warranty(self) -> bool:
+        return self.under_warranty or self.type in WARRANTY
+
+    @property
+    def closed(self) -> bool:
+        return any(estimate.sold for estimate in self.estimates)
+
+    @property
+    def is_opportunity(self) -> bool:
+        return self.closed or (self.status == "Completed" and (bool(self.estimates) or self.subtotal != 0))
+
+
+@dataclass(frozen=True)
+class Books:
+    """What one reading of a tenant leaves: `zone` is the one that its instants are dated in."""
+
+    zone: ZoneInfo
+    units: dict[int, str]
+    people: dict[int, str]
+    jobs: dict[int, Job]
+    estimates: list[Estimate]
+    visits: list[tuple[Job, str]]  # active appointments, not canceled, by start
+    collected: list[Collected]
+    movements: list[Movement]
+
+    def day(self, instant: str | None) -> date | None:
+        """The tenant's calendar day of a UTC instant."""
+        return datetime.fromisoformat(instant).astimezone(self.zone).date() if instant else None
+
+
+def read(store: Store, time_zone: str) -> Books:
+    """Read the tenant's records, each resource once, money as exact decimals."""
+    starts, visits = _appointments(store)
+    jobs = _jobs(store, starts)
+    books = Books(
+        zone=ZoneInfo(time_zone),
+        units=_names(store, "business_units"),
+        people=_names(store, "employees") | _names(store, "technicians"),
+        jobs=jobs,
+        estimates=[],
+        visits=[(jobs[job_id], start) for job_id, start in visits if job_id in jobs],
+        collected=[],
+        movements=[],
+    )
+    _add_estimates(store, books)
+    _add_costs(store, books)
+    _add_payments(store, books, _add_invoices(store, books))
+    return books
+
+
+def _money(value: str | float | None) -> Decimal:
+    return Decimal(str(value)) if value is not None else ZERO
+
+
+def _calendar(value: str | None) -> date | None:
+    """A calendar date, which the API gives as midnight UTC of that day: never shifted to the tenant's zone."""
+    return date.fromisoformat(value[:10]) if value else None
+
+
+def _id(reference: Mapping[str, Any] | None) -> int | None:
+    return reference["id"] if reference else None
+
+
+def _name(reference: Mapping[str, Any] | None) -> str | None:
+    return reference.get("name") if reference else None
+
+
+def _names(store: Store, resource: str) -> dict[int, str]:
+    return {record["id"]: record["name"] or "" for record in store.rows(resource)}
+
+
+def _active(store: Store, resource: str) -> Iterable[dict[str, Any]]:
+    return (record for record in store.rows(resource) if record.get("active") is not False)
+
+
+def _appointments(store: Store) -> tuple[dict[int, str], list[tuple[int, str]]]:
+    """The start of every appointment by its id, and the (job id, start) of those that are to happen."""
+    starts, visits = {}, []
+    for record in store.rows("appointments"):
+        starts[record["id"]] = record["start"]
+        if record.get("active") is not False and record["status"] != "Canceled":
+            visits.append((record["jobId"], record["start"]))
+    return starts, visits
+
+
+def _jobs(store: Store, starts: Mapping[int, str]) -> dict[int, Job]:
+    types, customers = _names(store, "job_types"), _names(store, "customers")
+    return {
+        job["id"]: Job(
+            id=job["id"],
+            number=job["jobNumber"],
+            unit=job["businessUnitId"],
+            customer=job["customerId"],
+            customer_name=customers.get(job["customerId"], ""),
+            type=types.get(job["jobTypeId"], ""),
+            status=job["jobStatus"],
+            created=job["createdOn"],
+            completed=job.get("completedOn"),
+            start=starts.get(job["firstAppointmentId"]) or job.get("completedOn") or job["createdOn"],
+            under_warranty=job.get("warrantyId") is not None,
+            generated_by_tech=job.get("jobGeneratedLeadSource") is not None,
+            sold_by=job.get("soldById"),
+        )
+        for job in store.rows("jobs")
+    }
+
+
+def _add_estimates(store: Store, books: Books) -> None:
+    for record in _active(store, "estimates"):
+        job = books.jobs.get(record.get("jobId"))
+        estimate = Estimate(
+            id=record["id"],
+            unit=job.unit if job else record.get("businessUnitId"),
+            sold=_name(record.get("status")) == "Sold",
+            sold_on=record.get("soldOn"),
+            subtotal=_money(record["subtotal"]),
+        )
+        books.estimates.append(estimate)
+        if job:
+            job.estimates.append(estimate)
+
+
+def _add_costs(store: Store, books: Books) -> None:
+    for item in store.rows("payroll"):
+        if job := books.jobs.get(item["jobId"]):
+            # A payroll adjustment shows among the gross pay items as a custom bonus: added here once, there never.
+            job.pay.append((item.get("employeeId"), item["grossPayItemType"] == "CustomBonus", _money(item["amount"])))
+    for order in store.rows("purchase_orders"):
+        if (job := books.jobs.get(order.get("jobId"))) and order["status"] != "Canceled":
+            job.purchases += _money(order["total"])
+    for item in _active(store, "returns"):
+        if job := books.jobs.get(item.get("jobId")):
+            job.returns += _money(item["returnAmount"])
+
+
+def _add_invoices(store: Store, books: Books) -> dict[int, Invoice]:
+    invoices = {}
+    for record in _active(store, "invoices"):
+        job = books.jobs.get(_id(record.get("job")))
+        items = record.get("items") or ()
+        parts = (item.get("totalCost") for item in items if item["type"] in ("Material", "Equipment"))
+        invoice = invoices[record["id"]] = Invoice(
+            id=record["id"],
+            number=record.get("referenceNumber"),
+            job=job.id if job else None,
+            unit=job.unit if job else _id(record.get("businessUnit")),
+            customer=_name(record.get("customer")),
+            location=_id(record.get("location")),
+            location_name=_name(record.get("location")),
+            invoiced=record.get("invoiceDate"),
+            subtotal=_money(record.get("subTotal")),
+            total=_money(record.get("total")),
+            parts=sum(map(_money, parts), ZERO),
+        )
+        books.movements.append(Movement(invoice, _calendar(invoice.invoiced), invoice.total))
+        if job:
+            job.subtotal += invoice.subtotal
+            job.parts += invoice.parts
+    return invoices
+
+
+def _add_payments(store: Store, books: Books, invoices: Mapping[int, Invoice]) -> None:
+    for payment in _active(store, "payments"):
+        unit = _id(payment.get("businessUnit"))
+        row = Collected(
+            payment["id"], payment.get("type"), _name(payment.get("customer")), unit, payment.get("date"), None, ZERO
+        )
+        for application in payment.get("appliedTo") or ():
+            amount = _money(application.get("appliedAmount"))
+            invoice = invoices.get(application["appliedTo"])
+            if invoice:
+                books.movements.append(Movement(invoice, books.day(application.get("appliedOn")), -amount))
+            number = application.get("appliedToReferenceNumber")
+            books.collected.append(row._replace(unit=invoice.unit if invoice else unit, invoice=number, amount=amount))
+        if unapplied := _money(payment.get("unappliedAmount")):
+            books.collected.append(row._replace(amount=unapplied))
+
+
+class Period(NamedTuple):
+    """Days from `first` to `last`, both included."""
+
+    first: date
+    last: date
+
+
+def _days(first: date, last: date) -> Iterable[date]:
+    return (first + DAY * n for n in range((last - first).days + 1))
+
+
+def _monday(day: date) -> date:
+    return day - DAY * day.weekday()
+
+
+def _first_monday(books: Books, as_of: date) -> date:
+    return _monday(min((books.day(job.created) for job in books.jobs.values()), default=as_of))
+
+
+def _year_later(day: date) -> date:
+    """The same day of the next year; 28 February for the 29th."""
+    return day.replace(year=day.year + 1) if (day.month, day.day) != (2, 29) else date(day.year + 1, 2, 28)
+
+
+def weekly_kpis(store: Store, units: Sequence[Mapping[str, str]], time_zone: str, as_of: date) -> dict[Key, Kpis]:
+    """The KPIs of each rolled-up unit and week, keyed by (unit, Monday), up to the week of `as_of`.
+
+    `units` are the rows of the rollup file (`business_unit, rollup, region, division, segment`). Counts are int, money
+    Decimal, ratios exact Fractions, None where the denominator is zero.
+    """
+    books = read(store, time_zone)
+    mondays = list(_days(_first_monday(books, as_of), as_of))[::7]
+    return _kpis(books, units, [Period(monday, min(monday + 6 * DAY, as_of)) for monday in mondays])
+
+
+def daily_kpis(store: Store, units: Sequence[Mapping[str, str]], time_zone: str, as_of: date) -> dict[Key, Kpis]:
+    """The same of each day, keyed by (unit, day), from the first week's Monday to `as_of`."""
+    books = read(store, time_zone)
+    return _kpis(books, units, [Period(day, day) for day in _days(_first_monday(books, as_of), as_of)])
+
+
+def _kpis(books: Books, units: Sequence[Mapping[str, str]], periods: Sequence[Period]) -> dict[Key, Kpis]:
+    rollup = {row["business_unit"]: row for row in units}
+    place = {
+        id: (rollup[name]["rollup"], rollup[name]["division"]) if name in rollup else (name, None)
+        for id, name in books.units.items()
+    }
+    first_of = {day: period.first for period in periods for day in _days(*period)}
+
+    def group(division: str, rows: Iterable[tuple[int | None, date | None, Any]]) -> Mapping[Key, list[Any]]:
+        """Put the measures of a division's (unit id, day, measure) rows under their rolled-up unit and period."""
+        groups = defaultdict(list)
+        for unit_id, day, measure in rows:
+            unit, unit_division = place.get(unit_id, NOWHERE)
+            if unit_division == division and day in first_of:
+                groups[unit, first_of[day]].append(measure)
+        return groups
+
+    day = books.day
+    jobs = books.jobs.values()
+    leads = group("Sales", ((job.unit, day(job.created), job.customer) for job in jobs if job.is_lead))
+    estimates = group(
+        "Sales",
+        ((job.unit, day(job.completed), job) for job in jobs if job.is_estimate and job.status == "Completed"),
+    )
+    opportunities = group(
+        "Sales", ((job.unit, day(opportunity_instant(job)), job.closed) for job in jobs if job.is_opportunity)
+    )
+    booked = group("Sales", ((e.unit, day(e.sold_on), e.subtotal) for e in books.estimates if e.sold))
+    scheduled = group("Sales", ((job.unit, day(start), job.id) for job, start in books.visits if job.is_estimate))
+    production = group("Production", ((job.unit, day(job.start), job) for job in jobs if job.is_production))
+    collected = group("Production", ((row.unit, _calendar(row.paid), row.amount) for row in books.collected))
+    bookings = [
+        (place[job.unit][0], day(job.created), day(job.start), job.subtotal)
+        for job in jobs
+        if place.get(job.unit, NOWHERE)[1] == "Production" and job.is_production and job.status != "Canceled"
+    ]
+    future = _future_bookings(bookings, periods)
+    movements = [
+        (move.day, place[move.invoice.unit][0], move.invoice.location, move.amount)
+        for move in books.movements
+        if move.day and place.get(move.invoice.unit, NOWHERE)[1] == "Production"
+    ]
+    receivable = _outstanding(movements, periods)
+
+    table = {}
+    for key in ((unit, period.first) for unit in sorted({unit for unit, _ in place.values()}) for period in periods):
+        produced = sum((job.subtotal for job in production[key]), ZERO)
+        labor = sum((job.labor for job in production[key]), ZERO)
+        cost = sum((job.full_cost for job in production[key]), ZERO)
+        warranty = sum((job.full_cost for job in production[key] if job.is_warranty), ZERO)
+        table[key] = {
+            "leads": len(set(leads[key])),
+            "estimates": len(estimates[key]),
+            "success_rate": _ratio(sum(opportunities[key]), len(opportunities[key])),
+            "total_booked": sum(booked[key], ZERO),
+            "dollars_produced": produced,
+            "gpm": _ratio(produced - labor, produced),
+            "gpm_full": _ratio(produced - cost, produced),
+            "warranty_rate": _ratio(warranty, produced),
+            "future_bookings": future[key],
+            "dollars_collected": sum(collected[key], ZERO),
+            "outstanding_ar": receivable[key],
+            "estimates_scheduled": len(set(scheduled[key])),
+        }
+    return table
+
+
+def opportunity_instant(job: Job) -> str | None:
+    """When its first estimate was sold, else when it was completed."""
+    return min((e.sold_on for e in job.estimates if e.sold and e.sold_on), default=job.completed)
+
+
+def _ratio(part: int | Decimal, whole: int | Decimal) -> Fraction | None:
+    return Fraction(part) / Fraction(whole) if whole else None
+
+
+def _future_bookings(
+    jobs: Iterable[tuple[str, date, date, Decimal]], periods: Sequence[Period]
+) -> Mapping[Key, Decimal]:
+    """Sum by unit what the (unit, created, start, amount) jobs known at each period's end have ahead of them."""
+    sums = defaultdict(Decimal)
+    for first, last in periods:
+        monday, horizon = _monday(last), _year_later(last)
+        for unit, created, start, amount in jobs:
+            if created <= last and monday <= start <= horizon:
+                sums[unit, first] += amount
+    return sums
+
+
+def _outstanding(
+    movements: Iterable[tuple[date, str, int | None, Decimal]], periods: Sequence[Period]
+) -> Mapping[Key, Decimal]:
+    """Sum by unit what its locations owe at each period's end after (day, unit, location, amount) movements."""
+    ahead = sorted(movements, key=itemgetter(0), reverse=True)
+    owed, sums = defaultdict(Decimal), defaultdict(Decimal)
+    for first, last in periods:
+        while ahead and ahead[-1][0] <= last:
+            _, unit, location, amount = ahead.pop()
+            owed[unit, location] += amount
+        for (unit, _), amount in owed.items():
+            if amount >= SMALLEST_RECEIVABLE:
+                sums[unit, first] += amount
+    return sums
