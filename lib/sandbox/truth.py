@@ -117,6 +117,10 @@ class Job:
         return sum((amount for _, _, amount in self.pay), ZERO)
 
     @property
+    def adjustments(self) -> Decimal:
+        return sum((amount for _, is_adjustment, amount in self.pay if is_adjustment), ZERO)
+
+    @property
     def full_cost(self) -> Decimal:
         return self.labor + self.purchases + self.parts - self.returns
 
@@ -127,6 +131,10 @@ class Job:
     @property
     def is_lead(self) -> bool:
         return self.is_estimate and "test" not in self.customer_name.lower()
+
+    @property
+    def is_completed_estimate(self) -> bool:
+        return self.is_estimate and self.status == "Completed"
 
     @property
     def is_production(self) -> bool:
@@ -187,7 +195,7 @@ def _money(value: str | float | None) -> Decimal:
     return Decimal(str(value)) if value is not None else ZERO
 
 
-def _calendar(value: str | None) -> date | None:
+def calendar_day(value: str | None) -> date | None:
     """A calendar date, which the API gives as midnight UTC of that day: never shifted to the tenant's zone."""
     return date.fromisoformat(value[:10]) if value else None
 
@@ -287,7 +295,7 @@ def _add_invoices(store: Store, books: Books) -> dict[int, Invoice]:
             total=_money(record.get("total")),
             parts=sum(map(_money, parts), ZERO),
         )
-        books.movements.append(Movement(invoice, _calendar(invoice.invoiced), invoice.total))
+        books.movements.append(Movement(invoice, calendar_day(invoice.invoiced), invoice.total))
         if job:
             job.subtotal += invoice.subtotal
             job.parts += invoice.parts
@@ -372,17 +380,14 @@ def _kpis(books: Books, units: Sequence[Mapping[str, str]], periods: Sequence[Pe
     day = books.day
     jobs = books.jobs.values()
     leads = group("Sales", ((job.unit, day(job.created), job.customer) for job in jobs if job.is_lead))
-    estimates = group(
-        "Sales",
-        ((job.unit, day(job.completed), job) for job in jobs if job.is_estimate and job.status == "Completed"),
-    )
+    estimates = group("Sales", ((job.unit, day(job.completed), job) for job in jobs if job.is_completed_estimate))
     opportunities = group(
         "Sales", ((job.unit, day(opportunity_instant(job)), job.closed) for job in jobs if job.is_opportunity)
     )
     booked = group("Sales", ((e.unit, day(e.sold_on), e.subtotal) for e in books.estimates if e.sold))
     scheduled = group("Sales", ((job.unit, day(start), job.id) for job, start in books.visits if job.is_estimate))
     production = group("Production", ((job.unit, day(job.start), job) for job in jobs if job.is_production))
-    collected = group("Production", ((row.unit, _calendar(row.paid), row.amount) for row in books.collected))
+    collected = group("Production", ((row.unit, calendar_day(row.paid), row.amount) for row in books.collected))
     bookings = [
         (place[job.unit][0], day(job.created), day(job.start), job.subtotal)
         for job in jobs
