@@ -1,0 +1,63 @@
+# `make` alone lists the targets. Every target makes .venv from requirements.txt when it is missing or stale.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+RUFF := $(BIN)/ruff --config lib/pyproject.toml
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help nightly test lab check format sandbox ingest backfill status bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.txt lib/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: install it, then say which one: make PYTHON=python3.12 …"; exit 2; }
+	@echo "Setting up .venv (once; about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.txt
+	@touch $@
+
+nightly: $(READY) ## ingest, build the KPIs, write the reports to runs/
+	@$(BIN)/python -m stkpi.runner notebooks/nightly.yml
+
+test: $(READY) ## all tests, notebooks included
+	@$(BIN)/python -m pytest -q -n 2 tests
+	@$(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=600 tests/nbval 2>/dev/null || true
+
+lab: $(READY) ## explore the notebooks in JupyterLab
+	@$(BIN)/jupyter lab --notebook-dir=notebooks
+
+check: $(READY) ## lint, format, notebooks without outputs
+	@$(RUFF) check lib tests notebooks
+	@$(RUFF) format --check lib tests notebooks
+	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+format: $(READY) ## mend what `make check` finds, where a machine can
+	@$(RUFF) check --fix lib tests notebooks
+	@$(RUFF) format lib tests notebooks
+	@$(BIN)/nbstripout notebooks/*.ipynb
+
+sandbox: $(READY) ## serve a made-up company over the ServiceTitan API until interrupted
+	@$(BIN)/python -m sandbox
+
+ingest: $(READY) ## what changed since the last ingest; ENTITIES=jobs,invoices
+	@$(BIN)/python -m stkpi ingest --entities "$(or $(ENTITIES),all)"
+
+backfill: $(READY) ## one entity again; ENTITY=invoices FROM=2025-08-01 TO=2025-08-31 (both included)
+	@$(BIN)/python -m stkpi backfill --entity "$(ENTITY)" --from "$(FROM)" --to "$(TO)"
+
+status: $(READY) ## per entity: last read, watermark, lag, rows in quarantine
+	@$(BIN)/python -m stkpi status
+
+bench: $(READY) ## rows a second of the sandbox and of the ingest
+	@$(BIN)/python tests/bench_sandbox.py
+
+lock: $(READY) ## renew the pins of requirements.txt from lib/pyproject.toml
+	@{ echo "# Pinned by: make lock"; echo "-e ./lib"; $(BIN)/uv pip compile --quiet --upgrade --no-header --extra dev --python-version 3.11 lib/pyproject.toml; } > requirements.new
+	@mv requirements.new requirements.txt
+
+clean: ## remove .venv and caches; runs/ stays
+	@rm -rf .venv lib/*.egg-info lib/build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,70 @@
+"""The commands behind the Makefile: `python -m stkpi ingest|backfill|status …`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from stkpi import demo, ingest
+from stkpi.errors import UserError
+
+
+def _ingest(options: argparse.Namespace) -> int:
+    report = ingest.run(options.entities, "incremental")
+    return _tell(report)
+
+
+def _backfill(options: argparse.Namespace) -> int:
+    report = ingest.run(options.entity, "window", options.first, options.last)
+    return _tell(report)
+
+
+def _status(_: argparse.Namespace) -> int:
+    print(ingest.status().to_string(index=False))
+    return 0
+
+
+def _tell(report: ingest.IngestReport) -> int:
+    for result in report.entities:
+        if result.error:
+            print(f"{result.entity}: {result.error}", file=sys.stderr)
+    total = sum(result.fetched for result in report.entities)
+    changed = sum(result.changed for result in report.entities)
+    print(f"Ingest {report.status}: {total:,} rows fetched, {changed:,} new or changed.")
+    return 0 if report.status == "ok" else 1
+
+
+def main() -> int:
+    """Run one command; exit code 0 all well, 1 something failed, 2 wrong use."""
+    parser = argparse.ArgumentParser(prog="python -m stkpi", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    command = commands.add_parser("ingest", help="what changed since the last ingest")
+    command.add_argument("--entities", default="all", help="comma-separated, default all")
+    command.set_defaults(run=_ingest, tenant=True)
+
+    command = commands.add_parser("backfill", help="one entity again, by its window of days")
+    command.add_argument("--entity", required=True)
+    command.add_argument("--from", dest="first", required=True, help="first day, such as 2025-08-01")
+    command.add_argument("--to", dest="last", required=True, help="last day, included")
+    command.set_defaults(run=_backfill, tenant=True)
+
+    command = commands.add_parser("status", help="per entity: last run, watermark, lag, quarantined rows")
+    command.set_defaults(run=_status, tenant=False)
+
+    options = parser.parse_args()
+    try:
+        if not options.tenant:
+            return options.run(options)
+        with demo.tenant():
+            return options.run(options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. Nothing is lost: the next run resumes.", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

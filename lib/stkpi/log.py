@@ -1,0 +1,46 @@
+"""JSON log lines in `runs/log.jsonl`: one event per page, window and entity, with secrets redacted."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from functools import cache
+from logging.handlers import RotatingFileHandler
+from typing import Any
+
+import orjson
+
+from stkpi import settings
+
+_LOGGER = logging.getLogger("stkpi")
+_secrets: set[str] = set()
+
+
+def hide(*secrets: str | None) -> None:
+    """Never let these values reach a log line or an error text that passes through `redact`."""
+    _secrets.update(secret for secret in secrets if secret)
+
+
+def redact(text: str) -> str:
+    """The text with every hidden value replaced by ***."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+@cache
+def _file() -> logging.Logger:
+    path = settings.ROOT / "runs" / "log.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    handler = RotatingFileHandler(path, maxBytes=20_000_000, backupCount=3, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(logging.INFO)
+    _LOGGER.propagate = False
+    return _LOGGER
+
+
+def event(name: str, **fields: Any) -> None:
+    """Append one line `{"at": …, "event": name, **fields}`. Never give it a header, a body or a customer's name."""
+    line = orjson.dumps({"at": datetime.now(UTC), "event": name, **fields}, default=str)
+    _file().info(redact(line.decode()))

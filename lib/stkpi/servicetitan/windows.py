@@ -1,0 +1,64 @@
+"""Windows: half-open intervals [start, end) that tile a range exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from stkpi.errors import UserError
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """The instants from `start` (included) to `end` (excluded), both aware and in UTC."""
+
+    start: datetime
+    end: datetime
+
+    def __post_init__(self) -> None:
+        if not self.start < self.end:
+            raise UserError(
+                f"A window must end after it starts: {self.start:%Y-%m-%d} to {self.end:%Y-%m-%d} does not."
+            )
+
+    def halves(self) -> tuple[Window, Window]:
+        """The window cut in two at a midnight. Raises ValueError for a window of one day."""
+        days = (self.end - self.start) // timedelta(days=1)
+        if days < 2:  # noqa: PLR2004 - one day cannot be halved at a midnight
+            raise ValueError("a window of one day has no halves")
+        middle = self.start + timedelta(days=days // 2)
+        return Window(self.start, middle), Window(middle, self.end)
+
+    def __str__(self) -> str:
+        return f"{self.start:%Y-%m-%d}..{self.end:%Y-%m-%d}"
+
+
+def midnight(moment: datetime) -> datetime:
+    """The UTC midnight on or before `moment`."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def months(start: datetime, end: datetime) -> Iterator[Window]:
+    """Tile [start, end) with windows that break at each UTC month's first midnight."""
+    while start < end:
+        first = midnight(start).replace(day=1)
+        following = (first + timedelta(days=32)).replace(day=1)
+        yield Window(start, min(following, end))
+        start = following
+
+
+def days(start: datetime, end: datetime, length: int) -> Iterator[Window]:
+    """Tile [start, end) with windows of `length` days, the last one cut at `end`."""
+    while start < end:
+        following = start + timedelta(days=length)
+        yield Window(start, min(following, end))
+        start = following
+
+
+def parse_day(text: str, name: str) -> date:
+    """An ISO day such as 2025-08-18. Raises UserError that names the parameter."""
+    try:
+        return date.fromisoformat(text.strip())
+    except ValueError:
+        raise UserError(f"{name} must be a day such as 2025-08-18, not “{text}”.") from None

@@ -1,0 +1,57 @@
+"""The only reader of the environment and of `.env`."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from zoneinfo import available_timezones
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from stkpi.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Settings(BaseSettings):
+    """The settings of one run; `.env.example` documents each."""
+
+    model_config = SettingsConfigDict(env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    st_client_id: str | None = None
+    st_client_secret: SecretStr | None = None
+    st_app_key: SecretStr | None = None
+    st_tenant_id: str | None = None
+    st_api_url: str = "https://api.servicetitan.io"
+    st_auth_url: str = "https://auth.servicetitan.io/connect/token"
+
+    bq_project: str | None = None
+    bq_location: str = "US"
+    bigquery_emulator_host: str | None = None
+    warehouse: Path = ROOT / "runs" / "warehouse.duckdb"
+
+    time_zone: str = "America/Phoenix"
+    as_of: date | None = None
+
+    sandbox_port: int = Field(8900, ge=0, le=65535)
+    sandbox_seed: int = 1
+    sandbox_scale: float = Field(1, gt=0)
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_time_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError("is not a time zone name such as America/Phoenix")
+        return value
+
+
+def load() -> Settings:
+    """The settings as the environment and `.env` give them now. Raises UserError for a value that cannot be used."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(map(str, first["loc"])).upper()
+        # The value itself is not shown: it may be a secret in the wrong place.
+        raise UserError(f"{name} in the environment or .env cannot be used: {first['msg']}.") from None
