@@ -124,8 +124,10 @@ def test_leads_are_distinct_raw_customers_of_estimate_type_jobs(tenant):
     tenant.job(104, SALES, ESTIMATE, customer=3)  # "Contest" contains test
     tenant.job(105, RETIRED_SALES, RETIRED_ESTIMATE, customer=4)  # no name: counted
     tenant.job(106, SALES, ESTIMATE, customer=99)  # unknown customer: counted
+    tenant.add("customers", id=5, name="TESTING", active=True)
     tenant.job(107, SALES, PAINT)
     tenant.job(108, SALES, 999)  # unknown type
+    tenant.job(112, SALES, ESTIMATE, customer=5)
     tenant.job(109, SALES, ESTIMATE, created=BEFORE)
     tenant.job(110, SALES, ESTIMATE, created=AFTER)
     tenant.job(111, SALES, ESTIMATE, created="2025-08-25T06:59:59Z")  # still Sunday in Phoenix
@@ -155,7 +157,7 @@ def test_estimates_are_completed_jobs_by_completion(tenant):
 def test_success_rate(tenant):
     done = {"status": "Completed", "completedOn": IN_WEEK}
     tenant.job(101, SALES, PAINT, **done)
-    tenant.estimate(1, 101, status="Open", sold=None)  # open: an opportunity of any job type
+    tenant.estimate(1, 101, status="Open", sold=AFTER)  # not sold any more: completed, an opportunity of any type
     tenant.job(102, SALES, ESTIMATE, status="Canceled", completedOn=AFTER)
     tenant.estimate(2, 102, sold=AFTER)
     tenant.estimate(3, 102, sold=IN_WEEK)  # closed in the week of its first sale, though canceled
@@ -167,7 +169,7 @@ def test_success_rate(tenant):
     tenant.job(106, SALES, ESTIMATE, **done)
     tenant.invoice(2, "50.00", job=106)
     tenant.invoice(3, "-50.00", job=106)  # sums to 0: no charge
-    tenant.job(107, SALES, ESTIMATE)
+    tenant.job(107, SALES, ESTIMATE, status="Canceled", completedOn=IN_WEEK)
     tenant.estimate(5, 107, status="Open", sold=IN_WEEK)  # neither completed nor sold
     tenant.job(108, SALES, ESTIMATE, **done)
     tenant.estimate(6, 108, sold=AFTER)  # sold the week after
@@ -268,6 +270,8 @@ def test_future_bookings(tenant, as_of, expected):
         tenant.job(id, PRODUCTION, PAINT, created=created, status=status, firstAppointmentId=id)
         tenant.invoice(id, amount, job=id)
     assert tenant.week("Phoenix-Production", as_of)["future_bookings"] == expected
+    daily = daily_kpis(tenant.store, ROLLUP, PHOENIX, as_of)
+    assert daily["Phoenix-Production", as_of]["future_bookings"] == expected  # from the Monday of that day
 
 
 def test_collected_goes_to_the_invoice_or_stays_with_the_payment(tenant):
