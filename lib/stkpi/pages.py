@@ -1,0 +1,81 @@
+"""The pages of a run: an executed notebook without its code, and the index of all runs. They load nothing."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import nbformat
+from nbconvert.exporters import HTMLExporter
+from traitlets.config import Config
+
+from stkpi.reports import RECORD_MIME
+
+HERE = Path(__file__).parent
+# Error markers are papermill's; the page says the error at its top instead.
+PAPERMILL_MARKS = ("papermill-error-cell-tag",)
+
+
+def _when(text: str) -> str:
+    return datetime.fromisoformat(text).strftime("%a %d %b %Y %H:%M UTC")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _elapsed(run: Mapping[str, Any]) -> str:
+    return _duration((datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])).seconds)
+
+
+_templates = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
+_templates.filters |= {"when": _when, "duration": _duration, "elapsed": _elapsed}
+# nbconvert's "basic" template is the bare body: its full templates load scripts from CDNs.
+_body = HTMLExporter(
+    template_name="basic",
+    exclude_input=True,
+    exclude_output_prompt=True,
+    anchor_link_text="",
+    config=Config(
+        TagRemovePreprocessor={"enabled": True, "remove_cell_tags": PAPERMILL_MARKS},
+    ),
+)
+
+
+def recorded(notebook: nbformat.NotebookNode) -> dict[str, Any]:
+    """The figures that an executed notebook recorded with `reports.record`; of a name recorded twice, the later."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    figures: dict[str, Any] = {}
+    for output in outputs:
+        figures |= output.get("data", {}).get(RECORD_MIME, {})
+    return figures
+
+
+def title(notebook: nbformat.NotebookNode) -> str:
+    """The first heading of a notebook."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    heading = re.search(r"^#+\s*(.+)$", text, flags=re.MULTILINE)
+    return heading[1] if heading else "Report"
+
+
+def render_notebook(notebook: nbformat.NotebookNode, *, error: str | None = None, sandbox: bool = False) -> str:
+    """An executed notebook as one self-contained HTML page: text and results, no code.
+
+    `error` is said at the top of the page; `sandbox` marks the numbers as those of the demonstration tenant.
+    """
+    shown = nbformat.from_dict(notebook)
+    for cell in shown.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if RECORD_MIME not in output.get("data", {})]
+    body, _ = _body.from_notebook_node(shown)
+    return _templates.get_template("page.html").render(
+        title=title(notebook), body=body, error=error, sandbox=sandbox, style=(HERE / "style.css").read_text()
+    )
+
+
+def render_index(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The list of runs, newest first, as `runner.read_runs` gives them."""
+    return _templates.get_template("index.html").render(runs=runs, style=(HERE / "style.css").read_text())
