@@ -1,0 +1,210 @@
+"""The settings of the sandbox company: units, types, people. They are the same in every tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sandbox.records import DAY, JobType, Record, Unit, instant
+
+FOUNDED = 1_580_000_000  # early 2020
+NAMES = ("Abo", "Brin", "Cato", "Dema", "Eska", "Fado", "Gwin", "Hale")
+
+
+def _dates(id_: int) -> Record:
+    return {"createdOn": instant(FOUNDED), "modifiedOn": instant(FOUNDED + id_ % 400 * DAY)}
+
+
+def business_unit(unit: Unit) -> Record:
+    """A settings business unit; ServiceTitan's own `division` is not the one of the rollup file."""
+    return {
+        "id": unit.id,
+        "active": unit.active,
+        "name": unit.name,
+        "officialName": None,
+        "email": None,
+        "currency": "USD",
+        "phoneNumber": None,
+        "invoiceHeader": "",
+        "invoiceMessage": None,
+        "defaultTaxRate": 0.02,
+        "authorizationParagraph": None,
+        "acknowledgementParagraph": None,
+        "address": None,
+        "materialSku": None,
+        "quickbooksClass": None,
+        "accountCode": None,
+        "franchiseId": None,
+        "conceptCode": None,
+        "corporateContractNumber": None,
+        "trade": {"id": 3, "name": "Painting"},
+        "division": None,
+        "tagTypeIds": [],
+        "tenant": None,
+        **_dates(unit.id),
+        "externalData": [],
+    }
+
+
+def job_type(kind: JobType) -> Record:
+    """A jpm job type."""
+    return {
+        "id": kind.id,
+        "name": kind.name,
+        "businessUnitIds": [],
+        "skills": [],
+        "tagTypeIds": [],
+        "priority": "Normal",
+        "duration": 7200,
+        "soldThreshold": None if kind.id % 2 else 100.0,
+        "class": "Painting",
+        "summary": "",
+        "noCharge": False,
+        "enforceRecurringServiceEventSelection": None,
+        "invoiceSignaturesRequired": False,
+        **_dates(kind.id),
+        "externalData": [],
+        "active": kind.active,
+        "isSmartDispatched": False,
+    }
+
+
+def technician(id_: int, unit: Unit) -> Record:
+    """A settings technician. The field really is called `appoitmentId`."""
+    first, last = NAMES[id_ % 8], f"{NAMES[id_ // 8 % 8]}lin"
+    return {
+        "id": id_,
+        "userId": id_ + 1000,
+        "name": f"{first} {last}",
+        "roleIds": None,
+        "businessUnitId": unit.id,
+        "mainZoneId": None,
+        "zoneIds": [],
+        **_dates(id_),
+        "email": None,
+        "phoneNumber": None,
+        "loginName": None,
+        "home": None,
+        "dailyGoal": 1500.0,
+        "isManagedTech": True,
+        "licenseType": "ManagedTech",
+        "customFields": [],
+        "active": id_ % 8 != 0,
+        "aadUserId": None,
+        "burdenRate": 0.0,
+        "team": None,
+        "jobFilter": None,
+        "permissions": [],
+        "accountLocked": None,
+        "commissionRate": 0.0,
+        "currentValue": None,
+        "firstName": first,
+        "lastName": last,
+        "hourlyRate": 28.0,
+        "jobId": None,
+        "mobilePhone": None,
+        "outboundCallerId": None,
+        "payrollId": None,
+        "payrollProfileId": None,
+        "appoitmentId": None,
+        "shiftStart": None,
+        "shiftEnd": None,
+        "soldByRate": 0.0,
+        "startDate": None,
+        "status": "Idle",
+        "skills": [],
+        "positions": ["Installer"],
+        "location": None,
+        "bio": None,
+        "memo": None,
+    }
+
+
+def employee(id_: int) -> Record:
+    """A settings employee."""
+    return {
+        "id": id_,
+        "userId": id_ + 1000,
+        "name": f"{NAMES[id_ % 8]} Ofis",
+        "firstName": NAMES[id_ % 8],
+        "lastName": "Ofis",
+        "managerId": None,
+        "role": "CSR",
+        "roleIds": None,
+        "businessUnitId": None,
+        **_dates(id_),
+        "email": None,
+        "phoneNumber": None,
+        "loginName": None,
+        "active": id_ % 4 != 0,
+        "aadUserId": None,
+        "accountLocked": None,
+        "home": None,
+        "agentId": 0,
+        "startDate": None,
+        "terminationDate": None,
+        "hourlyRate": 0.0,
+        "overtimeProfileId": None,
+        "customFields": [],
+        "permissions": None,
+    }
+
+
+def campaign(id_: int, name: str, unit: Unit | None) -> Record:
+    """A marketing campaign; its business unit is a name."""
+    return {
+        "id": id_,
+        "name": name,
+        **_dates(id_),
+        "active": name != "Radio 2023",
+        "isDefaultCampaign": None,
+        "category": {"id": 21, "name": "Advertising", "active": True} if unit else None,
+        "source": None,
+        "otherSource": None,
+        "businessUnit": unit and unit.name,
+        "medium": None,
+        "otherMedium": None,
+        "campaignPhoneNumbers": [],
+    }
+
+
+def tag_type(id_: int, name: str) -> Record:
+    """A settings tag type."""
+    return {
+        "id": id_,
+        "name": name,
+        "color": "#336699",
+        "code": name[:2].upper(),
+        "importance": None if id_ % 2 else "High",
+        "isConversionOpportunity": False,
+        "allowToUseOnTimesheetActivity": False,
+        "isVisibleOnDispatchBoard": True,
+        "active": name != "Old list",
+        **_dates(id_),
+    }
+
+
+def activity_code(id_: int, name: str, category: str) -> Record:
+    """A payroll activity code."""
+    return {
+        "id": id_,
+        "name": name,
+        "code": name.upper(),
+        "earningCategory": category,
+        **_dates(id_),
+        "active": name != "Mileage",
+    }
+
+
+def references(units: Iterable[Unit], types: Iterable[JobType]) -> Iterable[tuple[str, Record]]:
+    """Every settings record of the company with its resource."""
+    units = tuple(units)
+    yield from (("business_units", business_unit(unit)) for unit in units)
+    yield from (("job_types", job_type(kind)) for kind in types)
+    yield from (("technicians", technician(401 + n, units[n % len(units)])) for n in range(24))
+    yield from (("employees", employee(501 + n)) for n in range(4))
+    names = ("Web", "Yard sign", "Referral", "Direct mail", "Radio 2023", "Home show")
+    yield from (("campaigns", campaign(201 + n, name, units[n] if n % 2 else None)) for n, name in enumerate(names))
+    tags = ("VIP", "HOA", "Two story", "Old list")
+    yield from (("tag_types", tag_type(301 + n, name)) for n, name in enumerate(tags))
+    codes = (("Paint", "Timesheet"), ("Shop", "Timesheet"), ("Spiff", "Commission"), ("Mileage", "Reimbursement"))
+    yield from (("activity_codes", activity_code(101 + n, *code)) for n, code in enumerate(codes))
