@@ -3,13 +3,16 @@
 2025-08-18 is a Monday; Phoenix is seven hours behind UTC, so 2025-08-18T06:59Z is still Sunday there.
 """
 
-from datetime import UTC, date, datetime
+import csv
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from sandbox.reports import REPORTS
 from sandbox.store import Store
+from sandbox.tenant import LAST_DAY, populate
 from sandbox.truth import daily_kpis, weekly_kpis
 
 PHOENIX = "America/Phoenix"
@@ -28,6 +31,8 @@ ROLLUP = [
         ("Tucson-Sales", "Tucson-Sales", "Sales", "RES"),
     ]
 ]
+with (Path(__file__).parents[1] / "sql/business_units.csv").open(encoding="utf-8") as file:
+    OWNERS_ROLLUP = list(csv.DictReader(file))
 
 
 class Tenant:
@@ -366,3 +371,68 @@ def test_a_report_sees_what_changed(tenant):
 def test_a_report_names_the_value_that_it_cannot_read(tenant):
     with pytest.raises(ValueError, match="From must be a date"):
         tenant.report("Leads", first="18 August")
+
+
+@pytest.fixture(scope="module")
+def generated():
+    """A generated tenant at a tenth of its size, and what the oracle says of its weeks."""
+    tenant = Tenant.__new__(Tenant)
+    tenant.store = Store()
+    populate(tenant.store, seed=5, scale=0.1)
+    return tenant, weekly_kpis(tenant.store, OWNERS_ROLLUP, PHOENIX, LAST_DAY)
+
+
+def unit_ids(tenant, rollup):
+    """Ids of the units that the owner's file rolls up into a name."""
+    names = {row["business_unit"] for row in OWNERS_ROLLUP if row["rollup"] == rollup}
+    return [unit["id"] for unit in tenant.store.rows("business_units") if unit["name"] in names]
+
+
+def test_the_known_case(generated):
+    tenant, weekly = generated
+    week = weekly["Phoenix-Sales", MONDAY]
+    assert (week["leads"], week["estimates"], week["success_rate"]) == (96, 85, Fraction(31, 78))
+    customers = {job["jobNumber"]: job["customerId"] for job in tenant.store.rows("jobs")}
+    leads = tenant.report("Leads", unit_ids(tenant, "Phoenix-Sales"))
+    assert len({customers[lead["Job #"]] for lead in leads}) == 96
+
+
+WEEKS = pytest.mark.parametrize("monday", [MONDAY, date(2024, 8, 12), date(2025, 9, 8)])
+
+
+def total(rows, label):
+    return round(Decimal(sum(row[label] for row in rows)), 2)
+
+
+@WEEKS
+def test_the_sales_report_adds_up_to_the_oracle(generated, monday):
+    tenant, weekly = generated
+    week = weekly["Phoenix-Sales", monday]
+    ids = unit_ids(tenant, "Phoenix-Sales")
+    rows = tenant.report("Daily WBR by business unit", ids, monday, monday + timedelta(days=6))
+    assert total(rows, "Completed Jobs") == week["estimates"] > 0
+    assert Fraction(total(rows, "Closed")) / Fraction(total(rows, "Sales Opportunity")) == week["success_rate"]
+    assert total(rows, "Total Sales") == week["total_booked"] > 0
+
+
+@WEEKS
+def test_the_production_reports_add_up_to_the_oracle(generated, monday):
+    tenant, weekly = generated
+    week, sunday = weekly["Phoenix-Production", monday], monday + timedelta(days=6)
+    ids = unit_ids(tenant, "Phoenix-Production")
+    costs = tenant.report("FOREMAN Job Cost", ids, monday, sunday)
+    produced, labor = total(costs, "Jobs Subtotal"), total(costs, "Labor Pay") + total(costs, "Payroll Adjustments")
+    assert produced == week["dollars_produced"] > 0
+    assert 1 - Fraction(labor) / Fraction(produced) == week["gpm"]
+    assert 1 - Fraction(total(costs, "Jobs Total Costs")) / Fraction(produced) == week["gpm_full"]
+    assert total(tenant.report("Collections", ids, monday, sunday), "Amount") == week["dollars_collected"]
+    assert total(tenant.report("AR Report", ids, monday, sunday), "Balance") == week["outstanding_ar"] > 0
+
+
+def test_the_jobs_ahead_add_up_to_the_oracle(generated):
+    """On the newest day: of an earlier one the report also shows jobs created since."""
+    tenant, weekly = generated
+    monday, ids = LAST_DAY - timedelta(days=6), unit_ids(tenant, "Phoenix-Production")
+    ahead = tenant.report("FOREMAN Job Cost", ids, monday, LAST_DAY.replace(year=LAST_DAY.year + 1))
+    booked = total([row for row in ahead if row["Status"] != "Canceled"], "Jobs Subtotal")
+    assert booked == weekly["Phoenix-Production", monday]["future_bookings"] > 0

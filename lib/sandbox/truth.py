@@ -306,7 +306,13 @@ def _add_payments(store: Store, books: Books, invoices: Mapping[int, Invoice]) -
     for payment in _active(store, "payments"):
         unit = _id(payment.get("businessUnit"))
         row = Collected(
-            payment["id"], payment.get("type"), _name(payment.get("customer")), unit, payment.get("date"), None, ZERO
+            payment=payment["id"],
+            type=payment.get("type"),
+            customer=_name(payment.get("customer")),
+            unit=unit,
+            paid=payment.get("date"),
+            invoice=None,
+            amount=_money(payment.get("unappliedAmount")),
         )
         for application in payment.get("appliedTo") or ():
             amount = _money(application.get("appliedAmount"))
@@ -315,8 +321,8 @@ def _add_payments(store: Store, books: Books, invoices: Mapping[int, Invoice]) -
                 books.movements.append(Movement(invoice, books.day(application.get("appliedOn")), -amount))
             number = application.get("appliedToReferenceNumber")
             books.collected.append(row._replace(unit=invoice.unit if invoice else unit, invoice=number, amount=amount))
-        if unapplied := _money(payment.get("unappliedAmount")):
-            books.collected.append(row._replace(amount=unapplied))
+        if row.amount:
+            books.collected.append(row)
 
 
 class Period(NamedTuple):
