@@ -50,7 +50,9 @@ KPIS = (
     Kpi("dollars_collected", "$ collected", "money", "Production"),
     Kpi("outstanding_ar", "Outstanding A/R", "money", "Production", good=-1),
 )
-RATES = {kpi.column for kpi in KPIS if kpi.kind == "rate"}
+DIVISIONS = ("Sales", "Production")
+SUMS = ("opportunities", "closed", "labor_cost", *(kpi.column for kpi in KPIS if kpi.kind != "rate"))
+NUMBERS = (*SUMS, *(kpi.column for kpi in KPIS if kpi.kind == "rate"))
 
 
 def record(**figures: Any) -> None:
@@ -66,12 +68,7 @@ def full_weeks(weekly: pd.DataFrame, as_of: date) -> pd.DataFrame:
     """The rows of weeks whose Sunday is not after `as_of`, numbers as float, in the order of weeks."""
     frame = weekly.assign(week_start=pd.to_datetime(weekly["week_start"]))
     frame = frame[frame["week_start"] <= pd.Timestamp(as_of - timedelta(days=6))].sort_values("week_start")
-    numbers = [column for column in NUMBERS if column in frame]
-    return frame.astype(dict.fromkeys(numbers, float))
-
-
-SUMS = ("opportunities", "closed", "labor_cost", *(kpi.column for kpi in KPIS if kpi.kind != "rate"))
-NUMBERS = (*SUMS, *RATES)
+    return frame.astype(dict.fromkeys(NUMBERS, float))
 
 
 def totals(weeks: pd.DataFrame) -> pd.DataFrame:
@@ -143,9 +140,9 @@ def headline(weeks: pd.DataFrame) -> HTML:
 def units_table(weeks: pd.DataFrame, division: str | None) -> HTML:
     """The newest week of a division's units: a row per unit, a column per KPI of that division, with the change.
 
-    `division` None shows the units that the rollup file does not know, with all eleven; nothing if there is none.
+    `division` None shows the units that are in neither of the two, with all eleven KPIs; nothing if there is none.
     """
-    of_division = weeks[weeks["division"].isna() if division is None else weeks["division"] == division]
+    of_division = weeks[weeks["division"] == division if division else ~weeks["division"].isin(DIVISIONS)]
     if of_division.empty:
         return HTML("")
     kpis = [kpi for kpi in KPIS if division in (None, kpi.division)]
@@ -157,7 +154,7 @@ def units_table(weeks: pd.DataFrame, division: str | None) -> HTML:
         unit: [_cell(kpi, now.at[unit, kpi.column], before.at[unit, kpi.column]) for kpi in kpis]
         for unit in sorted(now.index)
     }
-    heading = f"{division} units" if division else "Units missing from sql/business_units.csv"
+    heading = f"{division} units" if division else "Units that sql/business_units.csv puts in no division"
     return _html("units", title=f"{heading}, {week_name(newest)}", columns=[kpi.label for kpi in kpis], rows=rows)
 
 
@@ -168,7 +165,7 @@ def history(weeks: pd.DataFrame, count: int = AVERAGE_WEEKS) -> HTML:
     for (unit, division), rows in weeks[weeks["week_start"] >= first].groupby(
         ["business_unit", "division"], dropna=False
     ):
-        kpis = [kpi for kpi in KPIS if division == kpi.division or pd.isna(division)]
+        kpis = [kpi for kpi in KPIS if division == kpi.division or division not in DIVISIONS]
         tables[unit] = {
             "columns": ["Week of", *(kpi.label for kpi in kpis)],
             "rows": [
@@ -221,17 +218,10 @@ def _bars(values: pd.Series, kind: str, marks: pd.Series | None = None) -> str:
     axes.invert_yaxis()
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
-    axes.margins(x=0.22)
-    for place, value in zip(places, values, strict=True):
-        axes.annotate(
-            text(value, kind),
-            (0 if pd.isna(value) else max(value, 0), place),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
-        )
+    amounts = axes.secondary_yaxis("right")
+    amounts.set_yticks(places, [text(value, kind) for value in values])
+    amounts.tick_params(length=0, labelsize=9)
+    amounts.spines["right"].set_visible(False)
     return _svg(figure)
 
 

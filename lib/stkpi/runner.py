@@ -7,6 +7,7 @@ and its row on `runs/index.html`. Exit codes: 0 all well, 1 a step failed or is 
 import argparse
 import ast
 import json
+import logging
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ import papermill
 import yaml
 from filelock import FileLock, Timeout
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 
@@ -249,7 +251,11 @@ def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
         wrong_use = raised.ename == UserError.__name__
         status = "interrupted" if raised.ename == "KeyboardInterrupt" else "failed"
         error = first_line[0] if wrong_use else f"{raised.ename}: {first_line[0]}"
-    except Exception as raised:  # a dead kernel, a timeout, a full disk: the step failed, the run goes on
+    except DeadKernelError:
+        status, error = "failed", "The notebook's process died, most often for want of memory."
+    except CellTimeoutError:
+        status, error = "failed", f"A cell took longer than the {step.timeout} s of its step's timeout."
+    except Exception as raised:  # a full disk, no kernel: the step failed, the run goes on
         status, error = "failed", f"{type(raised).__name__}: {(str(raised).splitlines() or [''])[0]}"
     html, figures = None, {}
     if output.exists():
@@ -386,7 +392,10 @@ def _line(outcome: Outcome, folder: Path) -> str:
     if outcome.error:
         line += f"  {outcome.error}"
     if outcome.status == "failed" and not outcome.wrong_use:
-        line += f" Open {folder / (outcome.html or '')}, mend the cause and run again: finished work is kept."
+        line = (
+            line.rstrip(".")
+            + f". Open {folder / (outcome.html or '')}, mend the cause and run again: finished work is kept."
+        )
     return line
 
 
@@ -408,6 +417,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    for talkative in ("papermill", "asyncio"):  # every outcome is told below, in one line
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)
     try:
         pairs = [text.partition("=") for text in options.parameters]
         if wrong := [name for name, equals, _ in pairs if not equals]:
