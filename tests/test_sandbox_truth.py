@@ -36,16 +36,10 @@ with (Path(__file__).parents[1] / "sql/business_units.csv").open(encoding="utf-8
 
 
 class Tenant:
-    """A store with six units and five job types, and short ways to add to it."""
+    """A store, short ways to add records to it, and what the oracle and the reports say of it."""
 
     def __init__(self):
         self.store = Store()
-        names = "Phoenix-Sales", "West - Sales", "Phoenix-Production", "Yuma", "Phoenix-Comm-Sales", "West - Production"
-        for id, name in enumerate(names, start=1):
-            self.add("business_units", id=id, name=name, active="West" not in name)
-        types = "Interior Estimate", "old ESTIMATE", "Interior Paint", "Safety Inspection", "Touchup"
-        for id, name in enumerate(types, start=10):
-            self.add("job_types", id=id, name=name, active=id != RETIRED_ESTIMATE)
 
     def add(self, resource, **record):
         self.store.add(resource, record, changed_at=datetime(2025, 8, 24, tzinfo=UTC))
@@ -115,7 +109,15 @@ class Tenant:
 
 @pytest.fixture
 def tenant():
-    return Tenant()
+    """Six units and five job types."""
+    tenant = Tenant()
+    names = "Phoenix-Sales", "West - Sales", "Phoenix-Production", "Yuma", "Phoenix-Comm-Sales", "West - Production"
+    for id, name in enumerate(names, start=SALES):
+        tenant.add("business_units", id=id, name=name, active="West" not in name)
+    types = "Interior Estimate", "old ESTIMATE", "Interior Paint", "Safety Inspection", "Touchup"
+    for id, name in enumerate(types, start=ESTIMATE):
+        tenant.add("job_types", id=id, name=name, active=id != RETIRED_ESTIMATE)
+    return tenant
 
 
 def test_leads_are_distinct_raw_customers_of_estimate_type_jobs(tenant):
@@ -376,8 +378,7 @@ def test_a_report_names_the_value_that_it_cannot_read(tenant):
 @pytest.fixture(scope="module")
 def generated():
     """A generated tenant at a tenth of its size, and what the oracle says of its weeks."""
-    tenant = Tenant.__new__(Tenant)
-    tenant.store = Store()
+    tenant = Tenant()
     populate(tenant.store, seed=5, scale=0.1)
     return tenant, weekly_kpis(tenant.store, OWNERS_ROLLUP, PHOENIX, LAST_DAY)
 
