@@ -1,0 +1,28 @@
+-- Grain: one row per rolled-up business unit whose A/R does not add up; no row is the good answer.
+-- Source: fact_receivables, dim_invoices.
+-- Purpose: what was invoiced less what was applied, before locations below $10 are cut, must equal the invoices' own
+-- balances on the newest day.
+WITH movements AS (
+  SELECT business_unit, SUM(amount) AS outstanding
+  FROM st_mart_v2.fact_receivables
+  GROUP BY business_unit
+),
+
+balances AS (
+  SELECT business_unit, SUM(balance) AS balance
+  FROM st_ref_v2.dim_invoices
+  WHERE division = 'Production'
+  GROUP BY business_unit
+),
+
+final AS (
+  SELECT
+    balances.business_unit,
+    balances.balance,
+    COALESCE(movements.outstanding, 0) AS outstanding,
+    COALESCE(movements.outstanding, 0) - balances.balance AS difference
+  FROM balances
+  LEFT JOIN movements ON balances.business_unit = movements.business_unit
+)
+
+SELECT * FROM final WHERE difference != 0

@@ -1,0 +1,31 @@
+-- Grain: one row per sold estimate, change orders included.
+-- Source: dim_estimates. ServiceTitan's report: Daily WBR, column Total Sales.
+-- Purpose: Total Booked = SUM(amount) by event_date, the day of the sale in the tenant's time zone. Estimates of Sales
+-- units whose status is Sold, whatever the type of the job.
+WITH estimates AS (
+  SELECT * FROM st_ref_v2.dim_estimates
+),
+
+final AS (
+  SELECT
+    sold_date AS event_date,
+    business_unit,
+    unit_name,
+    region,
+    segment,
+    customer_id,
+    job_id,
+    job_number,
+    estimate_id,
+    estimate_name,
+    job_type_name,
+    subtotal AS amount,
+    sold_on
+  FROM estimates
+  WHERE
+    division = 'Sales'
+    AND is_sold
+    AND sold_date IS NOT NULL
+)
+
+SELECT * FROM final

@@ -1,0 +1,44 @@
+-- Grain: one row per active estimate.
+-- Source: raw_estimates; the job from dim_jobs; dim_business_units.
+-- Purpose: which estimates are sold, on which business day, and for which unit: the job's, else the estimate's own.
+WITH estimates AS (
+  SELECT * FROM st_raw_v2.raw_estimates WHERE COALESCE(active, TRUE)
+),
+
+jobs AS (
+  SELECT * FROM st_ref_v2.dim_jobs
+),
+
+units AS (
+  SELECT * FROM st_ref_v2.dim_business_units
+),
+
+final AS (
+  SELECT
+    -- ids
+    estimates.id AS estimate_id,
+    jobs.job_id,
+    jobs.job_number,
+    COALESCE(estimates.customerId, jobs.customer_id) AS customer_id,
+    units.business_unit_id,
+    -- names
+    estimates.name AS estimate_name,
+    estimates.status,
+    units.unit_name,
+    units.business_unit,
+    units.region,
+    units.division,
+    units.segment,
+    jobs.job_type_name,
+    -- measures
+    COALESCE(estimates.status = 'Sold', FALSE) AS is_sold,
+    COALESCE(estimates.subtotal, 0) AS subtotal,
+    -- dates
+    DATE(estimates.soldOn, @time_zone) AS sold_date,
+    estimates.soldOn AS sold_on
+  FROM estimates
+  LEFT JOIN jobs ON estimates.jobId = jobs.job_id
+  LEFT JOIN units ON IF(jobs.job_id IS NULL, estimates.businessUnitId, jobs.business_unit_id) = units.business_unit_id
+)
+
+SELECT * FROM final

@@ -1,0 +1,57 @@
+-- Grain: one row per active invoice, adjustments included.
+-- Source: raw_invoices with its items; the job from dim_jobs; dim_business_units.
+-- Purpose: an invoice's money, its unit (the job's, else its own) and materials: what its Material and Equipment items
+-- cost. job_id is NULL where the invoice has no job, or one that is unknown.
+WITH invoices AS (
+  SELECT * FROM st_raw_v2.raw_invoices WHERE COALESCE(active, TRUE)
+),
+
+jobs AS (
+  SELECT * FROM st_ref_v2.dim_jobs
+),
+
+units AS (
+  SELECT * FROM st_ref_v2.dim_business_units
+),
+
+materials AS (
+  SELECT
+    invoices.id AS invoice_id,
+    SUM(SAFE_CAST(REPLACE(JSON_VALUE(item, '$.totalCost'), ',', '') AS NUMERIC)) AS materials
+  FROM invoices
+  CROSS JOIN UNNEST(JSON_QUERY_ARRAY(invoices.items)) AS item
+  WHERE JSON_VALUE(item, '$.type') IN ('Material', 'Equipment')
+  GROUP BY invoice_id
+),
+
+final AS (
+  SELECT
+    -- ids
+    invoices.id AS invoice_id,
+    invoices.referenceNumber AS invoice_number,
+    invoices.adjustmentToId AS adjustment_to_id,
+    jobs.job_id,
+    jobs.job_number,
+    invoices.customerId AS customer_id,
+    invoices.locationId AS location_id,
+    units.business_unit_id,
+    -- names
+    units.unit_name,
+    units.business_unit,
+    units.region,
+    units.division,
+    units.segment,
+    -- measures
+    COALESCE(invoices.subTotal, 0) AS subtotal,
+    COALESCE(invoices.total, 0) AS total,
+    COALESCE(invoices.balance, 0) AS balance,
+    COALESCE(materials.materials, 0) AS materials,
+    -- dates
+    invoices.invoiceDate AS invoice_date
+  FROM invoices
+  LEFT JOIN materials ON invoices.id = materials.invoice_id
+  LEFT JOIN jobs ON invoices.jobId = jobs.job_id
+  LEFT JOIN units ON IF(jobs.job_id IS NULL, invoices.businessUnitId, jobs.business_unit_id) = units.business_unit_id
+)
+
+SELECT * FROM final

@@ -1,0 +1,63 @@
+-- Grain: one row per job.
+-- Source: raw_jobs; names from dim_business_units, dim_job_types, dim_customers; raw_appointments for the start.
+-- Purpose: every job with its names resolved, inactive types and units included, and its three business dates in the
+-- tenant's time zone. start_date is the start of the first appointment, else the completion, else the creation.
+WITH jobs AS (
+  SELECT * FROM st_raw_v2.raw_jobs
+),
+
+appointments AS (
+  SELECT id, start FROM st_raw_v2.raw_appointments
+),
+
+units AS (
+  SELECT * FROM st_ref_v2.dim_business_units
+),
+
+job_types AS (
+  SELECT * FROM st_ref_v2.dim_job_types
+),
+
+customers AS (
+  SELECT * FROM st_ref_v2.dim_customers
+),
+
+final AS (
+  SELECT
+    -- ids
+    jobs.id AS job_id,
+    jobs.jobNumber AS job_number,
+    jobs.customerId AS customer_id,
+    jobs.locationId AS location_id,
+    jobs.businessUnitId AS business_unit_id,
+    jobs.jobTypeId AS job_type_id,
+    jobs.firstAppointmentId AS first_appointment_id,
+    -- names
+    customers.customer_name,
+    units.unit_name,
+    units.business_unit,
+    units.region,
+    units.division,
+    units.segment,
+    job_types.job_type_name,
+    jobs.jobStatus AS job_status,
+    -- flags
+    COALESCE(customers.is_test, FALSE) AS is_test_customer,
+    COALESCE(job_types.is_estimate, FALSE) AS is_estimate,
+    COALESCE(job_types.is_excluded_from_production, FALSE) AS is_excluded_from_production,
+    COALESCE(job_types.is_warranty, FALSE) OR jobs.warrantyId IS NOT NULL AS is_warranty,
+    -- dates
+    DATE(jobs.createdOn, @time_zone) AS created_date,
+    DATE(jobs.completedOn, @time_zone) AS completed_date,
+    DATE(COALESCE(appointments.start, jobs.completedOn, jobs.createdOn), @time_zone) AS start_date,
+    -- instants
+    jobs.createdOn AS created_on,
+    jobs.completedOn AS completed_on
+  FROM jobs
+  LEFT JOIN appointments ON jobs.firstAppointmentId = appointments.id
+  LEFT JOIN units ON jobs.businessUnitId = units.business_unit_id
+  LEFT JOIN job_types ON jobs.jobTypeId = job_types.job_type_id
+  LEFT JOIN customers ON jobs.customerId = customers.customer_id
+)
+
+SELECT * FROM final

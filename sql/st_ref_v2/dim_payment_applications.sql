@@ -1,0 +1,39 @@
+-- Grain: one row per application of an active payment to an invoice, known or not.
+-- Source: the appliedTo list of raw_payments.
+-- Purpose: which payment paid which invoice, how much and when. paid_date is the payment's calendar date, applied_date
+-- the day of the application in the tenant's time zone.
+WITH payments AS (
+  SELECT * FROM st_raw_v2.raw_payments WHERE COALESCE(active, TRUE)
+),
+
+applications AS (
+  SELECT
+    payments.id AS payment_id,
+    payments.customerId AS customer_id,
+    payments.businessUnitId AS business_unit_id,
+    payments.date AS paid_date,
+    SAFE_CAST(JSON_VALUE(application, '$.appliedId') AS INT64) AS application_id,
+    SAFE_CAST(JSON_VALUE(application, '$.appliedTo') AS INT64) AS invoice_id,
+    SAFE_CAST(REPLACE(JSON_VALUE(application, '$.appliedAmount'), ',', '') AS NUMERIC) AS amount,
+    -- A TIMESTAMP holds six of ServiceTitan's seven fractional digits.
+    SAFE_CAST(
+      REGEXP_REPLACE(JSON_VALUE(application, '$.appliedOn'), r'(\.[0-9]{6})[0-9]+', r'\1') AS TIMESTAMP
+    ) AS applied_on
+  FROM payments
+  CROSS JOIN UNNEST(JSON_QUERY_ARRAY(payments.appliedTo)) AS application
+),
+
+final AS (
+  SELECT
+    payment_id,
+    application_id,
+    invoice_id,
+    customer_id,
+    business_unit_id,
+    COALESCE(amount, 0) AS amount,
+    paid_date,
+    DATE(applied_on, @time_zone) AS applied_date
+  FROM applications
+)
+
+SELECT * FROM final
