@@ -32,17 +32,24 @@ class Filter:
 
 @dataclass(frozen=True)
 class Resource:
+    """A list endpoint (`path` is its module and name), its parameters and whether it has an export twin.
+
+    `active` names the parameter without which only active rows are listed, if there is one; `export_has_active` says
+    that the records of the export, unlike those of the list, tell whether they are active.
+    """
+
     path: str
     filters: dict[str, Filter]
     active: Literal["active", "activeState"] | None = "active"
     export: bool = True
     export_has_active: bool = False
+    join_keys: tuple[str, ...] = ()
 
     @property
     def columns(self) -> dict[str, Kind]:
         """Paths of the fields to keep as columns, with their kinds."""
         own = [f for f in self.filters.values() if f.has_column and not f.via]
-        always = {"id": "int"} | ({"active": "bool"} if self.active else {})
+        always = {"id": "int"} | ({"active": "bool"} if self.active else {}) | dict.fromkeys(self.join_keys, "int")
         return always | {f.path: f.kind for f in own}
 
 
@@ -80,8 +87,6 @@ _ADDRESS = {name: Filter(f"address.{name}", "text", "is") for name in ("street",
     "longitude": Filter("address.longitude", "number", "is"),
 }
 
-# No record says which technician was assigned to an appointment: those who were paid for the job were.
-_PAID_FOR_JOB = ("payroll", "jobId")
 _APPOINTMENTS = ("appointments", "jobId", "id")
 _FIRST_APPOINTMENT = ("appointments", "id", "firstAppointmentId")
 
@@ -103,10 +108,12 @@ RESOURCES: dict[str, Resource] = {
             "appointmentStartsBefore": Filter("start", "date", "before", _APPOINTMENTS),
             "appointmentStatus": Filter("status", "text", "is", _APPOINTMENTS),
             "hasUnusedAppointments": Filter("unused", "bool", "is", _APPOINTMENTS),
-            "technicianId": Filter("employeeId", "int", "is", (*_PAID_FOR_JOB, "id")),
+            # No record says who was assigned to an appointment: the technicians paid for the job were.
+            "technicianId": Filter("employeeId", "int", "is", ("payroll", "jobId", "id")),
         },
         active=None,
         export_has_active=True,
+        join_keys=("firstAppointmentId",),
     ),
     "appointments": Resource(
         "jpm/appointments",
@@ -118,7 +125,7 @@ RESOURCES: dict[str, Resource] = {
         | _is("bool", unused="unused")
         | {
             "projectId": Filter("projectId", "int", "is", ("jobs", "id", "jobId")),
-            "technicianId": Filter("employeeId", "int", "is", (*_PAID_FOR_JOB, "jobId")),
+            "technicianId": Filter("employeeId", "int", "is", ("payroll", "jobId", "jobId")),
         },
     ),
     "job_types": Resource(
@@ -177,13 +184,10 @@ RESOURCES: dict[str, Resource] = {
         | _is("text", employeeType="employeeType")
         | _is("int", employeeId="employeeId")
         | _among("int", payrollIds="payrollId")
-        | {
-            "modifiedOnOrBefore": Filter("modifiedOn", "date", "until"),
-            # Only so that jobs can be joined: the API has no such parameter here.
-            "": Filter("jobId", "int", "is"),
-        },
+        | {"modifiedOnOrBefore": Filter("modifiedOn", "date", "until")},
         active=None,
         export_has_active=True,
+        join_keys=("jobId",),
     ),
     "activity_codes": Resource("payroll/activity-codes", _CHANGES, export=False),
     "payroll_adjustments": Resource(

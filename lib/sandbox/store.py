@@ -17,7 +17,7 @@ MISSING = np.iinfo(np.int64).min
 _CHUNK = 8192
 
 
-def field(record: Any, path: str) -> Any:
+def value_at(record: Any, path: str) -> Any:
     """Value at a dotted path; null where any step is null or absent."""
     for name in path.split("."):
         if record is None:
@@ -86,7 +86,7 @@ class _Table:
     def write_columns(self, row: int, record: dict[str, Any], changed_at: datetime) -> None:
         self.columns["changed_at"].array()[row] = to_dates([changed_at])[0]
         for column, path, _ in self.readers:
-            column.array()[row] = column.encode([field(record, path)])[0]
+            column.array()[row] = column.encode([value_at(record, path)])[0]
 
     def touch(self, row: int) -> None:
         self.version += 1
@@ -122,7 +122,7 @@ class Store:
         table = self._tables[resource]
         table.records.append(orjson.dumps(record))
         for column, path, nested in table.readers:
-            column.waiting.append(field(record, path) if nested else record.get(path))
+            column.waiting.append(value_at(record, path) if nested else record.get(path))
         table.columns["changed_at"].waiting.append(changed_at or record.get("modifiedOn") or record["createdOn"])
         table.version += 1
         row = len(table.records) - 1

@@ -1,0 +1,60 @@
+"""`python -m sandbox`: generate the tenant, serve it until interrupted, and print the lines that a client exports.
+
+Reads SANDBOX_PORT (8900; 0 = any free port), SANDBOX_SEED (1) and SANDBOX_SCALE (1) from the environment.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from sandbox.server import start
+from sandbox.store import Store
+from sandbox.tenant import LAST_DAY, populate
+
+USAGE = 2
+
+
+def _setting(name: str, default: str, kind: type, smallest: float, largest: float) -> int | float:
+    text = os.environ.get(name) or default
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not smallest <= value <= largest:
+        noun = "a whole number" if kind is int else "a number"
+        sys.stderr.write(f"{name}={text} does not work: it must be {noun} from {smallest} to {largest}.\n")
+        sys.exit(USAGE)
+    return value
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM; exit 2 with one sentence for a setting that cannot be."""
+    port = int(_setting("SANDBOX_PORT", "8900", int, 0, 65535))
+    seed = int(_setting("SANDBOX_SEED", "1", int, 0, 2**31 - 1))
+    scale = _setting("SANDBOX_SCALE", "1", float, 0.001, 1000)
+    try:
+        socket.create_server(("127.0.0.1", port)).close()  # before the minutes that a large tenant takes
+    except OSError:
+        sys.stderr.write(f"Port {port} is in use: stop what runs there or set SANDBOX_PORT to another one.\n")
+        sys.exit(USAGE)
+    began = time.monotonic()
+    sys.stderr.write(f"Generating a tenant (seed {seed}, scale {scale:g}) …\n")
+    store = Store()
+    populate(store, seed=seed, scale=scale)
+    sandbox = start(store, port, seed=seed)
+    sys.stderr.write(f"Ready after {time.monotonic() - began:.0f} s at {sandbox.url}; Ctrl-C stops it.\n")
+    for name, value in (sandbox.environment | {"AS_OF": LAST_DAY.isoformat()}).items():
+        sys.stdout.write(f"export {name}={value}\n")
+    sys.stdout.flush()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+    sandbox.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Which rows a list request asks for: the query's parameters against the columns of the store."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import orjson
+
+from sandbox.resources import RESOURCES, Filter, Kind
+from sandbox.store import Store, to_dates, to_keys, value_at
+
+Params = dict[str, list[str]]
+"""A query string's parameters, each with all its values."""
+
+MAX_IDS = 50
+_ACTIVE = {
+    "active": {"true": True, "false": False, "any": None},
+    "activeState": {"activeonly": True, "inactiveonly": False, "all": None},
+}
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,7})?)?(Z|[+-]\d\d:?\d\d)?)?$", re.IGNORECASE)
+
+
+class BadParameter(ValueError):
+    """A parameter whose value cannot be read; the API answers 400 and names it."""
+
+    def __init__(self, name: str, value: str) -> None:
+        super().__init__(f"The value '{value}' is not valid.")
+        self.name = name
+
+
+def _date(text: str) -> str:
+    # A "+" that was not percent-encoded arrives as a space.
+    text = re.sub(r" (\d\d:?\d\d)$", r"+\1", text.strip())
+    if not _DATE.match(text):
+        raise ValueError(text)
+    datetime.fromisoformat(text)
+    return text.upper()
+
+
+def _bool(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
+_READ: dict[Kind, Callable[[str], Any]] = {"date": _date, "int": int, "text": str, "bool": _bool, "number": float}
+
+
+def read(name: str, text: str, kind: Kind) -> Any:
+    """A parameter's text as a value of its kind. Raises BadParameter."""
+    try:
+        return _READ[kind](text)
+    except (ValueError, KeyError, OverflowError):
+        raise BadParameter(name, text) from None
+
+
+def moment(name: str, text: str) -> np.datetime64:
+    """A date or timestamp (UTC unless it has an offset). Raises BadParameter."""
+    return to_dates([read(name, text, "date")])[0]
+
+
+def _values(name: str, texts: Iterable[str], test: Filter) -> list[Any]:
+    plural = test.test in ("among", "has")
+    parts = [part for text in texts for part in (text.split(",") if plural else [text]) if part != ""]
+    if name == "ids" and len(parts) > MAX_IDS:
+        raise BadParameter(name, f"{len(parts)} ids, at most {MAX_IDS} are allowed")
+    return [read(name, part, test.kind) for part in parts]
+
+
+def _column_mask(store: Store, resource: str, test: Filter, values: list[Any]) -> np.ndarray:
+    column = store.column(resource, test.path)
+    if test.kind != "date":
+        return np.isin(column, to_keys(values))
+    value = to_dates(values)[0]
+    compare = {"from": np.greater_equal, "before": np.less, "until": np.less_equal}[test.test]
+    return compare(column, value)
+
+
+def _leaves(record: Any, path: str) -> list[Any]:
+    """Values at a path of which one step is a list."""
+    head, _, rest = path.partition(".")
+    return [item[rest] if rest else item for item in record.get(head) or []]
+
+
+def _record_test(test: Filter, values: list[Any], comparer: str) -> Callable[[dict[str, Any]], bool]:
+    """A test on the decoded record, for the parameters too rare for a column."""
+    if test.test == "has":
+        wanted = {str(v).casefold() for v in values}
+        return lambda record: any(str(v).casefold() in wanted for v in _leaves(record, test.path))
+    value = values[0]
+    if test.test == "contains":
+        return lambda record: value.casefold() in (value_at(record, test.path) or "").casefold()
+    compare = {
+        "from": lambda x: x >= value,
+        "until": lambda x: x <= value,
+        "is": lambda x: x == value,
+        "equals": lambda x: x == value,
+        "notequals": lambda x: x != value,
+        "greater": lambda x: x > value,
+        "less": lambda x: x < value,
+    }[comparer if test.test == "balance" else test.test]
+    return lambda record: (x := value_at(record, test.path)) is not None and compare(float(x))
+
+
+def _mask(store: Store, resource: str, asked: list[tuple[Filter, list[Any]]], comparer: str) -> np.ndarray:
+    """True for each present row for which all the filters hold."""
+    mask = store.present(resource)
+    for test, values in asked:
+        if test.has_column:
+            mask &= _column_mask(store, resource, test, values)
+    tests = [_record_test(test, values, comparer) for test, values in asked if not test.has_column]
+    if tests:
+        rows = np.flatnonzero(mask)
+        records = store.serialized(resource, rows.tolist())
+        mask[rows] = [all(test(record) for test in tests) for record in map(orjson.loads, records)]
+    return mask
+
+
+def _active_wanted(name: str, params: Params) -> bool | None:
+    text = next(iter(params.get(name, [])), "") or next(iter(_ACTIVE[name]))
+    try:
+        return _ACTIVE[name][text.lower()]
+    except KeyError:
+        raise BadParameter(name, text) from None
+
+
+def _order(store: Store, resource: str, rows: np.ndarray, params: Params) -> np.ndarray:
+    text = next(iter(params.get("sort", [])), "").strip()
+    descending = text.startswith("-")
+    if not text and params.get("orderBy"):
+        text, descending = params["orderBy"][0], params.get("orderByDirection", [""])[0].lower().startswith("desc")
+    name = text.lstrip("+- ")
+    if not name:
+        return rows
+    sortable = {path.lower(): path for path, kind in RESOURCES[resource].columns.items() if kind in ("date", "int")}
+    if name.lower() not in sortable:
+        raise BadParameter("sort", text)
+    keys = store.column(resource, sortable[name.lower()])[rows]
+    # Ties keep the order of the ids in both directions.
+    keys = -keys.view(np.int64) if descending else keys
+    return rows[np.argsort(keys, kind="stable")]
+
+
+def select(store: Store, resource: str, params: Params) -> np.ndarray:
+    """Row handles that a list request asks for, in its order. Unknown parameters are ignored, as the API does.
+
+    Raises BadParameter for a value that cannot be read.
+    """
+    spec = RESOURCES[resource]
+    groups: dict[Any, list[tuple[Filter, list[Any]]]] = defaultdict(list)
+    for name, texts in params.items():
+        test = spec.filters.get(name)
+        if test and (values := _values(name, texts, test)):
+            groups[test.via].append((test, values))
+    comparer = next(iter(params.get("balanceFilter.Comparer", [])), "equals").lower()
+    if comparer not in ("equals", "notequals", "greater", "less"):
+        raise BadParameter("balanceFilter.Comparer", comparer)
+    mask = _mask(store, resource, groups.pop(None, []), comparer)
+    # Filters on one other resource must hold for one and the same of its rows.
+    for (other, key, own), asked in groups.items():
+        keys = store.column(other, key)[_mask(store, other, asked, comparer)]
+        mask &= np.isin(store.column(resource, own), keys)
+    if spec.active and (wanted := _active_wanted(spec.active, params)) is not None:
+        mask &= store.column(resource, "active") == wanted
+    return _order(store, resource, np.flatnonzero(mask), params)

@@ -1,0 +1,438 @@
+"""The ServiceTitan v2 API of a store, over HTTP, with the habits that the live one was seen to have.
+
+`start` serves in a thread. The standard library's threading server is enough: reading a request costs it a fraction of
+a millisecond, a page of 5,000 rows is one join of ready bytes, and compression releases the interpreter.
+"""
+
+import base64
+import binascii
+import os
+import re
+import secrets
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache, partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+import orjson
+from isal import igzip
+
+from sandbox.faults import FAULTS, Order, Reply, Request, order
+from sandbox.query import BadParameter, Params, moment, read, select
+from sandbox.reports import REPORTS, Report
+from sandbox.resources import RESOURCES
+from sandbox.store import Store
+from sandbox.tenant import TIME_ZONE
+
+CLIENT_ID = "cid.sandbox"
+CLIENT_SECRET = "cs1.sandbox-not-a-real-one"  # noqa: S105 - opens nothing but this stand-in
+APP_KEY = "ak1.sandbox"
+TENANT_ID = "1000001"
+
+MAX_PAGE_SIZE = 5000
+MAX_REPORT_PAGE_SIZE = 25_000
+_TOKENS_A_MINUTE = 600
+_LOG_LINES = 10_000
+_SMALLEST_GZIP = 512
+_REPORTS_CHANGED = "2024-07-01T00:00:00Z"
+_VALUE_SETS = {"business-units": "business_units", "technicians": "technicians", "job-types": "job_types"}
+_LISTS = {resource.path: name for name, resource in RESOURCES.items()}
+_API_PATH = re.compile(r"/(?P<module>[\w-]+)/v2/tenant/(?P<tenant>[^/]+)/(?P<rest>.+)")
+
+
+class Limiter:
+    """At most `calls` in any `seconds`; a refused call does not count."""
+
+    def __init__(self, calls: int, seconds: float) -> None:
+        self.seconds = seconds
+        self.times: deque[float] = deque(maxlen=calls)
+        self.lock = threading.Lock()
+
+    def wait(self) -> float:
+        """Seconds until a call is allowed again; 0 if this one is."""
+        with self.lock:
+            now = time.monotonic()
+            if len(self.times) == self.times.maxlen and now - self.times[0] < self.seconds:
+                return self.seconds - (now - self.times[0])
+            self.times.append(now)
+            return 0
+
+
+def problem(status: int, title: str, errors: dict[str, list[str]] | None = None, **headers: str) -> Reply:
+    """An error in the API's shape (RFC 7807)."""
+    body = {"type": f"https://httpstatuses.io/{status}", "title": title, "status": status}
+    body |= {"traceId": secrets.token_hex(16), "errors": errors or {}, "data": {}}
+    return Reply(status, orjson.dumps(body), "application/problem+json", headers)
+
+
+def _too_many(wait: float) -> Reply:
+    seconds = max(1, round(wait + 0.5))
+    title = f"Rate limit is exceeded. Try again in {seconds} seconds."
+    return problem(429, title, **{"Retry-After": str(seconds)})
+
+
+def _json(body: Any) -> Reply:
+    return Reply(200, orjson.dumps(body))
+
+
+def _paging(params: Params, default: int, largest: int) -> tuple[int, int, bool]:
+    """Page number, page size and whether the total is wanted. Raises BadParameter."""
+    text = {name: params[name][0] if params.get(name) else "" for name in ("page", "pageSize", "includeTotal")}
+    page = read("page", text["page"] or "1", "int")
+    size = read("pageSize", text["pageSize"] or str(default), "int")
+    for name, value in (("page", page), ("pageSize", size)):
+        if value < 1:
+            raise BadParameter(name, str(value))
+    return page, min(size, largest), read("includeTotal", text["includeTotal"] or "false", "bool")
+
+
+def _paged(items: list[Any], params: Params, default: int = 50, largest: int = MAX_PAGE_SIZE, **more: Any) -> Reply:
+    page, size, total = _paging(params, default, largest)
+    body = {"page": page, "pageSize": size, "hasMore": page * size < len(items)}
+    body |= {"totalCount": len(items) if total else None, "data": items[(page - 1) * size : page * size]}
+    return _json(body | more)
+
+
+def _continue_from(resource: str, position: int) -> str:
+    """A continuation token: the position in the feed, which never changes for one seed and its mutations."""
+    return base64.urlsafe_b64encode(f"{resource}@{position}".encode()).decode().rstrip("=")
+
+
+def _position(store: Store, resource: str, text: str) -> int:
+    """Where `from` points, a token or a date. Raises BadParameter."""
+    try:
+        name, _, position = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition("@")
+    except (binascii.Error, UnicodeDecodeError):
+        name = position = ""
+    if name == resource and position.isdecimal():
+        return int(position)
+    return store.feed_start(resource, moment("from", text))
+
+
+class Sandbox:
+    """A running API: `url`, the `environment` a client needs, its `store`, `log` and `faults`; `close` ends it."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        seed: int,
+        token_seconds: float,
+        calls_per_second: int,
+        report_seconds: float,
+        export_page_size: int,
+    ) -> None:
+        self.store = store
+        self.seed = seed
+        self.token_seconds = token_seconds
+        self.report_seconds = report_seconds
+        self.export_page_size = export_page_size
+        self.tokens: dict[str, float] = {}
+        self.faults: list[Order] = []
+        self.log: deque[dict[str, Any]] = deque(maxlen=_LOG_LINES)
+        self.lock = threading.RLock()
+        self.calls = Limiter(calls_per_second, 1)
+        self.new_tokens = Limiter(_TOKENS_A_MINUTE, 60)
+        self.report_calls: dict[int, Limiter] = {}
+        # A walk through pages asks one selection again and again; the version in the key makes a change visible.
+        self.select = lru_cache(maxsize=16)(lambda resource, query, version: select(store, resource, dict(query)))
+        self.effects = FAULTS | {"expire_token": self._expire_token, "move_rows": self._move_rows}
+        self.shuffles = np.random.default_rng(seed)
+        self.http: ThreadingHTTPServer
+        store.settle()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http.server_address[1]}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client's environment must hold to speak to this server."""
+        return {
+            "ST_CLIENT_ID": CLIENT_ID,
+            "ST_CLIENT_SECRET": CLIENT_SECRET,
+            "ST_APP_KEY": APP_KEY,
+            "ST_TENANT_ID": TENANT_ID,
+            "ST_API_URL": self.url,
+            "ST_AUTH_URL": f"{self.url}/connect/token",
+            "TIME_ZONE": TIME_ZONE,
+        }
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    def answer(self, request: Request) -> Reply:
+        """The reply to a request, with the faults that were asked for, and a line in the log."""
+        if request.path.startswith("/sandbox/"):
+            return self._control(request)
+        start = time.perf_counter()
+        line = {"method": request.method, "path": request.path, "params": dict(request.params)}
+        proceed: Callable[[Request], Reply] = self._token if request.path == "/connect/token" else self._api
+        with self.lock:
+            due = [fault for fault in self.faults if fault.due(request.path)]
+        for fault in due:
+            proceed = partial(self.effects[fault.fault], fault.args, proceed=proceed)
+        try:
+            reply = proceed(request)
+        except BadParameter as error:
+            reply = problem(400, "One or more validation errors occurred.", {error.name: [str(error)]})
+        self.log.append(line | {"status": reply.status, "seconds": round(time.perf_counter() - start, 4)})
+        return reply
+
+    def _control(self, request: Request) -> Reply:
+        match request.method, request.path:
+            case "POST", "/sandbox/faults":
+                try:
+                    asked = order(orjson.loads(request.body), self.effects)
+                except ValueError as error:
+                    return problem(400, str(error))
+                with self.lock:
+                    self.faults.append(asked)
+                return _json({"faults": len(self.faults)})
+            case "DELETE", "/sandbox/faults":
+                with self.lock:
+                    self.faults.clear()
+                return _json({"faults": 0})
+            case "POST", "/sandbox/mutate":
+                from sandbox.mutations import mutate  # noqa: PLC0415
+
+                with self.lock:
+                    mutate(self.store, self.seed, orjson.loads(request.body)["step"])
+                    self.store.settle()
+                return _json({})
+            case "GET", "/sandbox/log":
+                return _json(list(self.log))
+        return problem(404, "The sandbox has /sandbox/faults, /sandbox/mutate and /sandbox/log.")
+
+    def _expire_token(self, args: dict[str, Any], request: Request, proceed: Callable[[Request], Reply]) -> Reply:
+        self.tokens.clear()
+        return proceed(request)
+
+    def _move_rows(self, args: dict[str, Any], request: Request, proceed: Callable[[Request], Reply]) -> Reply:
+        """After the page was read its first `rows` rows are modified, at `at`, so that later pages shift."""
+        reply = proceed(request)
+        resource = _LISTS[request.path.replace(f"/v2/tenant/{TENANT_ID}", "").strip("/")]
+        ids = [row["id"] for row in orjson.loads(reply.body)["data"][: args.get("rows", 1)]]
+        with self.lock:
+            for row in np.flatnonzero(np.isin(self.store.column(resource, "id"), ids)).tolist():
+                record = self.store.get(resource, row) | {"modifiedOn": args["at"]}
+                self.store.replace(resource, row, record, args["at"])
+            self.store.settle()
+        return reply
+
+    def _token(self, request: Request) -> Reply:
+        if request.method != "POST":
+            return problem(405, "The token endpoint takes POST.")
+        if wait := self.new_tokens.wait():
+            return _too_many(wait)
+        form = {name: values[0] for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()}
+        if form.get("grant_type") != "client_credentials":
+            return Reply(400, orjson.dumps({"error": "unsupported_grant_type"}))
+        if (form.get("client_id"), form.get("client_secret")) != (CLIENT_ID, CLIENT_SECRET):
+            return Reply(400, orjson.dumps({"error": "invalid_client"}))
+        token, now = secrets.token_urlsafe(32), time.monotonic()
+        self.tokens = {t: end for t, end in self.tokens.items() if end > now} | {token: now + self.token_seconds}
+        body = {"access_token": token, "expires_in": self.token_seconds, "token_type": "Bearer"}
+        return _json(body | {"scope": "tn.read"})
+
+    def _refusal(self, request: Request) -> Reply | None:
+        """Why a request is turned away at the door, if it is."""
+        token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if self.tokens.get(token, 0) <= time.monotonic():
+            return problem(401, "The access token is missing, unknown or expired.")
+        if request.headers.get("st-app-key") != APP_KEY:
+            return problem(401, "The application key is missing or unknown.")
+        if wait := self.calls.wait():
+            return _too_many(wait)
+        return None
+
+    def _api(self, request: Request) -> Reply:
+        if refusal := self._refusal(request):
+            return refusal
+        parts = _API_PATH.fullmatch(request.path)
+        if not parts:
+            return problem(404, "Resource not found.")
+        if parts["tenant"] != TENANT_ID:
+            return problem(403, "The application has no access to this tenant.")
+        module, rest = parts["module"], parts["rest"]
+        if module == "reporting":
+            return self._reporting(request, rest.split("/"))
+        exported = rest.startswith("export/")
+        resource = _LISTS.get(f"{module}/{rest.removeprefix('export/')}")
+        if request.method != "GET" or not resource or (exported and not RESOURCES[resource].export):
+            return problem(404, "Resource not found.")
+        return (self._export if exported else self._list)(resource, request.params)
+
+    def _list(self, resource: str, params: Params) -> Reply:
+        page, size, total = _paging(params, 50, MAX_PAGE_SIZE)
+        paging = ("page", "pageSize", "includeTotal")
+        query = tuple((name, tuple(values)) for name, values in sorted(params.items()) if name not in paging)
+        with self.lock:
+            rows = self.select(resource, query, tuple(map(self.store.version, RESOURCES)))
+            count = len(rows)
+            if resource == "payroll" and count > size:
+                # Operators saw pages of gross pay repeat and miss rows at the same total: each request has its order.
+                rows = self.shuffles.permutation(rows)
+            records = self.store.serialized(resource, rows[(page - 1) * size : page * size].tolist())
+        more = b"true" if page * size < count else b"false"
+        head = b'{"page":%d,"pageSize":%d,"hasMore":%b,"totalCount":%b,"data":[' % (
+            page,
+            size,
+            more,
+            b"%d" % count if total else b"null",
+        )
+        return Reply(200, head + b",".join(records) + b"]}")
+
+    def _export(self, resource: str, params: Params) -> Reply:
+        start = params.get("from", [""])[0]
+        read("includeRecentChanges", (params.get("includeRecentChanges") or ["false"])[0] or "false", "bool")
+        with self.lock:
+            position = _position(self.store, resource, start) if start else 0
+            records, position, more = self.store.feed(resource, position, self.export_page_size)
+        if RESOURCES[resource].export_has_active:
+            flags = {True: b',"active":true}', False: b',"active":false}'}
+            rows = [record[:-1] + flags[active] for record, active in records]
+        else:
+            rows = [record for record, _ in records]
+        head = b'{"hasMore":%b,"continueFrom":"%b","data":[' % (
+            b"true" if more else b"false",
+            _continue_from(resource, position).encode(),
+        )
+        return Reply(200, head + b",".join(rows) + b"]}")
+
+    def _reporting(self, request: Request, parts: list[str]) -> Reply:
+        by_id = {(report.category, str(report.id)): report for report in REPORTS}
+        method = request.method
+        if method == "GET" and parts == ["report-categories"]:
+            categories = dict.fromkeys(report.category for report in REPORTS)
+            return _paged([{"id": name, "name": name} for name in categories], request.params)
+        if method == "GET" and parts[0] == "dynamic-value-sets" and len(parts) == 2 and parts[1] in _VALUE_SETS:  # noqa: PLR2004
+            rows = [[row["id"], row["name"]] for row in self.store.rows(_VALUE_SETS[parts[1]])]
+            fields = [{"name": "Id", "label": "Id"}, {"name": "Name", "label": "Name"}]
+            return _paged(rows, request.params, fields=fields)
+        match method, parts:
+            case "GET", ["report-category", category, "reports"]:
+                named = [report for report in REPORTS if report.category == category]
+                listed = [{"id": r.id, "name": r.name, "description": r.description} for r in named]
+                if listed:
+                    return _paged(listed, request.params)
+            case "GET", ["report-category", category, "reports", number] if (category, number) in by_id:
+                return _describe(by_id[category, number])
+            case "POST", ["report-category", category, "reports", number, "data"] if (category, number) in by_id:
+                return self._report_data(by_id[category, number], request)
+        return problem(404, "Resource not found.")
+
+    def _report_data(self, report: Report, request: Request) -> Reply:
+        try:
+            values = {item["name"]: item.get("value") for item in orjson.loads(request.body)["parameters"]}
+        except (ValueError, TypeError, KeyError):
+            return problem(400, "The body must be {parameters: [{name, value}]}.")
+        known = {parameter["name"]: parameter for parameter in report.parameters}
+        errors = {name: ["The report has no such parameter."] for name in values.keys() - known.keys()}
+        for name, parameter in known.items():
+            if values.get(name) is None:
+                values.pop(name, None)
+                if parameter["isRequired"]:
+                    errors[name] = ["The parameter is required."]
+            elif parameter["isArray"] != isinstance(values[name], list):
+                errors[name] = ["An array is expected." if parameter["isArray"] else "A single value is expected."]
+        if errors:
+            return problem(400, "One or more validation errors occurred.", errors)
+        _paging(request.params, 1000, MAX_REPORT_PAGE_SIZE)
+        with self.lock:
+            wait = self.report_calls.setdefault(report.id, Limiter(1, self.report_seconds)).wait()
+            if wait:
+                return _too_many(wait)
+            try:
+                rows = report.rows(self.store, values)
+            except ValueError as error:
+                return problem(400, str(error))
+        fields = [{"name": f["name"], "label": f["label"]} for f in report.fields]
+        return _paged(rows, request.params, 1000, MAX_REPORT_PAGE_SIZE, fields=fields)
+
+
+def _describe(report: Report) -> Reply:
+    body = {"id": report.id, "name": report.name, "description": report.description, "modifiedOn": _REPORTS_CHANGED}
+    return _json(body | {"parameters": report.parameters, "fields": report.fields})
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    sandbox: Sandbox
+
+    def _serve(self) -> None:
+        url = urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        params = parse_qs(url.query, keep_blank_values=True)
+        self._send(self.sandbox.answer(Request(self.command, unquote(url.path), params, headers, body)))
+
+    do_GET = do_POST = do_DELETE = _serve
+
+    def _send(self, reply: Reply) -> None:
+        body = reply.body
+        self.send_response(reply.status)
+        self.send_header("Content-Type", reply.content_type)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        if "gzip" in self.headers.get("Accept-Encoding", "") and len(body) > _SMALLEST_GZIP:
+            body = igzip.compress(body, compresslevel=0)
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if reply.reset else body)
+        if reply.reset:
+            # Closing with a linger of zero seconds sends RST instead of FIN.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(self.connection.detach())
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr: GET /sandbox/log has it."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hung up is no error of ours; anything else is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+def start(
+    store: Store,
+    port: int = 0,
+    *,
+    seed: int = 1,
+    token_seconds: float = 900,
+    calls_per_second: int = 60,
+    report_seconds: float = 60,
+    export_page_size: int = 2500,
+) -> Sandbox:
+    """Serve a store on 127.0.0.1 in a thread and return the running sandbox. `port` 0 takes any free one.
+
+    Raises OSError when the port is in use.
+    """
+    sandbox = Sandbox(
+        store,
+        seed=seed,
+        token_seconds=token_seconds,
+        calls_per_second=calls_per_second,
+        report_seconds=report_seconds,
+        export_page_size=export_page_size,
+    )
+    sandbox.http = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"sandbox": sandbox}))
+    threading.Thread(target=sandbox.http.serve_forever, name="sandbox", daemon=True).start()
+    return sandbox
