@@ -16,7 +16,7 @@ leads AS (
       CAST(DATE_TRUNC(leads.event_date, WEEK(MONDAY)) AS DATE) = weekly.week_start
       AND leads.business_unit = weekly.business_unit
       AND leads.event_date <= weekly.last_day
-  GROUP BY week_start, region
+  GROUP BY weekly.week_start, weekly.region
 ),
 
 estimates_scheduled AS (
@@ -27,7 +27,7 @@ estimates_scheduled AS (
       CAST(DATE_TRUNC(scheduled.event_date, WEEK(MONDAY)) AS DATE) = weekly.week_start
       AND scheduled.business_unit = weekly.business_unit
       AND scheduled.event_date <= weekly.last_day
-  GROUP BY week_start, region
+  GROUP BY weekly.week_start, weekly.region
 ),
 
 sums AS (
