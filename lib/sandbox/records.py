@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
@@ -54,12 +55,71 @@ class JobType(NamedTuple):
     active: bool = True
 
 
+class Stamp(NamedTuple):
+    """When a record was written and last touched."""
+
+    created: int
+    modified: int
+
+
+class Visit(NamedTuple):
+    """An appointment."""
+
+    start: int
+    status: str
+    active: bool = True
+
+
+class Offer(NamedTuple):
+    """An estimate given to the customer; `bumped`: its sale moved `modifiedOn`."""
+
+    created: int
+    cents: int
+    status: str = "Open"
+    sold: int | None = None
+    active: bool = True
+    change_order: bool = False
+    bumped: bool = True
+
+
+class JobRef(NamedTuple):
+    """What money is spent on or earned with: a job (`id`, `type_name`) or, without one, a unit's trade."""
+
+    party: Party
+    unit: Unit
+    invoice_id: int
+    id: int | None = None
+    type_name: str | None = None
+
+
 class Line(NamedTuple):
     """An invoice item: its kind, what the customer pays and what it costs us, in cents."""
 
     kind: str
     price: int
-    cost: int
+    cost: int = 0
+
+
+@dataclass(slots=True)
+class Bill:
+    """An invoice; `paid` grows while active payments are applied. `day` is its calendar date."""
+
+    id: int
+    lines: list[Line]
+    day: int | None
+    created: int
+    tax: int = 0
+    active: bool = True
+    adjustment_to: int | None = None
+    paid: int = 0
+
+    @property
+    def subtotal(self) -> int:
+        return sum(line.price for line in self.lines)
+
+    @property
+    def total(self) -> int:
+        return self.subtotal + self.tax
 
 
 class Application(NamedTuple):
@@ -113,12 +173,12 @@ def _place(party: Party) -> Record:
     return _street(party) | {"latitude": None, "longitude": None}
 
 
-def customer(party: Party, created: int, modified: int, active: bool = True, merged_to: int | None = None) -> Record:
-    """A crm customer."""
+def customer(party: Party, stamp: Stamp, merged_to: int | None = None) -> Record:
+    """A crm customer; a merged one is inactive."""
     id_ = party.customer_id
     return {
         "id": id_,
-        "active": active,
+        "active": merged_to is None and id_ % 70 != 0,
         "name": party.name,
         "type": "Commercial" if party.commercial else "Residential",
         "address": _place(party),
@@ -129,9 +189,9 @@ def customer(party: Party, created: int, modified: int, active: bool = True, mer
         "doNotMail": id_ % 17 == 0,
         "doNotService": False,
         "nationalAccount": False,
-        "createdOn": instant(created),
+        "createdOn": instant(stamp.created),
         "createdById": 501 + id_ % 4,
-        "modifiedOn": instant(modified),
+        "modifiedOn": instant(stamp.modified),
         "mergedToId": merged_to,
         "paymentTermId": None,
         "creditLimit": None,
@@ -140,19 +200,19 @@ def customer(party: Party, created: int, modified: int, active: bool = True, mer
     }
 
 
-def location(party: Party, created: int, modified: int, active: bool = True) -> Record:
+def location(party: Party, stamp: Stamp) -> Record:
     """A crm location."""
     id_ = party.location_id
     return {
         "id": id_,
         "customerId": party.customer_id,
-        "active": active,
+        "active": id_ % 50 != 0,
         "name": party.name,
         "address": _place(party),
         "customFields": [],
-        "createdOn": instant(created),
+        "createdOn": instant(stamp.created),
         "createdById": 501 + id_ % 4,
-        "modifiedOn": instant(modified),
+        "modifiedOn": instant(stamp.modified),
         "mergedToId": None,
         "zoneId": None if id_ % 3 else 81,
         "taxExempt": False,
@@ -163,23 +223,21 @@ def location(party: Party, created: int, modified: int, active: bool = True) -> 
 
 
 def job(
-    id_: int,
-    party: Party,
-    unit: Unit,
+    ref: JobRef,
     job_type: JobType,
-    created: int,
-    modified: int,
+    stamp: Stamp,
+    *,
     status: str,
     completed: int | None,
     appointment_ids: Sequence[int],
-    invoice_id: int,
     estimate_ids: Sequence[int],
     cents: int,
-    no_charge: bool = False,
+    no_charge: bool,
     warranty_id: int | None = None,
     from_estimate: int | None = None,
 ) -> Record:
     """A jpm job. Without appointments the ids of the first and last one are 0."""
+    id_, party = ref.id, ref.party
     return {
         "id": id_,
         "jobNumber": str(id_),
@@ -188,7 +246,7 @@ def job(
         "locationId": party.location_id,
         "jobStatus": status,
         "completedOn": None if completed is None else instant(completed),
-        "businessUnitId": unit.id,
+        "businessUnitId": ref.unit.id,
         "jobTypeId": job_type.id,
         "priority": ("Normal", "Normal", "High", "Low", "Urgent")[id_ % 5],
         "campaignId": 201 + id_ % 6,
@@ -200,16 +258,16 @@ def job(
         "jobGeneratedLeadSource": None if id_ % 13 else {"jobId": None, "employeeId": 501},
         "noCharge": no_charge,
         "notificationsEnabled": True,
-        "createdOn": instant(created),
+        "createdOn": instant(stamp.created),
         "createdById": 501 + id_ % 4,
-        "modifiedOn": instant(modified),
+        "modifiedOn": instant(stamp.modified),
         "tagTypeIds": [301 + id_ % 4] if id_ % 4 == 0 else [],
         "leadCallId": None if id_ % 2 else id_ + 7_000_000,
         "partnerLeadCallId": None,
         "bookingId": None,
         "soldById": None if id_ % 3 else 401 + id_ % 24,
         "customerPo": "" if id_ % 10 else f"PO-{id_ % 997}",
-        "invoiceId": invoice_id,
+        "invoiceId": ref.invoice_id,
         "membershipId": None,
         "total": None if id_ % 29 == 0 else cents / 100,
         "createdFromEstimateId": from_estimate,
@@ -220,54 +278,32 @@ def job(
     }
 
 
-def appointment(
-    id_: int,
-    job_id: int,
-    party: Party,
-    ordinal: int,
-    start: int,
-    hours: int,
-    status: str,
-    created: int,
-    modified: int,
-    active: bool = True,
-) -> Record:
+def appointment(id_: int, ref: JobRef, ordinal: int, visit: Visit, stamp: Stamp) -> Record:
     """A jpm appointment, the `ordinal`-th of its job."""
+    start = visit.start
     return {
         "id": id_,
-        "jobId": job_id,
-        "appointmentNumber": f"{job_id}-{ordinal}",
+        "jobId": ref.id,
+        "appointmentNumber": f"{ref.id}-{ordinal}",
         "start": instant(start),
-        "end": instant(start + hours * 3600),
+        "end": instant(start + 7200),
         "arrivalWindowStart": instant(start) if id_ % 4 else None,
         "arrivalWindowEnd": instant(start + 7200) if id_ % 4 else None,
-        "status": status,
+        "status": visit.status,
         "specialInstructions": None if id_ % 9 else "Dog in the yard\nCall ahead",
-        "createdOn": instant(created),
-        "modifiedOn": instant(modified),
-        "customerId": party.customer_id,
-        "unused": status == "Canceled" and id_ % 2 == 0,
+        "createdOn": instant(stamp.created),
+        "modifiedOn": instant(stamp.modified),
+        "customerId": ref.party.customer_id,
+        "unused": visit.status == "Canceled" and id_ % 2 == 0,
         "createdById": 501 + id_ % 4,
-        "isConfirmed": status != "Scheduled",
-        "active": active,
+        "isConfirmed": visit.status != "Scheduled",
+        "active": visit.active,
     }
 
 
-def estimate(
-    id_: int,
-    party: Party,
-    unit: Unit | None,
-    job_id: int | None,
-    created: int,
-    modified: int,
-    status: str,
-    sold: int | None,
-    cents: int,
-    active: bool = True,
-    change_order: bool = False,
-) -> Record:
+def estimate(id_: int, offer: Offer, modified: int, *, party: Party, unit: Unit | None, job_id: int | None) -> Record:
     """A sales estimate; it has `subtotal` and `tax` and no total."""
-    written = instant(created)
+    sold = offer.sold
     return {
         "id": id_,
         "jobId": job_id,
@@ -276,23 +312,23 @@ def estimate(
         "customerId": party.customer_id,
         "name": None if id_ % 19 == 0 else ("Good", "Better", "Best")[id_ % 3],
         "jobNumber": None if job_id is None else str(job_id),
-        "status": {"value": {"Open": 0, "Sold": 1, "Dismissed": 2}[status], "name": status},
+        "status": {"value": {"Open": 0, "Sold": 1, "Dismissed": 2}[offer.status], "name": offer.status},
         "reviewStatus": ("None", "None", "Approved", "NeedsApproval")[id_ % 4],
         "summary": None,
-        "createdOn": written,
+        "createdOn": instant(offer.created),
         "modifiedOn": instant(modified),
         "soldOn": None if sold is None else instant(sold),
         "soldBy": None if sold is None else 401 + id_ % 24,
-        "active": active,
+        "active": offer.active,
         "items": None if id_ % 7 == 0 else [],
         "externalLinks": [],
-        "subtotal": cents / 100,
-        "tax": round(cents * 0.02) / 100,
+        "subtotal": offer.cents / 100,
+        "tax": round(offer.cents * 0.02) / 100,
         "businessUnitId": unit and unit.id,
         "businessUnitName": unit and unit.name,
-        "isRecommended": id_ % 3 == 2,  # noqa: PLR2004 (every third)
+        "isRecommended": not id_ % 3,
         "budgetCodeId": None,
-        "isChangeOrder": change_order,
+        "isChangeOrder": offer.change_order,
         "proposalTagName": None,
     }
 
@@ -339,27 +375,13 @@ def _invoice_item(id_: int, order: int, line: Line, unit: Unit, written: str) ->
     }
 
 
-def invoice(
-    id_: int,
-    party: Party,
-    unit: Unit,
-    job_ref: tuple[int, str] | None,
-    day: int | None,
-    created: int,
-    modified: int | None,
-    lines: Sequence[Line],
-    tax: int,
-    paid: int,
-    active: bool = True,
-    adjustment_to: int | None = None,
-    item_unit: Unit | None = None,
-) -> Record:
-    """An accounting invoice; `job_ref` is (job id, job type name), `paid` what active payments applied, in cents.
+def invoice(bill: Bill, ref: JobRef, modified: int | None, unit: Unit, item_unit: Unit) -> Record:
+    """An accounting invoice, whose balance is the total less what was paid.
 
-    The balance is the total less `paid`. Items carry a business unit of their own (`item_unit`).
+    `unit` is its own business unit, `item_unit` that of its items: neither has to be the job's.
     """
-    subtotal = sum(line.price for line in lines)
-    written = instant(created)
+    id_, day, tax, party = bill.id, bill.day, bill.tax, ref.party
+    written = instant(bill.created)
     address = _street(party)
     return {
         "id": id_,
@@ -368,12 +390,12 @@ def invoice(
         "referenceNumber": str(id_),
         "invoiceDate": None if day is None else calendar(day),
         "dueDate": None if day is None or id_ % 12 == 0 else calendar(day + 30),
-        "subTotal": money(subtotal),
+        "subTotal": money(bill.subtotal),
         "salesTax": money(tax),
         "salesTaxCode": {"id": 61, "name": "AZ", "taxRate": 0.02} if tax else None,
         "taxZoneId": None,
-        "total": money(subtotal + tax),
-        "balance": money(subtotal + tax - paid),
+        "total": money(bill.total),
+        "balance": money(bill.total - bill.paid),
         "invoiceType": None,
         "customer": _named(party.customer_id, party.name),
         "customerAddress": address if id_ % 10 else None,
@@ -386,8 +408,8 @@ def invoice(
         "depositedOn": None,
         "createdOn": written,
         "modifiedOn": None if modified is None else instant(modified),
-        "adjustmentToId": adjustment_to,
-        "job": job_ref and {"id": job_ref[0], "number": str(job_ref[0]), "type": job_ref[1]},
+        "adjustmentToId": bill.adjustment_to,
+        "job": ref.id and {"id": ref.id, "number": str(ref.id), "type": ref.type_name},
         "projectId": None,
         "royalty": {"status": "Pending", "date": None, "sentOn": None, "memo": None},
         "employeeInfo": None,
@@ -397,18 +419,18 @@ def invoice(
         "assignedTo": None,
         "summary": None,
         "items": [
-            _invoice_item(id_ * 10 + order, order, line, item_unit or unit, written) for order, line in enumerate(lines)
+            _invoice_item(id_ * 10 + order, order, line, item_unit, written) for order, line in enumerate(bill.lines)
         ]
         or (None if id_ % 2 else []),
         "customFields": None,
-        "active": active,
+        "active": bill.active,
         "discountTotal": "0.00",
         "importId": None,
         "exportId": None,
         "materialSkuId": None,
         "membershipId": None,
         "paidOn": None,
-        "invoiceConfiguration": "JobInvoice" if job_ref else "CounterSales",
+        "invoiceConfiguration": "JobInvoice" if ref.id else "CounterSales",
     }
 
 
@@ -417,10 +439,10 @@ def payment(
     party: Party,
     unit: Unit,
     day: int,
-    created: int,
-    modified: int,
+    stamp: Stamp,
+    *,
     applications: Sequence[Application],
-    unapplied: int,
+    unapplied: int = 0,
     active: bool = True,
     refund_of: int | None = None,
 ) -> Record:
@@ -444,7 +466,7 @@ def payment(
         "businessUnit": _named(unit.id, unit.name),
         "checkNumber": str(id_ % 10_000) if id_ % 3 == 0 else None,
         "createdBy": "office",
-        "createdOn": instant(created),
+        "createdOn": instant(stamp.created),
         "customer": _named(party.customer_id, party.name),
         "customFields": None if id_ % 2 else [],
         "date": calendar(day),
@@ -452,7 +474,7 @@ def payment(
         "generalLedgerAccount": None,
         "id": id_,
         "memo": None,
-        "modifiedOn": instant(modified),
+        "modifiedOn": instant(stamp.modified),
         "referenceNumber": str(id_),
         "refundedPaymentId": refund_of,
         "syncStatus": "Exported",
@@ -465,27 +487,25 @@ def payment(
 
 def gross_pay_item(
     id_: int | None,
-    source_id: int,
     employee: int,
-    unit_name: str,
+    unit: Unit,
     day: int,
-    created: int,
-    modified: int,
+    stamp: Stamp,
+    *,
+    source_id: int,
     kind: str,
     cents: int,
-    hours: float | None,
-    job_id: int = 0,
-    job_type: str | None = None,
-    party: Party | None = None,
-    invoice_id: int | None = None,
+    hours: float | None = None,
+    ref: JobRef | None = None,
 ) -> Record:
-    """A payroll gross pay item. `id_` may be None, units are names, `job_id` 0 is pay without a job."""
+    """A payroll gross pay item. `id_` may be None, units are names, `jobId` 0 is pay without a job."""
+    job_id, party = (ref.id, ref.party) if ref else (0, None)
     start = day * DAY + 14 * 3600
     return {
         "id": id_,
         "employeeId": employee,
         "employeeType": "Technician",
-        "businessUnitName": unit_name,
+        "businessUnitName": unit.name,
         "payrollId": 60_000 + day // 7 * 100 + employee % 100,
         "employeePayrollId": None,
         "date": calendar(day),
@@ -494,7 +514,7 @@ def gross_pay_item(
         "activityCode": "PAINT" if job_id else "SHOP",
         "amount": cents / 100,
         "amountAdjustment": 0.0,
-        "payoutBusinessUnitName": unit_name,
+        "payoutBusinessUnitName": unit.name,
         "grossPayItemType": kind,
         "startedOn": None if hours is None else instant(start),
         "endedOn": None if hours is None else instant(start + round(hours * 3600)),
@@ -503,11 +523,11 @@ def gross_pay_item(
         "sourceEntityId": source_id,
         "jobId": job_id,
         "jobNumber": str(job_id) if job_id else None,
-        "jobTypeName": job_type,
+        "jobTypeName": ref and ref.type_name,
         "projectNumber": None,
         "projectId": None,
-        "invoiceId": invoice_id,
-        "invoiceNumber": invoice_id and str(invoice_id),
+        "invoiceId": ref and ref.invoice_id,
+        "invoiceNumber": ref and str(ref.invoice_id),
         "invoiceItemId": None,
         "customerId": party and party.customer_id,
         "customerName": party and party.name,
@@ -522,14 +542,12 @@ def gross_pay_item(
         "budgetCodeId": None,
         "isPrevailingWageJob": False,
         "memo": None,
-        "createdOn": instant(created),
-        "modifiedOn": instant(modified),
+        "createdOn": instant(stamp.created),
+        "modifiedOn": instant(stamp.modified),
     }
 
 
-def payroll_adjustment(
-    id_: int, employee: int, posted: int, cents: int, invoice_id: int | None, active: bool = True
-) -> Record:
+def payroll_adjustment(id_: int, employee: int, posted: int, cents: int, invoice_id: int) -> Record:
     """A payroll adjustment. Its amount is also in a gross pay item: never add both."""
     return {
         "id": id_,
@@ -546,46 +564,35 @@ def payroll_adjustment(
         "type": ("Direct", "AddOn", "CommissionBased")[id_ % 3],
         "createdOn": instant(posted),
         "modifiedOn": instant(posted),
-        "active": active,
+        "active": id_ % 15 != 0,
     }
 
 
-def purchase_order(
-    id_: int,
-    party: Party | None,
-    unit: Unit,
-    job_id: int | None,
-    created: int,
-    modified: int,
-    status: str,
-    goods: int,
-    tax: int,
-    shipping: int,
-) -> Record:
+def purchase_order(id_: int, ref: JobRef, stamp: Stamp, status: str, *, goods: int, tax: int, shipping: int) -> Record:
     """An inventory purchase order; `total` is goods, tax and shipping together (cents)."""
-    written = instant(created)
+    written = instant(stamp.created)
     return {
         "id": id_,
         "number": str(id_),
         "invoiceId": None,
-        "jobId": job_id,
+        "jobId": ref.id,
         "projectId": None,
         "status": status,
         "typeId": 41,
         "vendorId": 31 + id_ % 3,
         "technicianId": 401 + id_ % 24 if id_ % 2 else None,
-        "shipTo": _street(party) if party else dict.fromkeys(("street", "unit", "city", "state", "zip", "country")),
-        "businessUnitId": unit.id,
+        "shipTo": _street(ref.party),
+        "businessUnitId": ref.unit.id,
         "inventoryLocationId": None,
         "batchId": None,
         "budgetCodeId": None,
         "vendorDocumentNumber": "",
         "date": written,
-        "requiredOn": None if id_ % 3 else instant(created + 2 * DAY),
+        "requiredOn": None if id_ % 3 else instant(stamp.created + 2 * DAY),
         "sentOn": None if status == "Pending" else written,
-        "receivedOn": instant(modified) if status == "Received" else None,
+        "receivedOn": instant(stamp.modified) if status == "Received" else None,
         "createdOn": written,
-        "modifiedOn": instant(modified),
+        "modifiedOn": instant(stamp.modified),
         "total": (goods + tax + shipping) / 100,
         "tax": tax / 100,
         "shipping": shipping / 100,
@@ -595,10 +602,8 @@ def purchase_order(
     }
 
 
-def vendor_return(
-    id_: int, order_id: int | None, job_id: int | None, unit: Unit, created: int, cents: int, status: str
-) -> Record:
-    """An inventory return; it has `returnAmount` (tax and shipping included) and no total. A canceled one is inactive."""
+def vendor_return(id_: int, ref: JobRef, order_id: int, created: int, *, cents: int, status: str) -> Record:
+    """An inventory return, with a `returnAmount` and no total; a canceled one is inactive."""
     written = instant(created)
     return {
         "id": id_,
@@ -608,10 +613,10 @@ def vendor_return(
         "status": status,
         "vendorId": 31 + id_ % 3,
         "purchaseOrderId": order_id,
-        "jobId": job_id,
+        "jobId": ref.id,
         "projectId": None,
         "budgetCodeId": None,
-        "businessUnitId": unit.id,
+        "businessUnitId": ref.unit.id,
         "inventoryLocationId": None,
         "createdById": None,
         "memo": "",

@@ -1,13 +1,90 @@
-"""The settings of the sandbox company: units, types, people. They are the same in every tenant."""
+"""The sandbox company: its branches, job types and people, the same in every tenant."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import count
 
 from sandbox.records import DAY, JobType, Record, Unit, instant
 
+TECHNICIANS = range(401, 425)
 FOUNDED = 1_580_000_000  # early 2020
-NAMES = ("Abo", "Brin", "Cato", "Dema", "Eska", "Fado", "Gwin", "Hale")
+_NAMES = ("Abo", "Brin", "Cato", "Dema", "Eska", "Fado", "Gwin", "Hale")
+
+BRANCHES = {"Phoenix": 0.28, "Tucson": 0.20, "Mesa": 0.16, "Scottsdale": 0.14, "Flagstaff": 0.12, "Yuma": 0.10}
+SALES_SHARE = 0.6
+COMMERCIAL_SHARE = {"Phoenix": 0.12, "Tucson": 0.15}
+
+
+def _unit_table() -> Iterator[tuple[Unit, float]]:
+    """Every business unit with its share of the jobs."""
+    ids = count(1001)
+    for region, weight in BRANCHES.items():
+        commercial = COMMERCIAL_SHARE.get(region, 0)
+        for division, share in (("Sales", SALES_SHARE), ("Production", 1 - SALES_SHARE)):
+            rollup = f"{region}-{division}"
+            part = weight * share
+            yield Unit(next(ids), rollup, rollup, region, division, "RES"), part * (1 - commercial)
+            if commercial:
+                name = f"{region}-Comm-{division}"
+                yield Unit(next(ids), name, rollup, region, division, "COMM"), part * commercial
+            if region == "Phoenix":
+                name = f"Z-DO NOT USE - West - {division}"
+                yield Unit(next(ids), name, rollup, region, division, "RES", active=False), part * 0.2
+    yield Unit(next(ids), "Color Studio", "Color Studio", "", "", ""), 0.01
+
+
+UNIT_SHARES = dict(_unit_table())
+UNITS = tuple(UNIT_SHARES)
+UNIT = {unit.name: unit for unit in UNITS}
+
+_TYPES = count(2001)
+ESTIMATE_TYPES = tuple(
+    JobType(next(_TYPES), name, share, active)
+    for name, share, active in (
+        ("Estimate - Interior", 0.34, True),
+        ("ESTIMATE Exterior", 0.28, True),
+        ("Commercial estimate", 0.08, True),
+        ("Cabinet eStImAtE", 0.08, True),
+        ("Re-Estimate", 0.04, True),
+        ("Estimate - Legacy Phone", 0.06, False),
+    )
+)
+CONSULTING_TYPES = tuple(
+    JobType(next(_TYPES), name, share, active)
+    for name, share, active in (
+        ("Color Consultation", 0.06, True),
+        ("Virtual Estimation", 0.03, True),
+        ("Sales Follow-up", 0.02, True),
+        ("Legacy Sales Visit", 0.01, False),
+    )
+)
+LEAD_TYPES = ESTIMATE_TYPES + CONSULTING_TYPES
+PAINTING_TYPES = tuple(
+    JobType(next(_TYPES), name, share, active)
+    for name, share, active in (
+        ("Interior Paint", 0.45, True),
+        ("Exterior Paint", 0.38, True),
+        ("Cabinet Refinishing", 0.10, True),
+        ("Deck Coating", 0.07, False),
+    )
+)
+SERVICE_TYPES = tuple(
+    JobType(next(_TYPES), name, share, active)
+    for name, share, active in (
+        ("PM Inspection", 0.16, True),
+        ("Safety Inspection", 0.10, True),
+        ("Window/Solar Washing", 0.14, True),
+        ("Warranty", 0.16, True),
+        ("Touchup", 0.14, True),
+        ("Warranty Callback", 0.05, True),
+        ("PM Inspection - Recheck", 0.05, True),
+        ("Estimate - Touchup", 0.05, True),
+        ("Drywall Repair", 0.15, False),
+    )
+)
+JOB_TYPES = LEAD_TYPES + PAINTING_TYPES + SERVICE_TYPES
+FREE_WORK = {"Warranty", "Touchup", "Warranty Callback", "Estimate - Touchup"}
 
 
 def _dates(id_: int) -> Record:
@@ -70,7 +147,7 @@ def job_type(kind: JobType) -> Record:
 
 def technician(id_: int, unit: Unit) -> Record:
     """A settings technician. The field really is called `appoitmentId`."""
-    first, last = NAMES[id_ % 8], f"{NAMES[id_ // 8 % 8]}lin"
+    first, last = _NAMES[id_ % 8], f"{_NAMES[id_ // 8 % 8]}lin"
     return {
         "id": id_,
         "userId": id_ + 1000,
@@ -124,8 +201,8 @@ def employee(id_: int) -> Record:
     return {
         "id": id_,
         "userId": id_ + 1000,
-        "name": f"{NAMES[id_ % 8]} Ofis",
-        "firstName": NAMES[id_ % 8],
+        "name": f"{_NAMES[id_ % 8]} Ofis",
+        "firstName": _NAMES[id_ % 8],
         "lastName": "Ofis",
         "managerId": None,
         "role": "CSR",
@@ -195,15 +272,14 @@ def activity_code(id_: int, name: str, category: str) -> Record:
     }
 
 
-def references(units: Iterable[Unit], types: Iterable[JobType]) -> Iterable[tuple[str, Record]]:
+def references() -> Iterator[tuple[str, Record]]:
     """Every settings record of the company with its resource."""
-    units = tuple(units)
-    yield from (("business_units", business_unit(unit)) for unit in units)
-    yield from (("job_types", job_type(kind)) for kind in types)
-    yield from (("technicians", technician(401 + n, units[n % len(units)])) for n in range(24))
+    yield from (("business_units", business_unit(unit)) for unit in UNITS)
+    yield from (("job_types", job_type(kind)) for kind in JOB_TYPES)
+    yield from (("technicians", technician(TECHNICIANS[n], UNITS[n % len(UNITS)])) for n in range(len(TECHNICIANS)))
     yield from (("employees", employee(501 + n)) for n in range(4))
     names = ("Web", "Yard sign", "Referral", "Direct mail", "Radio 2023", "Home show")
-    yield from (("campaigns", campaign(201 + n, name, units[n] if n % 2 else None)) for n, name in enumerate(names))
+    yield from (("campaigns", campaign(201 + n, name, UNITS[n] if n % 2 else None)) for n, name in enumerate(names))
     tags = ("VIP", "HOA", "Two story", "Old list")
     yield from (("tag_types", tag_type(301 + n, name)) for n, name in enumerate(tags))
     codes = (("Paint", "Timesheet"), ("Shop", "Timesheet"), ("Spiff", "Commission"), ("Mileage", "Reimbursement"))

@@ -1,0 +1,168 @@
+# ruff: noqa: PLR2004 (a plan of cases by number)
+"""The two stretches of Phoenix-Sales whose figures are known from ServiceTitan's own reports, to the unit.
+
+`write_known_case` must be given the same desk in every tenant: these rows depend on no seed and no scale. The rest of
+the generator keeps away from them (see `lifecycle`).
+
+The week of 2025-08-18: 97 jobs of 96 leads, of whom 31 bought; 85 estimates completed; 31 of 78 opportunities closed.
+Beside what counts stands what a wrong reading would add or miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+from sandbox import lifecycle
+from sandbox.company import CONSULTING_TYPES, ESTIMATE_TYPES, UNIT
+from sandbox.lifecycle import HOUR, KNOWN_WEEK, Desk, Lead, at, cents_around, new_party, pick, plan_lead, write_lead
+from sandbox.records import DAY, EPOCH, JobType, Offer, Party, Unit, Visit
+
+KNOWN_2024 = range((date(2024, 8, 18) - EPOCH).days, (date(2024, 8, 25) - EPOCH).days)
+MONDAY = KNOWN_WEEK[0]
+PHOENIX, COMMERCIAL, WEST = (UNIT[f"{name}Sales"] for name in ("Phoenix-", "Phoenix-Comm-", "Z-DO NOT USE - West - "))
+INACTIVE_TYPE = next(job_type for job_type in ESTIMATE_TYPES if not job_type.active)
+OTHERS_2024 = 499  # jobs of those days outside Phoenix-Sales, at scale 1: 633 in all
+
+
+def write_known_case(desk: Desk) -> None:
+    """Write the two stretches of Phoenix-Sales whose figures are known; `desk` must be the same in every tenant."""
+    _known_2024(desk)
+    buyers = _closed(desk)
+    _completed(desk, buyers)
+    _neither(desk, buyers)
+
+
+def _known_2024(desk: Desk) -> None:
+    """134 jobs, 124 of them of an estimate type for as many customers without a test name, 111 of these completed."""
+    units = (PHOENIX,) * 7 + (COMMERCIAL, WEST)
+    for n in range(134):
+        unit = units[n % len(units)]
+        created = lifecycle.moment_on(desk.rng, KNOWN_2024[n % 7])
+        if n in (6, 13):
+            created = at(KNOWN_2024[6], 23, 30)
+        types = ESTIMATE_TYPES if n < 124 else CONSULTING_TYPES
+        party = new_party(desk, unit, created, name="Test" if n == 130 else "")
+        status = "Completed" if n < 111 or n > 125 else "Hold" if n % 5 == 0 else "Canceled"
+        while True:
+            lead = plan_lead(desk, unit, created, pick(desk.rng, types), party)
+            if lead.status == status:
+                break
+        write_lead(desk, lead)
+
+
+def _book(
+    desk: Desk,
+    created: int,
+    completed: int | None,
+    offers: Sequence[Offer] = (),
+    *,
+    status: str = "Completed",
+    unit: Unit = PHOENIX,
+    job_type: JobType | None = None,
+    party: Party | None = None,
+    fee: int = 0,
+) -> Party:
+    """Write one job, by default for somebody new and of some estimate type; return whose it is."""
+    party = party or new_party(desk, unit, created)
+    done = "Done" if completed else {"InProgress": "Working"}.get(status, status)
+    visit = Visit((completed or created + 30 * DAY) - HOUR, done)
+    job_type = job_type or pick(desk.rng, ESTIMATE_TYPES)
+    write_lead(desk, Lead(party, unit, job_type, created, status, completed, [visit], offers, fee))
+    return party
+
+
+def _unsold(desk: Desk, written: int) -> list[Offer]:
+    return [Offer(written, cents_around(desk.rng, 3800), desk.rng.choice(("Open", "Dismissed")))]
+
+
+def _sold(desk: Desk, written: int, sold: int) -> list[Offer]:
+    offer = Offer(written, cents_around(desk.rng, 3800), "Sold", sold, bumped=written % 3 > 0)
+    return [offer, *_unsold(desk, written)]
+
+
+def _closed(desk: Desk) -> list[Party]:
+    """31 leads that bought in the week: 29 jobs completed in it, one in progress, one canceled after the sale."""
+    # Monday 18:02 in Arizona is Tuesday in UTC.
+    completed = at(MONDAY, 17, 30)
+    buyers = [_book(desk, at(MONDAY, 8, 5), completed, _sold(desk, completed, at(MONDAY, 18, 2)))]
+    for n in range(1, 31):
+        day = MONDAY + n % 5
+        completed = at(day + n % 2, 13 + n % 4, n)
+        closed = at(MONDAY + 6, 23, 30) if n == 1 else completed + n * 600
+        offers = _sold(desk, completed, closed)
+        if n == 2:
+            offers.append(Offer(closed, 45_000, "Sold", at(MONDAY + 9, 10), change_order=True))
+        status = {8: "InProgress", 9: "Canceled"}.get(n, "Completed")
+        party = _book(
+            desk,
+            at(day, 7 + n % 4, n),
+            None if status == "InProgress" else completed,
+            offers,
+            status=status,
+            unit={3: COMMERCIAL, 4: WEST, 5: WEST}.get(n, PHOENIX),
+            job_type=INACTIVE_TYPE if n in (6, 7) else None,
+        )
+        buyers.append(party)
+    created = at(MONDAY + 3, 9)
+    offer = Offer(created, 210_000, "Sold", created + HOUR)  # without a job: booked, and nothing else
+    lifecycle.write_estimate(desk, next(desk.ids), offer, party=buyers[1], unit=PHOENIX, job_id=None)
+    return buyers
+
+
+def _completed(desk: Desk, buyers: Sequence[Party]) -> None:
+    """56 estimates and 5 consultations completed in the week and not sold in it: 47 opportunities, 34 leads."""
+    for n in range(30):
+        day = MONDAY + n % 5
+        created, completed = at(day, 9, n), at(day + 1, 11, n)
+        offers, fee, party = _unsold(desk, completed), 0, None
+        if n == 0:
+            offers.append(Offer(completed, 300_000, "Sold", completed + 600, active=False))
+        elif n == 1:
+            offers[0] = offers[0]._replace(status="Dismissed", sold=completed + 600)
+        elif n == 2:
+            offers, fee = [], 8_900
+        elif n == 3:
+            party = new_party(desk, PHOENIX, created, known=False)
+        elif n == 4:
+            party = new_party(desk, PHOENIX, created, merged_to=buyers[10].customer_id)
+        elif n == 5:
+            completed = at(MONDAY + 6, 23, 30)
+        _book(desk, created, completed, offers, party=party, fee=fee, unit=COMMERCIAL if n == 6 else PHOENIX)
+
+    created, completed = at(MONDAY + 1, 10), at(MONDAY + 2, 10)
+    winner = new_party(desk, PHOENIX, created, name="Contest Winner")  # a test name: no lead
+    _book(desk, created, completed, _unsold(desk, completed), party=winner)
+    for n in range(11):  # booked earlier, one of them on the Sunday night that is Monday in UTC
+        created = at(MONDAY - 1, 23, 30) if n == 0 else at(MONDAY - 3 - n, 10, n)
+        completed = at(MONDAY + n % 5, 14, n)
+        _book(desk, created, completed, _unsold(desk, completed))
+    for n in range(6):  # at no charge: no opportunities; four are leads
+        completed = at(MONDAY + 1 + n % 3, 15, n)
+        offers = [Offer(completed, 120_000, active=False)] if n == 0 else ()
+        _book(desk, at(MONDAY if n < 4 else MONDAY - 5, 8, n), completed, offers)
+    for n in range(8):  # booked earlier, and sold before or after the week
+        completed = at(MONDAY + n % 5, 16, n)
+        closed = completed - 6 * DAY if n < 4 else completed + (6 + n) * DAY
+        _book(desk, at(MONDAY - 12, 9, n), completed, _sold(desk, min(completed, closed) - HOUR, closed))
+    for n in range(5):
+        completed = at(MONDAY + n, 12, n)
+        job_type = CONSULTING_TYPES[n % len(CONSULTING_TYPES)]
+        _book(desk, at(MONDAY + n, 8, n), completed, _unsold(desk, completed), job_type=job_type)
+
+
+def _neither(desk: Desk, buyers: Sequence[Party]) -> None:
+    """32 leads neither completed nor sold in the week, the last of them the first buyer again; and a test customer."""
+    for n in range(32):
+        created = at(MONDAY + 6, 23, 30) if n == 0 else at(MONDAY + n % 6, 12 + n % 7, n)
+        if n < 10:
+            completed = at(MONDAY + 8 + n % 4, 10, n)
+            _book(desk, created, completed, _unsold(desk, completed), unit=WEST if n == 1 else PHOENIX)
+        elif n < 24:
+            _book(desk, created, None, status=("Scheduled", "Hold", "InProgress")[n % 3])
+        else:
+            kept = created + 4 * HOUR if n < 29 else None  # a canceled job can keep its completedOn
+            _book(desk, created, kept, status="Canceled", party=buyers[0] if n == 31 else None)
+    created = at(MONDAY + 2, 9)
+    test = new_party(desk, PHOENIX, created, name="TESTING - do not dispatch")
+    _book(desk, created, None, status="Scheduled", party=test)
