@@ -112,8 +112,11 @@ def merge_sql(entity: Entity, typed: str, *, replaces: bool) -> str:
 USING (
   SELECT {", ".join(f"`{name}`" for name in given)}
   FROM {typed}
-  WHERE _reject IS NULL
-  QUALIFY ROW_NUMBER() OVER (PARTITION BY _key ORDER BY modifiedOn DESC, _seq DESC) = 1
+  WHERE _seq IN (
+    SELECT _seq FROM {typed}
+    WHERE _reject IS NULL
+    QUALIFY ROW_NUMBER() OVER (PARTITION BY _key ORDER BY modifiedOn DESC, _seq DESC) = 1
+  )
 ) AS S
 ON T._key = S._key
 WHEN MATCHED AND T._hash != S._hash

@@ -1,4 +1,4 @@
-"""Dimensions, facts and KPI tables: each is one SELECT under sql/, found by its name, built in the order of its reads."""
+"""Dimensions, facts and KPI tables: each is one SELECT under sql/, found by its name, built in reading order."""
 
 from __future__ import annotations
 

@@ -41,10 +41,8 @@ class DuckDBWarehouse:
     def query(self, sql: str, **parameters: Any) -> pd.DataFrame:
         """See `Warehouse.query`. Through Arrow, because DuckDB's own frames turn a DECIMAL into a float."""
         with self._lock:
-            *setup, last = to_duckdb(sql)
-            for statement in setup:
-                self._run(statement, parameters)
-            table = self._run(last, parameters).to_arrow_table()
+            (statement,) = to_duckdb(sql)
+            table = self._connection.sql(statement, params=_used(statement, parameters)).to_arrow_table()
         return table.to_pandas(date_as_object=True, integer_object_nulls=True)
 
     def execute(self, *statements: str, **parameters: Any) -> None:
@@ -52,7 +50,7 @@ class DuckDBWarehouse:
         with self._lock:
             for sql in statements:
                 for statement in to_duckdb(sql):
-                    self._run(statement, parameters)
+                    self._connection.execute(statement, _used(statement, parameters))
 
     def transaction(self, *statements: str, **parameters: Any) -> None:
         """See `Warehouse.transaction`."""
@@ -83,10 +81,6 @@ class DuckDBWarehouse:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, statement: str, parameters: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-        named = set(_PARAMETER.findall(statement))
-        return self._connection.execute(statement, {name: parameters[name] for name in named})
-
     @contextmanager
     def _atomic(self) -> Iterator[None]:
         self._connection.begin()
@@ -96,6 +90,11 @@ class DuckDBWarehouse:
             self._connection.rollback()
             raise
         self._connection.commit()
+
+
+def _used(statement: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that the statement names: DuckDB refuses others."""
+    return {name: parameters[name] for name in set(_PARAMETER.findall(statement))}
 
 
 def _landed_as(kind: str) -> str:
