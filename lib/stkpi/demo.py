@@ -31,6 +31,7 @@ def tenant() -> Iterator[bool]:
         stdin=subprocess.PIPE,  # closed by the system when this process dies: the sandbox takes it as its end
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # Ctrl-C is for the command: it may need the tenant until its end
     ) as sandbox:
         try:
             os.environ.update(_exports(sandbox))

@@ -33,24 +33,24 @@ def _elapsed(run: Mapping[str, Any]) -> str:
 
 _templates = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
 _templates.filters |= {"when": _when, "duration": _duration, "elapsed": _elapsed}
-# nbconvert's "basic" template is the bare body: its full templates load scripts from CDNs.
-_body = HTMLExporter(
-    template_name="basic",
-    exclude_input=True,
-    exclude_output_prompt=True,
-    anchor_link_text="",
-    config=Config(
-        TagRemovePreprocessor={"enabled": True, "remove_cell_tags": PAPERMILL_MARKS},
-    ),
-)
+
+
+def _body(notebook: nbformat.NotebookNode) -> str:
+    # The "basic" template is the bare body: nbconvert's full ones load scripts from CDNs. An exporter per page, because
+    # two threads render at once.
+    hidden = Config(TagRemovePreprocessor={"enabled": True, "remove_cell_tags": PAPERMILL_MARKS})
+    exporter = HTMLExporter(
+        template_name="basic", exclude_input=True, exclude_output_prompt=True, anchor_link_text="", config=hidden
+    )
+    return exporter.from_notebook_node(notebook)[0]
 
 
 def recorded(notebook: nbformat.NotebookNode) -> dict[str, Any]:
     """The figures that an executed notebook recorded with `reports.record`; of a name recorded twice, the later."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     figures: dict[str, Any] = {}
-    for output in outputs:
-        figures |= output.get("data", {}).get(RECORD_MIME, {})
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            figures |= output.get("data", {}).get(RECORD_MIME, {})
     return figures
 
 
@@ -70,9 +70,8 @@ def render_notebook(notebook: nbformat.NotebookNode, *, error: str | None = None
     for cell in shown.cells:
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if RECORD_MIME not in output.get("data", {})]
-    body, _ = _body.from_notebook_node(shown)
     return _templates.get_template("page.html").render(
-        title=title(notebook), body=body, error=error, sandbox=sandbox, style=(HERE / "style.css").read_text()
+        title=title(notebook), body=_body(shown), error=error, sandbox=sandbox, style=(HERE / "style.css").read_text()
     )
 
 

@@ -12,10 +12,12 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from graphlib import CycleError, TopologicalSorter
@@ -86,10 +88,10 @@ class _Kernel(AsyncKernelManager):
         self.started.add(self)
 
     @classmethod
-    def interrupt_all(cls) -> None:
-        for kernel in cls.started:
+    def signal_all(cls, number: signal.Signals) -> None:
+        for kernel in set(cls.started):
             if kernel.has_kernel and kernel.provisioner.pid:
-                os.kill(kernel.provisioner.pid, signal.SIGINT)
+                os.kill(kernel.provisioner.pid, number)
 
 
 class _AtomicFiles(LocalHandler):
@@ -250,7 +252,7 @@ def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
         first_line = raised.evalue.strip().splitlines() or [""]
         wrong_use = raised.ename == UserError.__name__
         status = "interrupted" if raised.ename == "KeyboardInterrupt" else "failed"
-        error = first_line[0] if wrong_use else f"{raised.ename}: {first_line[0]}"
+        error = first_line[0] if wrong_use else f"{raised.ename}: {first_line[0]}".rstrip(": ")
     except DeadKernelError:
         status, error = "failed", "The notebook's process died, most often for want of memory."
     except CellTimeoutError:
@@ -268,43 +270,57 @@ def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
     return Outcome(step.name, status, round(time.monotonic() - started, 1), html, error, wrong_use, figures)
 
 
-def _run_graph(steps: Sequence[Step], execute: Callable[[Step], Outcome], report: Callable[[Outcome], None]) -> None:
-    """Execute every step after what it needs, AT_ONCE at a time; skip a step whose need is not usable."""
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets while the block runs; kernels are interrupted, at the second one killed."""
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: Any) -> None:
+        _Kernel.signal_all(signal.SIGKILL if stop.is_set() else signal.SIGINT)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_graph(
+    steps: Sequence[Step], execute: Callable[[Step], Outcome], report: Callable[[Outcome], None], stop: threading.Event
+) -> list[Outcome]:
+    """Execute every step after what it needs, AT_ONCE at a time, and report each when it ends.
+
+    A step whose need is not usable is skipped, and so is the rest once `stop` is set. Returns in the steps' order.
+    """
     by_name = {step.name: step for step in steps}
+    outcomes: dict[str, Outcome] = {}
+
+    def attempt(step: Step) -> Outcome:
+        lost = [need for need in step.needs if not outcomes[need].usable]
+        if stop.is_set():
+            return Outcome(step.name, "skipped", error="Not run, because the run was interrupted.")
+        if lost:
+            return Outcome(step.name, "skipped", error=f"Not run, because it needs {', '.join(lost)}.")
+        return execute(step)
+
     graph = TopologicalSorter({step.name: step.needs for step in steps})
     graph.prepare()
-    outcomes: dict[str, Outcome] = {}
     running: set[Future[Outcome]] = set()
-    interrupted = False
-
-    def finish(outcome: Outcome) -> None:
-        outcomes[outcome.name] = outcome
-        report(outcome)
-        graph.done(outcome.name)
-
     with ThreadPoolExecutor(AT_ONCE) as pool:
         while graph.is_active():
-            for name in graph.get_ready():
-                lost = [need for need in by_name[name].needs if not outcomes[need].usable]
-                if interrupted or lost:
-                    reason = "the run was interrupted" if interrupted else f"it needs {', '.join(lost)}"
-                    finish(Outcome(name, "skipped", error=f"not run, because {reason}"))
-                else:
-                    running.add(pool.submit(execute, by_name[name]))
-            try:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-            except KeyboardInterrupt:
-                interrupted = True
-                _Kernel.interrupt_all()
-                continue
-            for future in done:
-                finish(future.result())
+            running |= {pool.submit(attempt, by_name[name]) for name in graph.get_ready()}
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for outcome in (future.result() for future in done):
+                outcomes[outcome.name] = outcome
+                report(outcome)
+                graph.done(outcome.name)
+    return [outcomes[step.name] for step in steps]
 
 
 def _status(outcomes: Sequence[Outcome]) -> str:
     statuses = {outcome.status for outcome in outcomes}
-    if "interrupted" in statuses:
-        return "interrupted"
     if statuses <= {"ok", "partial"}:
         return "partial" if "partial" in statuses else "ok"
     return "failed"
@@ -314,18 +330,14 @@ def summary(run_id: str, started_at: str, outcomes: Sequence[Outcome]) -> dict[s
     """The content of summary.json: the run, its steps, and the figures that the notebooks recorded."""
     current = settings.load()
     figures = {key: value for outcome in outcomes for key, value in outcome.figures.items()}
-    status = _status(outcomes)
     return {
         "run_id": run_id,
         "started_at": started_at,
         "finished_at": _now(),
-        "status": "failed" if status == "interrupted" else status,
+        "status": _status(outcomes),
         "as_of": figures.get("as_of") or (current.as_of.isoformat() if current.as_of else None),
         "warehouse": f"bigquery:{current.bq_project}" if current.bq_project else str(current.warehouse),
-        "steps": [
-            {key: getattr(outcome, key) for key in ("name", "status", "seconds", "html", "error")}
-            for outcome in outcomes
-        ],
+        "steps": [_told(outcome) for outcome in outcomes],
         "ingest": figures.get("ingest", {}),
         "checks": {"red": 0, "yellow": 0, "green": 0} | figures.get("checks", {}),
         "observed": {"matched": 0, "unmatched": 0, "open": 0} | figures.get("observed", {}),
@@ -340,51 +352,43 @@ def run(spec: Path | str, parameters: Mapping[str, str] | None = None, runs: Pat
     steps = with_parameters(read_spec(Path(spec)), parameters or {})
     runs.mkdir(exist_ok=True)
     try:
-        with FileLock(runs / ".lock", timeout=0), demo.tenant() as sandbox:
-            return _run(steps, runs, sandbox)
+        lock = FileLock(runs / ".lock").acquire(timeout=0)
     except Timeout:
         raise UserError("Another run is going on: wait for its end, runs/index.html shows it.") from None
+    with lock, demo.tenant() as sandbox, _stopping() as stop:
+        return _run(steps, runs, sandbox, stop)
 
 
-def _run(steps: Sequence[Step], runs: Path, sandbox: bool) -> int:
-    ledger = runs / "ledger.jsonl"
+def _run(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading.Event) -> int:
+    ledger, index = runs / "ledger.jsonl", runs / "index.html"
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
     folder = runs / run_id
     folder.mkdir()
+
+    def note(event: str, **details: Any) -> None:
+        append_event(ledger, event=event, run_id=run_id, **details)
+        _write(index, pages.render_index(read_runs(ledger, running=run_id)))
+
+    def report(outcome: Outcome) -> None:
+        rows = sum(entity["loaded"] for entity in outcome.figures.get("ingest", {}).values())
+        note("step", **_told(outcome), rows=rows)
+        print(_line(outcome, folder), flush=True)
+
     started_at = _now()
-    append_event(ledger, event="started", run_id=run_id, sandbox=sandbox)
-    outcomes: list[Outcome] = []
-
-    def record(*outcome: Outcome) -> None:
-        for each in outcome:
-            outcomes.append(each)
-            rows = sum(entity["loaded"] for entity in each.figures.get("ingest", {}).values())
-            append_event(
-                ledger,
-                event="step",
-                run_id=run_id,
-                name=each.name,
-                status=each.status,
-                seconds=each.seconds,
-                html=each.html,
-                error=each.error,
-                rows=rows,
-            )
-            print(_line(each, folder), flush=True)
-        _write(runs / "index.html", pages.render_index(read_runs(ledger, running=run_id)))
-
-    record()
-    _run_graph(steps, lambda step: _execute(step, folder, sandbox), record)
-    order = [step.name for step in steps]
-    outcomes.sort(key=lambda outcome: order.index(outcome.name))
-    result = summary(run_id, started_at, outcomes)
-    _write(folder / "summary.json", json.dumps(result, indent=2))
-    append_event(ledger, event="finished", run_id=run_id, status=_status(outcomes))
-    _write(runs / "index.html", pages.render_index(read_runs(ledger)))
-    print(f"{_status(outcomes)}: {runs / 'index.html'}", flush=True)
+    note("started", sandbox=sandbox)
+    outcomes = _run_graph(steps, lambda step: _execute(step, folder, sandbox), report, stop)
+    _write(folder / "summary.json", json.dumps(summary(run_id, started_at, outcomes), indent=2))
+    status = "interrupted" if stop.is_set() and _status(outcomes) == "failed" else _status(outcomes)
+    note("finished", status=status)
+    print(f"The run is {status}: {index}", flush=True)
     if any(outcome.wrong_use for outcome in outcomes):
         return 2
-    return 0 if result["status"] == "ok" else 1
+    return 0 if status == "ok" else 1
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """What summary.json and the ledger tell of a step."""
+    return {key: getattr(outcome, key) for key in ("name", "status", "seconds", "html", "error")}
 
 
 def _line(outcome: Outcome, folder: Path) -> str:
@@ -392,38 +396,25 @@ def _line(outcome: Outcome, folder: Path) -> str:
     if outcome.error:
         line += f"  {outcome.error}"
     if outcome.status == "failed" and not outcome.wrong_use:
-        line = (
-            line.rstrip(".")
-            + f". Open {folder / (outcome.html or '')}, mend the cause and run again: finished work is kept."
-        )
+        page = folder / (outcome.html or "")
+        line = f"{line.rstrip('.')}. Open {page}, mend the cause and run again: finished work is kept."
     return line
-
-
-def _interrupt(_signal: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m stkpi.runner", description=__doc__.splitlines()[0])
     parser.add_argument("spec", type=Path, help="the YAML file that lists the notebooks")
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        action="append",
-        default=[],
-        metavar="name=value",
-        help="a parameter for every notebook that declares it",
-    )
+    explained = "a parameter for every notebook that declares it"
+    parser.add_argument("-p", dest="parameters", action="append", default=[], metavar="name=value", help=explained)
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
     for talkative in ("papermill", "asyncio"):  # every outcome is told below, in one line
         logging.getLogger(talkative).setLevel(logging.CRITICAL)
     try:
         pairs = [text.partition("=") for text in options.parameters]
         if wrong := [name for name, equals, _ in pairs if not equals]:
             raise UserError(f"-p {wrong[0]} has no value: write -p {wrong[0]}=value.")
-        return run(options.spec, {name: value for name, _, value in pairs})
+        return run(options.spec, {name: value for name, _, value in pairs}, RUNS)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

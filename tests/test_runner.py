@@ -1,0 +1,264 @@
+"""The runner: what a night leaves behind when all goes well, and in each way in which a notebook can fail."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from filelock import FileLock
+from stkpi import runner
+from stkpi.errors import UserError
+
+NOTEBOOKS = Path(__file__).parent / "notebooks"
+STEPS = [
+    {"name": "fine", "notebook": "01_ok.ipynb"},
+    {"name": "some", "notebook": "02_partial.ipynb"},
+    {"name": "bug", "notebook": "03_raises.ipynb"},
+    {"name": "wrong", "notebook": "04_user_error.ipynb"},
+    {"name": "dead", "notebook": "05_dead_kernel.ipynb"},
+    {"name": "slow", "notebook": "06_slow.ipynb", "timeout": 1},
+    {"name": "after", "notebook": "01_ok.ipynb", "needs": ["some"]},
+    {"name": "never", "notebook": "01_ok.ipynb", "needs": ["bug", "some"]},
+]
+
+
+def spec(folder: Path, steps: list[dict]) -> Path:
+    """A spec over the fixture notebooks."""
+    path = folder / "spec.yml"
+    path.write_text(
+        yaml.safe_dump({"steps": [step | {"notebook": str(NOTEBOOKS / step["notebook"])} for step in steps]})
+    )
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_credentials(monkeypatch):
+    """With credentials no sandbox is started; the fixture notebooks talk to nobody."""
+    monkeypatch.setenv("ST_CLIENT_ID", "a-company")
+
+
+class Night:
+    """What one run with every kind of failure left behind."""
+
+    def __init__(self, code: int, terminal: str, runs: Path) -> None:
+        self.code, self.terminal, self.runs = code, terminal, runs
+        (self.folder,) = (path for path in runs.iterdir() if path.is_dir())
+        self.summary = json.loads((self.folder / "summary.json").read_text())
+        self.steps = {step["name"]: step for step in self.summary["steps"]}
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    process = start(runs, spec(tmp_path_factory.mktemp("spec"), STEPS), "-p", "rows=7")
+    terminal, complaints = process.communicate(timeout=60)
+    assert complaints == ""
+    return Night(process.returncode, terminal, runs)
+
+
+COMMAND = """
+import sys, pathlib
+from stkpi import runner
+runner.RUNS = pathlib.Path(sys.argv.pop(1))
+sys.exit(runner.main())
+"""
+
+
+def start(runs: Path, *arguments: str | Path) -> subprocess.Popen:
+    """The runner's command line in a process of its own, writing to `runs`."""
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, runs, *arguments],
+        env=os.environ | {"ST_CLIENT_ID": "a-company"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_every_kind_of_failure_has_its_status_and_the_others_run(night):
+    assert {name: step["status"] for name, step in night.steps.items()} == {
+        "fine": "ok",
+        "some": "partial",
+        "bug": "failed",
+        "wrong": "failed",
+        "dead": "failed",
+        "slow": "failed",
+        "after": "ok",
+        "never": "skipped",
+    }
+
+
+def test_failures_are_told_in_one_sentence(night):
+    assert {name: step["error"] for name, step in night.steps.items()} == {
+        "fine": None,
+        "some": "jobs: the API answered 500",
+        "bug": "KeyError: 'lead'",
+        "wrong": "The window ends before it starts: exchange the two days.",
+        "dead": "The notebook's process died, most often for want of memory.",
+        "slow": "A cell took longer than the 1 s of its step's timeout.",
+        "after": None,
+        "never": "Not run, because it needs bug.",
+    }
+
+
+def test_wrong_use_inside_a_notebook_ends_with_2(night):
+    assert night.code == 2
+
+
+def test_terminal_has_one_line_per_step_and_says_what_to_do(night):
+    lines = night.terminal.splitlines()
+    assert len(lines) == len(STEPS) + 1
+    (bug,) = (line for line in lines if line.startswith("bug"))
+    assert re.fullmatch(rf"bug +failed +\d+\.\d s  KeyError: 'lead'\. Open {night.folder}/03_bug\.html, mend .*", bug)
+    assert lines[-1] == f"The run is failed: {night.runs / 'index.html'}"
+
+
+def test_summary_is_as_the_contract_says(night):
+    summary = dict(night.summary)
+    assert list(summary) == [
+        *("run_id", "started_at", "finished_at", "status", "as_of", "warehouse"),
+        *("steps", "ingest", "checks", "observed"),
+    ]
+    assert summary["run_id"] == night.folder.name
+    assert (summary["status"], summary["as_of"]) == ("failed", "2025-09-14")
+    assert summary["ingest"] == {"jobs": {"fetched": 7, "loaded": 7, "quarantined": 0, "windows": 1, "seconds": 0.1}}
+    assert summary["checks"] == {"red": 0, "yellow": 0, "green": 0}
+    assert summary["observed"] == {"matched": 0, "unmatched": 0, "open": 0}
+    assert list(night.steps["fine"]) == ["name", "status", "seconds", "html", "error"]
+    assert night.steps["fine"]["html"] == "01_fine.html"
+
+
+def test_pages_show_results_without_code_and_load_nothing(night):
+    page = (night.folder / "01_fine.html").read_text()
+    assert "All went well" in page
+    assert ">7</td>" in page
+    assert "import" not in page
+    assert "Recorded" not in page
+    for path in night.runs.rglob("*.html"):
+        assert not re.search(r"https?://|@import|<script|<link", path.read_text()), path
+
+
+def test_page_of_a_failure_says_it_at_the_top(night):
+    page = (night.folder / "03_bug.html").read_text()
+    assert '<p class="note failed">KeyError: &#39;lead&#39;</p>' in page
+    assert "Execution using papermill encountered" not in page
+
+
+def test_index_links_the_pages(night):
+    index = (night.runs / "index.html").read_text()
+    assert f'href="{night.folder.name}/03_bug.html"' in index
+    assert "14 rows loaded" in index
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_is_marked_and_leaves_no_kernel(tmp_path, number):
+    pid_file = tmp_path / "pid"
+    steps = [
+        {"name": "slow", "notebook": "06_slow.ipynb"},
+        {"name": "after", "notebook": "01_ok.ipynb", "needs": ["slow"]},
+    ]
+    process = start(tmp_path / "runs", spec(tmp_path, steps), "-p", f"pid_file={pid_file}")
+    wait_for(pid_file.exists)
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    kernel = int(pid_file.read_text())
+    wait_for(lambda: not Path(f"/proc/{kernel}").exists())
+    (run,) = runner.read_runs(tmp_path / "runs" / "ledger.jsonl")
+    assert run["status"] == "interrupted"
+    if number == signal.SIGTERM:
+        assert process.returncode == 1
+        assert [step["status"] for step in run["steps"]] == ["interrupted", "skipped"]
+
+
+def test_a_second_run_at_once_is_refused(tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="Another run is going on"):
+        runner.run(spec(tmp_path, STEPS[:1]), runs=tmp_path)
+    assert not (tmp_path / "ledger.jsonl").exists()
+
+
+def test_ledger_loses_only_the_line_that_a_kill_has_torn(tmp_path):
+    ledger = tmp_path / "ledger.jsonl"
+    runner.append_event(ledger, event="started", run_id="first", sandbox=True)
+    with ledger.open("a") as file:
+        file.write('\n{"event": "step", "run_id": "first", "na')
+    runner.append_event(ledger, event="started", run_id="second", sandbox=False)
+    runner.append_event(ledger, event="step", run_id="second", name="ingest", status="ok")
+    runner.append_event(ledger, event="finished", run_id="second", status="ok")
+    runner.append_event(ledger, event="started", run_id="third", sandbox=False)
+    runs = runner.read_runs(ledger, running="third")
+    assert [(run["run_id"], run["status"], len(run["steps"])) for run in runs] == [
+        ("third", "running", 0),
+        ("second", "ok", 1),
+        ("first", "interrupted", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"week": "3"}, "Unknown parameter week: the notebooks take label, rows."),
+        ({"rows": "many"}, "Parameter rows takes a value of type int, not 'many'."),
+        ({"rows": "true"}, "Parameter rows takes a value of type int, not True."),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anything_runs(tmp_path, given, sentence):
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        runner.run(spec(tmp_path, STEPS[:1]), given, runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_command_ends_with_2_and_one_sentence(tmp_path, capsys):
+    assert runner.main([str(spec(tmp_path, STEPS[:1])), "-p", "week=3"]) == 2
+    assert capsys.readouterr().err == "Unknown parameter week: the notebooks take label, rows.\n"
+
+
+def test_a_parameter_reaches_each_notebook_that_declares_it(tmp_path):
+    steps = runner.with_parameters(runner.read_spec(spec(tmp_path, STEPS[:2])), {"rows": "5", "label": "5"})
+    assert [dict(step.parameters) for step in steps] == [{"rows": 5, "label": "5"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"parameters": {"week": 3}}, "Unknown parameter week"),
+        ({"needs": ["none"]}, "step fine needs none, which is no step"),
+        ({"needs": ["fine"]}, "wait for each other"),
+        ({"notebook": "99_none.ipynb"}, "99_none.ipynb, which is not there"),
+        ({"retries": 3}, "is not a list of steps"),
+    ],
+)
+def test_a_spec_that_does_not_hold_together_is_refused(tmp_path, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        runner.with_parameters(runner.read_spec(spec(tmp_path, [STEPS[0] | change])), {})
+
+
+def test_a_secret_is_no_parameter(tmp_path):
+    notebook = json.loads((NOTEBOOKS / "01_ok.ipynb").read_text())
+    (cell,) = (cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", []))
+    cell["source"] = 'app_key: str = ""'
+    (tmp_path / "01_key.ipynb").write_text(json.dumps(notebook))
+    path = tmp_path / "spec.yml"
+    path.write_text("steps: [{name: key, notebook: 01_key.ipynb}]")
+    with pytest.raises(UserError, match="app_key looks like a secret"):
+        runner.with_parameters(runner.read_spec(path), {"app_key": "abc"})
+
+
+def test_the_nightly_spec_and_its_notebooks_hold_together():
+    root = Path(__file__).parents[1]
+    steps = runner.read_spec(root / "notebooks" / "nightly.yml")
+    assert [(step.name, list(step.needs)) for step in steps] == [("ingest", []), ("kpi_build", ["ingest"])]
+    assert list(runner.parameter_types(steps[0].notebook)) == ["entities", "mode", "window_start", "window_end"]
+    assert runner.parameter_types(steps[1].notebook) == {"weeks": "int", "as_of": "str"}
