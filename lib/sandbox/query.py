@@ -40,18 +40,24 @@ def _date(text: str) -> str:
     return text.upper()
 
 
+def _int(text: str) -> int:
+    if not re.fullmatch(r"[+-]?\d{1,18}", text):
+        raise ValueError(text)
+    return int(text)
+
+
 def _bool(text: str) -> bool:
     return {"true": True, "false": False}[text.lower()]
 
 
-_READ: dict[Kind, Callable[[str], Any]] = {"date": _date, "int": int, "text": str, "bool": _bool, "number": float}
+_READ: dict[Kind, Callable[[str], Any]] = {"date": _date, "int": _int, "text": str, "bool": _bool, "number": float}
 
 
 def read(name: str, text: str, kind: Kind) -> Any:
     """A parameter's text as a value of its kind. Raises BadParameter."""
     try:
         return _READ[kind](text)
-    except (ValueError, KeyError, OverflowError):
+    except (ValueError, KeyError):
         raise BadParameter(name, text) from None
 
 
@@ -117,7 +123,8 @@ def _mask(store: Store, resource: str, asked: list[tuple[Filter, list[Any]]], co
     return mask
 
 
-def _active_wanted(name: str, params: Params) -> bool | None:
+def active_wanted(params: Params, name: str = "active") -> bool | None:
+    """Whether active rows are asked for, inactive ones, or both (None). Raises BadParameter."""
     text = next(iter(params.get(name, [])), "") or next(iter(_ACTIVE[name]))
     try:
         return _ACTIVE[name][text.lower()]
@@ -161,6 +168,6 @@ def select(store: Store, resource: str, params: Params) -> np.ndarray:
     for (other, key, own), asked in groups.items():
         keys = store.column(other, key)[_mask(store, other, asked, comparer)]
         mask &= np.isin(store.column(resource, own), keys)
-    if spec.active and (wanted := _active_wanted(spec.active, params)) is not None:
+    if spec.active and (wanted := active_wanted(params, spec.active)) is not None:
         mask &= store.column(resource, "active") == wanted
     return _order(store, resource, np.flatnonzero(mask), params)

@@ -26,7 +26,7 @@ import orjson
 from isal import igzip
 
 from sandbox.faults import FAULTS, Order, Reply, Request, order
-from sandbox.query import BadParameter, Params, moment, read, select
+from sandbox.query import BadParameter, Params, active_wanted, moment, read, select
 from sandbox.reports import REPORTS, Report
 from sandbox.resources import RESOURCES
 from sandbox.store import Store
@@ -295,9 +295,14 @@ class Sandbox:
     def _export(self, resource: str, params: Params) -> Reply:
         start = params.get("from", [""])[0]
         read("includeRecentChanges", (params.get("includeRecentChanges") or ["false"])[0] or "false", "bool")
+        wanted = active_wanted(params) if resource == "appointments" and "active" in params else None
         with self.lock:
-            position = _position(self.store, resource, start) if start else 0
-            records, position, more = self.store.feed(resource, position, self.export_page_size)
+            position, records, more = _position(self.store, resource, start) if start else 0, [], True
+            # A page that the filter leaves empty is passed over: clients take an empty page for the end.
+            while more and not records:
+                records, position, more = self.store.feed(resource, position, self.export_page_size)
+                if wanted is not None:
+                    records = [r for r in records if orjson.loads(r[0])["active"] is wanted]
         if RESOURCES[resource].export_has_active:
             flags = {True: b',"active":true}', False: b',"active":false}'}
             rows = [record[:-1] + flags[active] for record, active in records]
@@ -434,5 +439,6 @@ def start(
         export_page_size=export_page_size,
     )
     sandbox.http = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"sandbox": sandbox}))
-    threading.Thread(target=sandbox.http.serve_forever, name="sandbox", daemon=True).start()
+    serve = partial(sandbox.http.serve_forever, poll_interval=0.05)  # how long `close` may take
+    threading.Thread(target=serve, name="sandbox", daemon=True).start()
     return sandbox

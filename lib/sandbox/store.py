@@ -93,6 +93,11 @@ class _Table:
         self.touched.pop(row, None)
         self.touched[row] = None
 
+    def live(self, position: int) -> np.ndarray:
+        """True for each place of the feed from a position on that is the last one of its row."""
+        rows = self.feed[position:]
+        return self.place[rows] == np.arange(position, position + len(rows))
+
     def settle(self) -> None:
         """Give the rows changed since the last call their places at the end of the feed, in the order of change."""
         new = np.arange(self.settled, len(self.records))
@@ -199,6 +204,7 @@ class Store:
         table = self._tables[resource]
         table.settle()
         late = table.columns["changed_at"].array()[table.feed] >= moment
+        late &= table.live(0)
         return int(late.argmax()) if late.any() else len(late)
 
     def feed(self, resource: str, position: int, size: int) -> tuple[list[tuple[bytes, bool]], int, bool]:
@@ -210,7 +216,7 @@ class Store:
         table = self._tables[resource]
         table.settle()
         rows = table.feed[position:]
-        live = np.flatnonzero(table.place[rows] == np.arange(position, position + len(rows)))
+        live = np.flatnonzero(table.live(position))
         page = rows[live[:size]].tolist()
         records = [
             (record, True) if (record := table.records[row]) is not None else (table.removed[row], False)
