@@ -6,25 +6,25 @@ WITH units AS (
   SELECT * FROM st_raw_v2.raw_business_units
 ),
 
-rollup AS (
+mapping AS (
   SELECT *
   FROM st_ref_v2.business_unit_rollup
   -- A name that was entered twice must not double the unit's money.
-  QUALIFY ROW_NUMBER() OVER (PARTITION BY business_unit ORDER BY rollup, region, division, segment) = 1
+  QUALIFY ROW_NUMBER() OVER (PARTITION BY business_unit ORDER BY `rollup`, region, division, segment) = 1
 ),
 
 final AS (
   SELECT
     units.id AS business_unit_id,
     units.name AS unit_name,
-    COALESCE(rollup.rollup, units.name, CONCAT('Unit ', CAST(units.id AS STRING))) AS business_unit,
-    rollup.region,
-    rollup.division,
-    rollup.segment,
-    rollup.business_unit IS NOT NULL AS is_mapped,
+    COALESCE(mapping.`rollup`, units.name, CONCAT('Unit ', CAST(units.id AS STRING))) AS business_unit,
+    mapping.region,
+    mapping.division,
+    mapping.segment,
+    mapping.business_unit IS NOT NULL AS is_mapped,
     COALESCE(units.active, TRUE) AS is_active
   FROM units
-  LEFT JOIN rollup ON units.name = rollup.business_unit
+  LEFT JOIN mapping ON units.name = mapping.business_unit
 )
 
 SELECT * FROM final
