@@ -114,8 +114,14 @@ def test_failures_are_told_in_one_sentence(night):
     }
 
 
-def test_wrong_use_inside_a_notebook_ends_with_2(night):
-    assert night.code == 2
+def test_a_run_with_failures_ends_with_1(night):
+    assert night.code == 1
+
+
+def test_a_run_that_fails_by_wrong_use_alone_ends_with_2_and_its_sentence(tmp_path, capsys):
+    steps = [STEPS[3], {"name": "after", "notebook": "01_ok.ipynb", "needs": ["wrong"]}]
+    assert runner.run(spec(tmp_path, steps), runs=tmp_path / "runs") == 2
+    assert "s  The window ends before it starts: exchange the two days.\n" in capsys.readouterr().out
 
 
 def test_terminal_has_one_line_per_step_and_says_what_to_do(night):

@@ -1,7 +1,7 @@
 """Execute the notebooks of a spec as one recorded run: `python -m stkpi.runner SPEC.yml [-p name=value ...]`.
 
 A run leaves `runs/<run_id>/` (executed notebooks, pages, summary.json), one line per event in `runs/ledger.jsonl`
-and its row on `runs/index.html`. Exit codes: 0 all well, 1 a step failed or is partial, 2 wrong use.
+and its row on `runs/index.html`. Exit codes: 0 all well, 1 a step failed or is partial, 2 nothing but wrong use.
 """
 
 import argparse
@@ -381,7 +381,8 @@ def _run(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading.Event
     status = "interrupted" if stop.is_set() and _status(outcomes) == "failed" else _status(outcomes)
     note("finished", status=status)
     print(f"The run is {status}: {index}", flush=True)
-    if any(outcome.wrong_use for outcome in outcomes):
+    bad = [outcome for outcome in outcomes if outcome.status not in ("ok", "skipped")]
+    if bad and all(outcome.wrong_use for outcome in bad):
         return 2
     return 0 if status == "ok" else 1
 
