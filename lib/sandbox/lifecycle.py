@@ -119,10 +119,10 @@ def touched(desk: Desk, moment: int) -> int:
     chance = desk.rng.random()
     if chance < 0.6:
         return moment
-    if chance < 0.85:
+    if chance < 0.8:
         later = moment + int(desk.rng.random() * 2 * DAY)
     else:
-        period = (7 if chance < 0.97 else 90) * DAY
+        period = (7 if chance < 0.85 else 180) * DAY
         later = (moment // period + 1) * period + 9 * HOUR
     return later if later < desk.now else moment
 
@@ -408,7 +408,7 @@ def _bill(desk: Desk, ref: JobRef, cents: int, created: int, done: int | None, *
         main.day = None if main.id % 25 == 0 else main.day
     else:
         main.tax = cents // 50 if rng.random() < 0.3 else 0
-        main.active = not (canceled and rng.random() < 0.5)
+        main.active = not (canceled and rng.random() < 0.8)
         chance = rng.random()
         after = (done or created) + int(rng.random() * 20 * DAY)
         if chance < 0.07:
@@ -445,11 +445,11 @@ def _amount_paid(rng: Random, owed: int, done: bool) -> int:
     chance = rng.random()
     if not done:
         return int(owed * 0.3) if chance < 0.5 else 0
-    if chance < 0.72:
+    if chance < 0.86:
         return owed
-    if chance < 0.80:
+    if chance < 0.94:
         return owed - rng.choice((1, 999, 1_000, 1_001, 450, -250, -2_500))
-    return int(owed * rng.random()) if chance < 0.92 else 0
+    return int(owed * rng.random()) if chance < 0.98 else 0
 
 
 def _collect(desk: Desk, ref: JobRef, bills: Sequence[Bill], created: int, done: int | None) -> None:
@@ -466,12 +466,12 @@ def _collect(desk: Desk, ref: JobRef, bills: Sequence[Bill], created: int, done:
         since = done if done and n == number - 1 else created
         paid = moment_on(rng, local_day(since) + int(rng.expovariate(0.12)))
         if created < paid < desk.now:
-            lost = bills[-1].id if not bills[-1].active else next(desk.ids)
+            lost = None if bills[-1].active else bills[-1].id
             _write_payment(desk, ref, payable, cents=part, paid=paid, lost_invoice=lost)
 
 
 def _write_payment(
-    desk: Desk, ref: JobRef, payable: Sequence[Bill], *, cents: int, paid: int, lost_invoice: int
+    desk: Desk, ref: JobRef, payable: Sequence[Bill], *, cents: int, paid: int, lost_invoice: int | None
 ) -> None:
     """Write a payment of `cents` over the payable bills: at times applied late, to a lost invoice, void or refunded."""
     rng, ids = desk.rng, desk.ids
@@ -486,8 +486,8 @@ def _write_payment(
             cents -= part
             bill.paid += part if active else 0
     refunded = active and applications and rng.random() < 0.015
-    if rng.random() < 0.03:
-        applications.append(Application(next(ids), lost_invoice, cents_around(rng, 150), applied))
+    if rng.random() < (0.5 if lost_invoice else 0.02):
+        applications.append(Application(next(ids), lost_invoice or next(ids), cents_around(rng, 150), applied))
     party, unit, id_ = ref.party, ref.unit, next(ids)
     if rng.random() < 0.2:
         unit = UNIT.get(f"{unit.region}-Sales", unit)

@@ -46,6 +46,7 @@ LAST_DAY = date(2025, 9, 14)
 TIME_ZONE = "America/Phoenix"
 JOBS_A_WEEK = 630
 WEEKDAYS = (1.15, 1.10, 1.05, 1.00, 0.95, 0.45, 0.30)
+FIRST_GENERATED_ID = 1_000_000  # smaller ids are the known case and the settings
 RETIRED_ON = day_number(date(2025, 1, 1))
 
 
@@ -78,6 +79,6 @@ def populate(store: Store, seed: int = 1, scale: float = 1) -> None:
         store.add(resource, record)
     fixed = Desk(store, Random("the known case"), count(100_000), now)
     write_known_case(fixed)
-    desk = Desk(store, Random(f"tenant {seed}"), count(1_000_000), now, work=fixed.work)
+    desk = Desk(store, Random(f"tenant {seed}"), count(FIRST_GENERATED_ID), now, work=fixed.work)
     for day in range(day_number(FIRST_DAY), day_number(LAST_DAY) + 1):
         write_day(desk, day, _jobs_on(day, scale, desk.rng), shares_on(day))
