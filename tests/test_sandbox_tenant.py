@@ -198,7 +198,10 @@ TRAPS = {
     "seven digits": ("jobs", lambda r: r["createdOn"].endswith(".9999999Z")),
     "canceled but active appointment": ("appointments", lambda r: r["status"] == "Canceled" and r["active"]),
     "inactive appointment": ("appointments", lambda r: not r["active"]),
-    "a year ahead": ("appointments", lambda r: r["start"] > "2026-09-15"),
+    "more than a year ahead": (
+        "appointments",
+        lambda r: local(r["start"]) - local(r["createdOn"]) > timedelta(days=366),
+    ),
     "inactive sold estimate": ("estimates", lambda r: not r["active"] and r["soldOn"]),
     "estimate without a job": ("estimates", lambda r: r["jobId"] is None and r["soldOn"]),
     "estimate without a unit": ("estimates", lambda r: r["businessUnitId"] is None),

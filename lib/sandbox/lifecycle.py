@@ -464,8 +464,8 @@ def _collect(desk: Desk, ref: JobRef, bills: Sequence[Bill], created: int, done:
     for n in range(number):
         part = amount // number if n else amount - amount // number * (number - 1)
         since = done if done and n == number - 1 else created
-        paid = moment_on(rng, local_day(since) + int(rng.expovariate(0.12)))
-        if created < paid < desk.now:
+        paid = max(moment_on(rng, local_day(since) + int(rng.expovariate(0.12))), created + HOUR)
+        if paid < desk.now:
             lost = None if bills[-1].active else bills[-1].id
             _write_payment(desk, ref, payable, cents=part, paid=paid, lost_invoice=lost)
 
