@@ -19,6 +19,7 @@ from sandbox import server
 from sandbox.reports import REPORTS
 from sandbox.resources import RESOURCES
 from sandbox.store import Store
+from sandbox.tenant import populate
 
 SPEC = json.loads((Path(__file__).parent / "data" / "openapi.json").read_text())
 TENANT = "/v2/tenant/{tenant}"
@@ -328,6 +329,23 @@ def test_the_feed_is_in_order_of_change_and_goes_on_from_its_token(serve):
 
     again = serve(store_of(customers=[record(1, modified=3), record(2, modified=1), record(3)]))
     assert walk(signed_in(again), url(again, "customers", export=True), after) == ([], after)
+
+
+def test_a_token_survives_a_restart_and_brings_the_changes_of_the_next_night(serve):
+    def night_after(token=None):
+        store = Store()
+        populate(store, seed=2, scale=0.01)
+        api = serve(store, seed=2)
+        session, address = signed_in(api), url(api, "estimates", export=True)
+        if token is None:
+            token = walk(session, address)[1]
+        assert walk(session, address, token) == ([], token)
+        requests.post(f"{api.url}/sandbox/mutate", json={"step": 1}, timeout=20).raise_for_status()
+        return token, walk(session, address, token)
+
+    token, first = night_after()
+    assert first[0]
+    assert night_after(token) == (token, first)
 
 
 def test_exports_of_jobs_and_gross_pay_say_active(serve):

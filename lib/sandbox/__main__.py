@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 
+from tqdm import tqdm
+
 from sandbox.server import start
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
@@ -30,6 +32,25 @@ def _setting(name: str, default: str, kind: type, smallest: float, largest: floa
     return value
 
 
+def _generate(seed: int, scale: float) -> Store:
+    """The tenant, with a count of its records while it grows if stderr is a terminal."""
+    store, ready = Store(), threading.Event()
+
+    def count() -> None:
+        with tqdm(unit=" records", unit_scale=True, disable=None) as bar:
+            while not ready.wait(0.2):
+                bar.update(len(store) - bar.n)
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    try:
+        populate(store, seed=seed, scale=scale)
+    finally:
+        ready.set()
+        counter.join()
+    return store
+
+
 def main() -> None:
     """Serve until SIGINT or SIGTERM; exit 2 with one sentence for a setting that cannot be."""
     port = int(_setting("SANDBOX_PORT", "8900", int, 0, 65535))
@@ -42,10 +63,10 @@ def main() -> None:
         sys.exit(USAGE)
     began = time.monotonic()
     sys.stderr.write(f"Generating a tenant (seed {seed}, scale {scale:g}) …\n")
-    store = Store()
-    populate(store, seed=seed, scale=scale)
+    store = _generate(seed, scale)
     sandbox = start(store, port, seed=seed)
-    sys.stderr.write(f"Ready after {time.monotonic() - began:.0f} s at {sandbox.url}; Ctrl-C stops it.\n")
+    seconds = time.monotonic() - began
+    sys.stderr.write(f"{len(store):,} records after {seconds:.0f} s, served at {sandbox.url}; Ctrl-C stops it.\n")
     for name, value in (sandbox.environment | {"AS_OF": LAST_DAY.isoformat()}).items():
         sys.stdout.write(f"export {name}={value}\n")
     sys.stdout.flush()

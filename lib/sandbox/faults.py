@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -85,7 +86,7 @@ def _on_page(change: Callable[[Args, Request, Page], Any]) -> Callable[[Args, Re
 
     def fault(args: Args, request: Request, proceed: Next) -> Reply:
         reply = proceed(request)
-        if reply.status != 200:  # noqa: PLR2004 - only a page can be changed
+        if reply.status != HTTPStatus.OK:
             return reply
         page = orjson.loads(reply.body)
         change(args, request, page)

@@ -16,7 +16,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache, partial
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -26,6 +29,7 @@ import orjson
 from isal import igzip
 
 from sandbox.faults import FAULTS, Order, Reply, Request, order
+from sandbox.mutations import mutate
 from sandbox.query import BadParameter, Params, active_wanted, moment, read, select
 from sandbox.reports import REPORTS, Report
 from sandbox.resources import RESOURCES
@@ -117,35 +121,34 @@ def _position(store: Store, resource: str, text: str) -> int:
     return store.feed_start(resource, moment("from", text))
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How the server behaves; times are in seconds. `seed` is that of the tenant, which mutations go on from."""
+
+    seed: int = 1
+    token_seconds: int = 900
+    calls_per_second: int = 60
+    report_seconds: float = 60
+    export_page_size: int = 2500
+
+
 class Sandbox:
     """A running API: `url`, the `environment` a client needs, its `store`, `log` and `faults`; `close` ends it."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        seed: int,
-        token_seconds: float,
-        calls_per_second: int,
-        report_seconds: float,
-        export_page_size: int,
-    ) -> None:
+    def __init__(self, store: Store, settings: Settings) -> None:
         self.store = store
-        self.seed = seed
-        self.token_seconds = token_seconds
-        self.report_seconds = report_seconds
-        self.export_page_size = export_page_size
+        self.settings = settings
         self.tokens: dict[str, float] = {}
         self.faults: list[Order] = []
         self.log: deque[dict[str, Any]] = deque(maxlen=_LOG_LINES)
         self.lock = threading.RLock()
-        self.calls = Limiter(calls_per_second, 1)
+        self.calls = Limiter(settings.calls_per_second, 1)
         self.new_tokens = Limiter(_TOKENS_A_MINUTE, 60)
         self.report_calls: dict[int, Limiter] = {}
         # A walk through pages asks one selection again and again; the version in the key makes a change visible.
         self.select = lru_cache(maxsize=16)(lambda resource, query, version: select(store, resource, dict(query)))
         self.effects = FAULTS | {"expire_token": self._expire_token, "move_rows": self._move_rows}
-        self.shuffles = np.random.default_rng(seed)
+        self.shuffles = np.random.default_rng(settings.seed)
         self.http: ThreadingHTTPServer
         store.settle()
 
@@ -167,6 +170,7 @@ class Sandbox:
         }
 
     def close(self) -> None:
+        """Stop listening."""
         self.http.shutdown()
         self.http.server_close()
 
@@ -203,10 +207,8 @@ class Sandbox:
                     self.faults.clear()
                 return _json({"faults": 0})
             case "POST", "/sandbox/mutate":
-                from sandbox.mutations import mutate  # noqa: PLC0415
-
                 with self.lock:
-                    mutate(self.store, self.seed, orjson.loads(request.body)["step"])
+                    mutate(self.store, self.settings.seed, orjson.loads(request.body)["step"])
                     self.store.settle()
                 return _json({})
             case "GET", "/sandbox/log":
@@ -220,12 +222,14 @@ class Sandbox:
     def _move_rows(self, args: dict[str, Any], request: Request, proceed: Callable[[Request], Reply]) -> Reply:
         """After the page was read its first `rows` rows are modified, at `at`, so that later pages shift."""
         reply = proceed(request)
+        if reply.status != HTTPStatus.OK:
+            return reply
         resource = _LISTS[request.path.replace(f"/v2/tenant/{TENANT_ID}", "").strip("/")]
         ids = [row["id"] for row in orjson.loads(reply.body)["data"][: args.get("rows", 1)]]
         with self.lock:
             for row in np.flatnonzero(np.isin(self.store.column(resource, "id"), ids)).tolist():
                 record = self.store.get(resource, row) | {"modifiedOn": args["at"]}
-                self.store.replace(resource, row, record, args["at"])
+                self.store.replace(resource, row, record, datetime.fromisoformat(args["at"]))
             self.store.settle()
         return reply
 
@@ -239,9 +243,9 @@ class Sandbox:
             return Reply(400, orjson.dumps({"error": "unsupported_grant_type"}))
         if (form.get("client_id"), form.get("client_secret")) != (CLIENT_ID, CLIENT_SECRET):
             return Reply(400, orjson.dumps({"error": "invalid_client"}))
-        token, now = secrets.token_urlsafe(32), time.monotonic()
-        self.tokens = {t: end for t, end in self.tokens.items() if end > now} | {token: now + self.token_seconds}
-        body = {"access_token": token, "expires_in": self.token_seconds, "token_type": "Bearer"}
+        token = secrets.token_urlsafe(32)
+        self.tokens[token] = time.monotonic() + self.settings.token_seconds
+        body = {"access_token": token, "expires_in": self.settings.token_seconds, "token_type": "Bearer"}
         return _json(body | {"scope": "tn.read"})
 
     def _refusal(self, request: Request) -> Reply | None:
@@ -300,7 +304,7 @@ class Sandbox:
             position, records, more = _position(self.store, resource, start) if start else 0, [], True
             # A page that the filter leaves empty is passed over: clients take an empty page for the end.
             while more and not records:
-                records, position, more = self.store.feed(resource, position, self.export_page_size)
+                records, position, more = self.store.feed(resource, position, self.settings.export_page_size)
                 if wanted is not None:
                     records = [r for r in records if orjson.loads(r[0])["active"] is wanted]
         if RESOURCES[resource].export_has_active:
@@ -315,25 +319,24 @@ class Sandbox:
         return Reply(200, head + b",".join(rows) + b"]}")
 
     def _reporting(self, request: Request, parts: list[str]) -> Reply:
-        by_id = {(report.category, str(report.id)): report for report in REPORTS}
-        method = request.method
-        if method == "GET" and parts == ["report-categories"]:
-            categories = dict.fromkeys(report.category for report in REPORTS)
-            return _paged([{"id": name, "name": name} for name in categories], request.params)
-        if method == "GET" and parts[0] == "dynamic-value-sets" and len(parts) == 2 and parts[1] in _VALUE_SETS:  # noqa: PLR2004
-            rows = [[row["id"], row["name"]] for row in self.store.rows(_VALUE_SETS[parts[1]])]
-            fields = [{"name": "Id", "label": "Id"}, {"name": "Name", "label": "Name"}]
-            return _paged(rows, request.params, fields=fields)
-        match method, parts:
-            case "GET", ["report-category", category, "reports"]:
+        reports = {(report.category, str(report.id)): report for report in REPORTS}
+        categories = list(dict.fromkeys(report.category for report in REPORTS))
+        match request.method, parts:
+            case "GET", ["report-categories"]:
+                return _paged([{"id": name, "name": name} for name in categories], request.params)
+            case "GET", ["dynamic-value-sets", name] if name in _VALUE_SETS:
+                with self.lock:
+                    rows = [[row["id"], row["name"]] for row in self.store.rows(_VALUE_SETS[name])]
+                fields = [{"name": "Id", "label": "Id"}, {"name": "Name", "label": "Name"}]
+                return _paged(rows, request.params, fields=fields)
+            case "GET", ["report-category", category, "reports"] if category in categories:
                 named = [report for report in REPORTS if report.category == category]
                 listed = [{"id": r.id, "name": r.name, "description": r.description} for r in named]
-                if listed:
-                    return _paged(listed, request.params)
-            case "GET", ["report-category", category, "reports", number] if (category, number) in by_id:
-                return _describe(by_id[category, number])
-            case "POST", ["report-category", category, "reports", number, "data"] if (category, number) in by_id:
-                return self._report_data(by_id[category, number], request)
+                return _paged(listed, request.params)
+            case "GET", ["report-category", category, "reports", number] if (category, number) in reports:
+                return _describe(reports[category, number])
+            case "POST", ["report-category", category, "reports", number, "data"] if (category, number) in reports:
+                return self._report_data(reports[category, number], request)
         return problem(404, "Resource not found.")
 
     def _report_data(self, report: Report, request: Request) -> Reply:
@@ -354,7 +357,7 @@ class Sandbox:
             return problem(400, "One or more validation errors occurred.", errors)
         _paging(request.params, 1000, MAX_REPORT_PAGE_SIZE)
         with self.lock:
-            wait = self.report_calls.setdefault(report.id, Limiter(1, self.report_seconds)).wait()
+            wait = self.report_calls.setdefault(report.id, Limiter(1, self.settings.report_seconds)).wait()
             if wait:
                 return _too_many(wait)
             try:
@@ -416,28 +419,12 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def start(
-    store: Store,
-    port: int = 0,
-    *,
-    seed: int = 1,
-    token_seconds: float = 900,
-    calls_per_second: int = 60,
-    report_seconds: float = 60,
-    export_page_size: int = 2500,
-) -> Sandbox:
-    """Serve a store on 127.0.0.1 in a thread and return the running sandbox. `port` 0 takes any free one.
+def start(store: Store, port: int = 0, **settings: float) -> Sandbox:
+    """Serve a store on 127.0.0.1 in a thread and return the running sandbox; `settings` are those of Settings.
 
-    Raises OSError when the port is in use.
+    `port` 0 takes any free one. Raises OSError when the port is in use.
     """
-    sandbox = Sandbox(
-        store,
-        seed=seed,
-        token_seconds=token_seconds,
-        calls_per_second=calls_per_second,
-        report_seconds=report_seconds,
-        export_page_size=export_page_size,
-    )
+    sandbox = Sandbox(store, Settings(**settings))
     sandbox.http = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"sandbox": sandbox}))
     serve = partial(sandbox.http.serve_forever, poll_interval=0.05)  # how long `close` may take
     threading.Thread(target=serve, name="sandbox", daemon=True).start()

@@ -119,6 +119,9 @@ class Store:
     def __init__(self) -> None:
         self._tables = {name: _Table(resource.columns) for name, resource in RESOURCES.items()}
 
+    def __len__(self) -> int:
+        return sum(len(table.records) for table in self._tables.values())
+
     def add(self, resource: str, record: dict[str, Any], changed_at: datetime | None = None) -> int:
         """Append a record in the API's shape and return its row handle.
 
