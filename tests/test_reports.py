@@ -8,6 +8,7 @@ from decimal import Decimal
 import nbformat
 import pandas as pd
 import pytest
+
 from stkpi import pages, reports
 
 AUG_18, AUG_25 = date(2025, 8, 18), date(2025, 8, 25)
@@ -19,21 +20,28 @@ BOOKED, WARRANTY = BY_COLUMN["total_booked"], BY_COLUMN["warranty_rate"]
 
 def sales(week: date, unit: str, leads: int, closed: int, opportunities: int) -> dict:
     """A row of a Sales unit."""
-    figures = {"leads": leads, "closed": closed, "opportunities": opportunities}
-    return {**NONE, **figures, "week_start": week, "business_unit": unit, "division": "Sales"} | {
-        "success_rate": Decimal(closed) / opportunities
+    return NONE | {
+        "week_start": week,
+        "business_unit": unit,
+        "division": "Sales",
+        "leads": leads,
+        "closed": closed,
+        "opportunities": opportunities,
+        "success_rate": Decimal(closed) / opportunities,
     }
 
 
-def production(week: date, unit: str, produced: int, labor: int, warranty_rate: str) -> dict:
+def production(week: date, unit: str, produced: int, labor: int, warranty: int) -> dict:
     """A row of a Production unit."""
-    figures = {
+    return NONE | {
+        "week_start": week,
+        "business_unit": unit,
+        "division": "Production",
         "dollars_produced": Decimal(produced),
         "labor_cost": Decimal(labor),
-        "warranty_rate": Decimal(warranty_rate),
-    }
-    return {**NONE, **figures, "week_start": week, "business_unit": unit, "division": "Production"} | {
-        "gpm": 1 - Decimal(labor) / produced
+        "warranty_cost": Decimal(warranty),
+        "gpm": 1 - Decimal(labor) / produced,
+        "warranty_rate": Decimal(warranty) / produced,
     }
 
 
@@ -44,8 +52,8 @@ def weeks():
         sales(AUG_18, "Tucson-Sales", 40, 9, 22),
         sales(date(2025, 8, 11), "Phoenix-Sales", 91, 30, 80),
         sales(date(2025, 8, 11), "Tucson-Sales", 44, 10, 20),
-        production(AUG_18, "Phoenix-Production", 100_000, 40_000, "0.02"),
-        production(AUG_18, "Tucson-Production", 300_000, 180_000, "0.04"),
+        production(AUG_18, "Phoenix-Production", 100_000, 40_000, 2_000),
+        production(AUG_18, "Tucson-Production", 300_000, 180_000, 12_000),
         sales(AUG_25, "Phoenix-Sales", 5, 1, 4),
     ]
     return reports.full_weeks(pd.DataFrame(rows), as_of=date(2025, 8, 26))
@@ -161,14 +169,16 @@ def test_any_frame_reads_as_a_table():
     assert "entity fetched seconds jobs 41,000 1.2 &lt;b&gt; 0 —" in words(fragment)
 
 
-def test_recorded_figures_are_read_back_and_not_shown():
+def test_recorded_figures_are_read_back_and_neither_they_nor_progress_are_shown():
     output = {reports.RECORD_MIME: {"as_of": "2025-09-14"}, "text/plain": "Recorded: as_of"}
     cell = nbformat.v4.new_code_cell("record()", outputs=[nbformat.v4.new_output("display_data", output)])
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Week <1>"), cell])
+    progress = nbformat.v4.new_code_cell("run()", outputs=[nbformat.v4.new_output("stream", text="jobs: 12 rows")])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Week <1>"), progress, cell])
     assert pages.recorded(notebook) == {"as_of": "2025-09-14"}
     page = pages.render_notebook(notebook, sandbox=True)
     assert "<title>Week &lt;1&gt;</title>" in page
     assert "Recorded" not in page
+    assert "12 rows" not in page
     assert "Sandbox data" in page
 
 

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 from filelock import FileLock
-from stkpi import runner
+
+from stkpi import demo, runner
 from stkpi.errors import UserError
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
@@ -187,6 +189,42 @@ def test_a_stopped_run_is_marked_and_leaves_no_kernel(tmp_path, number):
     if number == signal.SIGTERM:
         assert process.returncode == 1
         assert [step["status"] for step in run["steps"]] == ["interrupted", "skipped"]
+
+
+WITHIN = """
+import os, time
+from stkpi import demo
+with demo.tenant() as sandbox:
+    print(sandbox, os.environ["ST_API_URL"], os.environ["AS_OF"], flush=True)
+    time.sleep(60)
+"""
+
+
+def answers(url: str) -> bool:
+    """Whether anything answers at a URL."""
+    try:
+        requests.get(url, timeout=5)
+    except requests.ConnectionError:
+        return False
+    return True
+
+
+def test_without_credentials_a_sandbox_serves_as_long_as_its_command_lives():
+    environment = os.environ | {"ST_CLIENT_ID": "", "SANDBOX_SCALE": "0.01", "AS_OF": "2025-08-24"}
+    with subprocess.Popen(
+        [sys.executable, "-c", WITHIN], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline().startswith("No ST_CLIENT_ID is set: using the sandbox")
+        sandbox, url, as_of = process.stdout.readline().split()
+        assert (sandbox, as_of) == ("True", "2025-08-24")
+        assert answers(url)
+        process.kill()
+    wait_for(lambda: not answers(url))
+
+
+def test_with_credentials_no_sandbox_is_started():
+    with demo.tenant() as sandbox:
+        assert sandbox is False
 
 
 def test_a_second_run_at_once_is_refused(tmp_path):

@@ -61,15 +61,20 @@ def title(notebook: nbformat.NotebookNode) -> str:
     return heading[1] if heading else "Report"
 
 
+def _is_result(output: nbformat.NotebookNode) -> bool:
+    # What is printed is progress, for the one who watches; the executed notebook keeps it.
+    return output.output_type != "stream" and RECORD_MIME not in output.get("data", {})
+
+
 def render_notebook(notebook: nbformat.NotebookNode, *, error: str | None = None, sandbox: bool = False) -> str:
-    """An executed notebook as one self-contained HTML page: text and results, no code.
+    """An executed notebook as one self-contained HTML page: text and results, no code and no prints.
 
     `error` is said at the top of the page; `sandbox` marks the numbers as those of the demonstration tenant.
     """
     shown = nbformat.from_dict(notebook)
     for cell in shown.cells:
         if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if RECORD_MIME not in output.get("data", {})]
+            cell.outputs = [output for output in cell.outputs if _is_result(output)]
     return _templates.get_template("page.html").render(
         title=title(notebook), body=_body(shown), error=error, sandbox=sandbox, style=(HERE / "style.css").read_text()
     )

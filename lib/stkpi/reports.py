@@ -51,7 +51,7 @@ KPIS = (
     Kpi("outstanding_ar", "Outstanding A/R", "money", "Production", good=-1),
 )
 DIVISIONS = ("Sales", "Production")
-SUMS = ("opportunities", "closed", "labor_cost", *(kpi.column for kpi in KPIS if kpi.kind != "rate"))
+SUMS = ("opportunities", "closed", "labor_cost", "warranty_cost", *(kpi.column for kpi in KPIS if kpi.kind != "rate"))
 NUMBERS = (*SUMS, *(kpi.column for kpi in KPIS if kpi.kind == "rate"))
 
 
@@ -76,8 +76,7 @@ def totals(weeks: pd.DataFrame) -> pd.DataFrame:
 
     Leads are distinct customers per unit, so one who asks two units counts in both.
     """
-    frame = weeks.assign(warranty_cost=weeks["warranty_rate"] * weeks["dollars_produced"])
-    total = frame.groupby("week_start")[[*SUMS, "warranty_cost"]].sum()
+    total = weeks.groupby("week_start")[list(SUMS)].sum()
     produced = total["dollars_produced"].where(total["dollars_produced"] != 0)
     return total.assign(
         success_rate=total["closed"] / total["opportunities"].where(total["opportunities"] != 0),
