@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import requests
+
 from sandbox import server
 from sandbox.store import Store
 from sandbox.tenant import populate
@@ -22,7 +23,7 @@ def tenant() -> Store:
 @pytest.fixture(scope="session")
 def sandbox(tenant: Store) -> Iterator[server.Sandbox]:
     """The generated tenant over HTTP, without rate limits. Not to be changed by a test."""
-    running = server.start(tenant, calls_per_second=UNLIMITED, report_seconds=0)
+    running = server.start(tenant, calls_per_second=UNLIMITED, report_seconds=0, export_page_size=300)
     yield running
     running.close()
 

@@ -15,6 +15,7 @@ import requests
 import servicepytan
 from conftest import signed_in
 from jsonschema import Draft7Validator
+
 from sandbox import server
 from sandbox.reports import REPORTS
 from sandbox.resources import RESOURCES
