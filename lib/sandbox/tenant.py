@@ -4,7 +4,7 @@
 decided when the job is booked and its records are written at once, as they stand at the end of LAST_DAY; only sold
 work that waits for a crew and a few recent customers are remembered, so memory does not grow with the volume.
 
-Two stretches of Phoenix-Sales are the same in every seed and at every scale (`_known_case`): the week of 2025-08-18
+Two stretches of Phoenix-Sales are the same in every seed and at every scale (`known_case`): the week of 2025-08-18
 and the days 2024-08-18 to 24, whose figures are known from ServiceTitan's own reports. Nothing else of Phoenix-Sales
 is created on those days, completed or sold in that week.
 
