@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import uuid
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,9 +36,8 @@ from stkpi.servicetitan.windows import Window
 MODES = ("incremental", "window", "full")
 THREADS = 4
 READS = 3  # of one window, until as many records came as the server counts
-SLICE_DAYS = 7
 FEED_PAGES = 20  # pages of a feed that are merged together
-MARGIN = timedelta(days=60)  # how much older or newer than its creation the calendar date of a row may be
+EPOCH, DAYS = datetime(2000, 1, 1, tzinfo=UTC), 40_000  # no company's calendar reaches further
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def run(entities: str = "all", mode: str = "incremental", window_start: str = ""
     client = Client(config)
     client.check()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
-    folder = config.warehouse.parent / "landing"
+    folder = config.warehouse.with_suffix(".landing")
     stopping = threading.Event()
     with warehouse.connect(config) as target:
         target.execute(*ledger.TABLES, *(create_table_sql(entity) for entity in chosen))
@@ -160,6 +160,7 @@ class _Task:
     windows: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
     drift: set[str] = field(default_factory=set)
+    done: set[Window] = field(default_factory=set)  # windows that need not be read again
     in_hand: str = ""  # the window that is being read
     short: list[str] = field(default_factory=list)  # windows of which the server gave fewer rows than it counts
     in_warehouse: int | None = None
@@ -195,6 +196,8 @@ class _Task:
 
     def read_window(self, window: Window, cycle: str | None = None) -> None:
         """One window of the list. A slice that does not fit one page is halved: paging gross pay repeats rows."""
+        if window in self.done:
+            return
         if self.slices and self.total(window) > MAX_PAGE_SIZE:
             for half in window.halves():
                 self.read_window(half, cycle)
@@ -212,20 +215,28 @@ class _Task:
         return self.client.total(self.entity.path, {**dict(self.entity.everything), **bounds})
 
     def history(self) -> tuple[datetime, datetime] | None:
-        """The midnights around everything that the list has, by its own oldest and newest row, not by a clock."""
+        """The midnights around everything that the list has, by the server's word, not by a clock; None if empty."""
+        if not self.total():
+            return None
+        if self.slices:
+            return self._calendar()
         ends = []
         for order in ("+CreatedOn", "-CreatedOn"):
             params = {**dict(self.entity.everything), "sort": order, "page": 1, "pageSize": 1}
-            rows = self.client.get(self.entity.path, params).rows
-            if not rows:
-                return None
-            ends.append(windows.midnight(datetime.fromisoformat(rows[0]["createdOn"])))
-        margin = MARGIN if self.slices else timedelta(0)
-        return ends[0] - margin, ends[1] + timedelta(days=1) + margin
+            row = self.client.get(self.entity.path, params).rows[0]
+            ends.append(windows.midnight(datetime.fromisoformat(row["createdOn"])))
+        return ends[0], ends[1] + timedelta(days=1)
 
-    def tiles(self, start: datetime, end: datetime) -> Iterator[Window]:
-        """The windows in which a range of this entity is read."""
-        return windows.days(start, end, SLICE_DAYS) if self.slices else windows.months(start, end)
+    def _calendar(self) -> tuple[datetime, datetime]:
+        """The first day with rows and the day after the last one, by counts: such lists are not sorted reliably."""
+        after, before = self.entity.window
+
+        def has_rows(name: str, day: int) -> bool:
+            return self.client.total(self.entity.path, {name: _timestamp(EPOCH + timedelta(days=day))}) > 0
+
+        end = bisect_left(range(DAYS), True, key=lambda day: not has_rows(after, day))
+        start = bisect_left(range(end), True, key=lambda day: has_rows(before, day + 1))
+        return EPOCH + timedelta(days=start), EPOCH + timedelta(days=end)
 
     def result(self, error: str | None, seconds: float) -> EntityResult:
         """What came of it."""
@@ -235,6 +246,9 @@ class _Task:
             error = f"{error}. Nothing is lost: the next run resumes{where}."
         elif self.short:
             state, error = "partial", f"ServiceTitan gave fewer rows than it counts for {', '.join(self.short)}."
+        elif self.mode != "window" and (self.in_warehouse or 0) < (self.in_servicetitan or 0):
+            state = "partial"
+            error = f"The warehouse has {self.in_warehouse:,} rows, ServiceTitan counts {self.in_servicetitan:,}."
         elif self.counts["quarantined"]:
             state = "partial"
             error = f"{self.counts['quarantined']} rows are in quarantine: see the reasons in st_logs_v2.quarantine."
@@ -280,7 +294,7 @@ def _ingest(task: _Task) -> None:
         ledger.advance(task.target, entity, task.run_id)
         return
     if task.mode == "window":
-        for window in task.tiles(*_instants(task)):
+        for window in windows.months(*_instants(task)):
             task.read_window(window)
     elif task.mode == "full" or state.watermark is None:
         _read_everything(task, state)
@@ -299,10 +313,9 @@ def _read_everything(task: _Task, state: State) -> None:
         return
     cycle = state.cycle or task.run_id
     ledger.set_state(task.target, task.entity, task.run_id, State(state.watermark, cycle))
-    done = ledger.windows_done(task.target, task.entity, cycle)
-    for window in task.tiles(*span):
-        if window not in done:
-            task.read_window(window, cycle)
+    task.done = ledger.windows_done(task.target, task.entity, cycle)
+    for window in windows.months(*span):
+        task.read_window(window, cycle)
     if task.short:
         return  # the cycle stays open: the next run reads what is missing
     if state.watermark is None:
@@ -343,7 +356,7 @@ def _read_slices(task: _Task, watermark: datetime) -> None:
     days = {windows.midnight(datetime.fromisoformat(row["date"])) for page in changed for row in page.rows}
     for day in sorted(day for day in days if day < first):
         task.read_window(Window(day, day + timedelta(days=1)))
-    for window in task.tiles(first, max(span[1], first + timedelta(days=1))):
+    for window in windows.months(first, max(span[1], first + timedelta(days=1))):
         task.read_window(window)
 
 
@@ -354,7 +367,7 @@ def _close_gaps(task: _Task) -> None:
     span = task.history()
     if task.in_warehouse >= task.in_servicetitan or task.mode == "window" or span is None:
         return
-    for window in task.tiles(*span):
+    for window in windows.months(*span):
         missing = task.total(window) - ledger.stored(task.target, task.entity, window)
         if missing > 0:
             log.event("gap", entity=task.entity.name, window=str(window), missing=missing)

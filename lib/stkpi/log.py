@@ -1,4 +1,4 @@
-"""JSON log lines in `runs/log.jsonl`: one event per page, window and entity, with secrets redacted."""
+"""JSON log lines in `log.jsonl` beside the warehouse: one event per page, window and entity, with secrets redacted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def redact(text: str) -> str:
 
 @cache
 def _file() -> logging.Logger:
-    path = settings.ROOT / "runs" / "log.jsonl"
+    path = settings.load().warehouse.parent / "log.jsonl"
     path.parent.mkdir(exist_ok=True)
     handler = RotatingFileHandler(path, maxBytes=20_000_000, backupCount=3, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(message)s"))

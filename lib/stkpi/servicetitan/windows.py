@@ -48,14 +48,6 @@ def months(start: datetime, end: datetime) -> Iterator[Window]:
         start = following
 
 
-def days(start: datetime, end: datetime, length: int) -> Iterator[Window]:
-    """Tile [start, end) with windows of `length` days, the last one cut at `end`."""
-    while start < end:
-        following = start + timedelta(days=length)
-        yield Window(start, min(following, end))
-        start = following
-
-
 def parse_day(text: str, name: str) -> date:
     """An ISO day such as 2025-08-18. Raises UserError that names the parameter."""
     try:
