@@ -1,0 +1,202 @@
+"""The SQL under sql/ and of the registry: accepted by GoogleSQL's analyzer, and right on small cases on two engines.
+
+A case (tests/cases/*.yml) gives raw rows and expects rows of its target, compared on the columns that it names. Both
+DuckDB and GoogleSQL's reference implementation build the target from the raw rows, and must agree on every column.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import yaml
+from zetasql_judge import Columns, Judge, Rejected, Row
+
+from stkpi import marts
+from stkpi.servicetitan import entities
+from stkpi.warehouse.googlesql import to_duckdb
+
+CASES = Path(__file__).parent / "cases"
+PARAMETERS = {"time_zone": "STRING", "as_of": "DATE", "first_day": "DATE"}
+MARTS = {mart.name: mart for mart in marts.all_marts()}
+CHECKS = sorted((marts.SQL / "checks").glob("*.sql"))
+LANDING = "st_stage_v2.landing"
+
+
+def owned_tables() -> dict[str, Columns]:
+    """The owner's CSV files as tables of text."""
+    return {
+        f"st_ref_v2.{table}": tuple(
+            (column, "STRING") for column in (marts.SQL / file).read_text(encoding="utf-8").split("\n", 1)[0].split(",")
+        )
+        for table, file in marts.OWNED.items()
+    }
+
+
+RAW = {
+    entity.table: tuple((field.name, field.type) for field in (*entity.fields, *entities.METADATA))
+    for entity in entities.ENTITIES.values()
+} | owned_tables()
+
+
+@pytest.fixture(scope="session")
+def judge() -> Judge:
+    """The analyzer, knowing the raw tables by their DDL and every mart by the analysis of its SELECT."""
+    judge = Judge()
+    for entity in entities.ENTITIES.values():
+        judge.declare_ddl(entities.create_table_sql(entity))
+    for table, columns in owned_tables().items():
+        judge.declare(table, columns)
+    judge.declare(LANDING, tuple((field.name, field.type) for field in entities.LANDING))
+    for mart in MARTS.values():
+        judge.declare(mart.name, judge.analyze(mart.sql, PARAMETERS))
+    return judge
+
+
+# --- the analyzer -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entity", entities.ENTITIES.values(), ids=lambda entity: entity.name)
+def test_the_projection_yields_the_columns_of_its_raw_table(judge, entity):
+    projected = judge.analyze(entities.projection_sql(entity, LANDING))
+    fields = tuple((field.name, field.type) for field in entity.fields)
+    assert projected == (
+        *fields, ("_key", "STRING"), ("_hash", "STRING"), ("_record", "JSON"), ("_seq", "INT64"), ("_reject", "STRING")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MARTS)
+def test_every_mart_is_googlesql_without_floats(judge, name):
+    columns = judge.analyze(MARTS[name].sql, PARAMETERS)
+    assert "FLOAT64" not in {kind for _, kind in columns}
+    assert MARTS[name].sql.startswith(("-- Grain: ", "-- Kind: view\n-- Grain: "))
+
+
+def test_a_view_takes_no_parameters(judge):
+    [view] = [mart for mart in MARTS.values() if mart.kind == "VIEW"]
+    assert judge.analyze(view.sql)
+
+
+@pytest.mark.parametrize("path", CHECKS, ids=lambda path: path.stem)
+def test_every_check_is_googlesql(judge, path):
+    assert judge.analyze(path.read_text(encoding="utf-8"), PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("sql", "complaint"),
+    [
+        ("SELECT nothing_of_the_kind FROM st_raw_v2.raw_jobs", "Unrecognized name"),
+        ("SELECT id FROM st_raw_v2.raw_job", "Table not found"),
+        ("SELECT id + jobNumber FROM st_raw_v2.raw_jobs", "No matching signature"),
+        ("SELECT jobStatus, COUNT(*) FROM st_raw_v2.raw_jobs", "neither grouped nor aggregated"),
+        ("SELECT DATE(createdOn, @zone) FROM st_raw_v2.raw_jobs", "parameter 'zone' not found"),
+        ("SELECT STRFTIME(createdOn, '%Y') FROM st_raw_v2.raw_jobs", "Function not found"),
+        ("WITH rollup AS (SELECT 1 AS x) SELECT x FROM rollup", "ROLLUP"),
+    ],
+)
+def test_what_bigquery_would_refuse_is_rejected(judge, sql, complaint):
+    with pytest.raises(Rejected, match=complaint):
+        judge.analyze(sql)
+
+
+# --- given, expect ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """`given` holds typed rows of raw tables by full name; `expect` the rows of `target`, by some columns."""
+
+    target: str
+    parameters: dict[str, Any]
+    given: dict[str, list[Row]]
+    expect: list[Row]
+
+
+def load(path: Path) -> Case:
+    """The case of a file, over the company that all cases share."""
+    company, case = (yaml.safe_load(p.read_text(encoding="utf-8")) for p in (CASES / "company.yml", path))
+    given = company["given"] | case["given"]
+    names = {name.partition(".")[2]: name for name in RAW}
+    return Case(
+        target=case["target"],
+        parameters=company["parameters"] | case.get("parameters", {}),
+        given={names[table]: [typed(row, RAW[names[table]]) for row in rows] for table, rows in given.items()},
+        expect=case["expect"],
+    )
+
+
+def typed(row: Row, columns: Columns) -> Row:
+    """A row of YAML with money as decimals and JSON as text. A name that is not a column is a mistake in the case."""
+    kinds = dict(columns)
+    convert = {"NUMERIC": lambda value: Decimal(str(value)), "JSON": json.dumps}
+    return {name: convert.get(kinds[name], lambda value: value)(value) for name, value in row.items()}
+
+
+def needed(target: str) -> list[marts.Mart]:
+    """The marts that the target is made of, in order of building, itself last."""
+    wanted = {target}
+    for mart in reversed(MARTS.values()):
+        if mart.name in wanted:
+            wanted |= mart.reads
+    return [mart for mart in MARTS.values() if mart.name in wanted]
+
+
+def on_duckdb(case: Case) -> list[Row]:
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone='UTC'")
+    for dataset in ("st_raw_v2", *marts.DATASETS):
+        connection.execute(f"CREATE SCHEMA {dataset}")
+    for table, columns in RAW.items():
+        declared = ", ".join(f"`{name}` {kind}" for name, kind in columns)
+        connection.execute(*to_duckdb(f"CREATE TABLE {table} ({declared})"))
+        for row in case.given.get(table, ()):
+            names, marks = ", ".join(f'"{name}"' for name in row), ", ".join("?" * len(row))
+            connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+    for mart in needed(case.target):
+        [statement] = to_duckdb(f"CREATE TABLE {mart.name} AS\n{mart.sql}")
+        used = {name: value for name, value in case.parameters.items() if f"${name}" in statement}
+        connection.execute(statement, used)
+    result = connection.execute(f"SELECT * FROM {case.target}")
+    names = [column[0] for column in result.description]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def on_zetasql(judge: Judge, case: Case) -> list[Row]:
+    tables = dict(case.given)
+    parameters = {name: (PARAMETERS[name], value) for name, value in case.parameters.items()}
+    for mart in needed(case.target):
+        tables[mart.name] = judge.evaluate(mart.sql, tables, parameters)
+    return tables[case.target]
+
+
+def counted(rows: list[Row], columns: list[str]) -> Counter:
+    """Rows without an order; 10, 10.00 and Decimal(10) are the same number."""
+    number = (int, float, Decimal)
+    return Counter(
+        tuple(
+            Decimal(str(value)).normalize() if isinstance(value, number) and not isinstance(value, bool) else value
+            for value in map(row.__getitem__, columns)
+        )
+        for row in rows
+    )
+
+
+@pytest.mark.parametrize("path", sorted(set(CASES.glob("*.yml")) - {CASES / "company.yml"}), ids=lambda path: path.stem)
+def test_case(judge, path):
+    case = load(path)
+    columns = list(case.expect[0])
+    duckdb_rows, zetasql_rows = on_duckdb(case), on_zetasql(judge, case)
+    assert counted(duckdb_rows, columns) == counted(case.expect, columns)
+    every_column = list(zetasql_rows[0])
+    assert counted(duckdb_rows, every_column) == counted(zetasql_rows, every_column)
+
+
+def test_every_fact_and_kpi_table_has_a_case():
+    targets = {load(path).target for path in CASES.glob("*.yml") if path.stem != "company"}
+    assert {name for name in MARTS if name.startswith("st_mart_v2.")} <= targets
