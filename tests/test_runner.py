@@ -188,7 +188,10 @@ def test_a_stopped_run_is_marked_and_leaves_no_kernel(tmp_path, number):
     assert run["status"] == "interrupted"
     if number == signal.SIGTERM:
         assert process.returncode == 1
-        assert [step["status"] for step in run["steps"]] == ["interrupted", "skipped"]
+        assert [(step["status"], step["error"]) for step in run["steps"]] == [
+            ("interrupted", "Stopped before its end: run again, finished work is kept."),
+            ("skipped", "Not run, because the run was interrupted."),
+        ]
 
 
 WITHIN = """

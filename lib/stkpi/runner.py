@@ -249,10 +249,12 @@ def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
             shutdown_kernel="immediate",  # a graceful shutdown waits for seconds on some kernels
         )
     except PapermillExecutionError as raised:
-        first_line = raised.evalue.strip().splitlines() or [""]
-        wrong_use = raised.ename == UserError.__name__
-        status = "interrupted" if raised.ename == "KeyboardInterrupt" else "failed"
-        error = first_line[0] if wrong_use else f"{raised.ename}: {first_line[0]}".rstrip(": ")
+        first_line = (raised.evalue.strip().splitlines() or [""])[0]
+        if raised.ename == "KeyboardInterrupt":
+            status, error = "interrupted", "Stopped before its end: run again, finished work is kept."
+        else:
+            wrong_use = raised.ename == UserError.__name__
+            status, error = "failed", first_line if wrong_use else f"{raised.ename}: {first_line}".rstrip(": ")
     except DeadKernelError:
         status, error = "failed", "The notebook's process died, most often for want of memory."
     except CellTimeoutError:
