@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import duckdb
 import pytest
+
 from stkpi.warehouse.googlesql import to_duckdb
 
 D = dt.date
