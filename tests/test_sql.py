@@ -18,7 +18,8 @@ import pytest
 import yaml
 from zetasql_judge import Columns, Judge, Rejected, Row
 
-from stkpi import marts
+from stkpi import ledger, marts
+from stkpi import load as loading
 from stkpi.servicetitan import entities
 from stkpi.warehouse.googlesql import to_duckdb
 
@@ -27,6 +28,15 @@ PARAMETERS = {"time_zone": "STRING", "as_of": "DATE", "first_day": "DATE"}
 MARTS = {mart.name: mart for mart in marts.all_marts()}
 CHECKS = sorted((marts.SQL / "checks").glob("*.sql"))
 LANDING = "st_stage_v2.landing"
+
+
+LINE = {
+    **dict.fromkeys(("run_id", "entity", "mode", "source", "status", "hash", "cycle"), "STRING"),
+    **dict.fromkeys(("window_start", "window_end", "now"), "TIMESTAMP"),
+    **dict.fromkeys(("first", "end"), "DATE"),
+    **dict.fromkeys(("fetched", "total"), "INT64"),
+    "seconds": "FLOAT64",
+}
 
 
 def owned_tables() -> dict[str, Columns]:
@@ -69,6 +79,19 @@ def test_the_projection_yields_the_columns_of_its_raw_table(judge, entity):
     assert projected == (
         *fields, ("_key", "STRING"), ("_hash", "STRING"), ("_record", "JSON"), ("_seq", "INT64"), ("_reject", "STRING")
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("entity", entities.ENTITIES.values(), ids=lambda entity: entity.name)
+def test_what_loads_an_entity_is_googlesql(judge, entity):
+    for statement in ledger.TABLES:
+        judge.declare_ddl(statement)
+    judge.declare("st_stage_v2.typed", judge.analyze(entities.projection_sql(entity, LANDING)))
+    for statement in (
+        *loading.quarantine_sql("st_stage_v2.typed"),
+        loading.merge_sql(entity, "st_stage_v2.typed", replaces=entity.incremental == "slices"),
+        loading.log_sql(entity, "st_stage_v2.typed"),
+    ):
+        judge.analyze(statement, LINE)
 
 
 @pytest.mark.parametrize("name", MARTS)
