@@ -65,6 +65,13 @@ def value(session, expression, parameters=None):
         ("TIMESTAMP_DIFF(TIMESTAMP '2025-01-01 02:29:00', TIMESTAMP '2025-01-01 00:30:00', HOUR)", 1),
         ("DIV(9 - 2, 3)", 2),
         ("DIV(-7, 2)", -3),
+        ("2 * DIV(7, 2)", 6),
+        # A correction within a correction.
+        ("DIV(DIV(9 - 2, 3) + 4, 4)", 1),
+        ("DATE_ADD(DATE '2025-08-18', INTERVAL DIV(9 - 2, 3) DAY)", D(2025, 8, 20)),
+        ("COUNTIF(SAFE_CAST('yes' AS BOOL))", 0),
+        ("SAFE_CAST(CAST(CAST('7.123456789' AS NUMERIC) AS STRING) AS INT64)", None),
+        ("CAST(DATE_ADD(DATE '2025-08-18', INTERVAL 1 DAY) AS STRING)", "2025-08-19"),
         ("GREATEST(1, NULL)", None),
         ("REGEXP_REPLACE('01.1234567Z', r'(\\.[0-9]{6})[0-9]+', r'\\1')", "01.123456Z"),
     ],

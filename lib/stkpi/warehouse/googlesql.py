@@ -56,7 +56,13 @@ def _corrected(statement: exp.Expression) -> exp.Expression:
         _drop_storage(create)
     for select in list(statement.find_all(exp.Select)):
         _read_json_once(select)
-    return statement.transform(_correct, copy=False)
+    # Parents after their children: what is corrected may lie within what is corrected.
+    for node in reversed(list(statement.walk())):
+        parent, key, index = node.parent, node.arg_key, node.index
+        corrected = _correct(node)
+        if parent and corrected is not node:
+            parent.set(key, corrected, index)
+    return statement
 
 
 def _refusal(node: exp.Expression) -> str | None:  # noqa: PLR0911 (one line per construct reads best)
@@ -89,12 +95,12 @@ def _correct(node: exp.Expression) -> exp.Expression:  # noqa: PLR0911
             return _guarded(node)
         case exp.TryCast() if node.is_type("BOOLEAN"):
             return _true_or_false(node.this)
-        case exp.DateTrunc() | exp.DateAdd() | exp.DateSub() if not isinstance(node.parent, exp.Cast):
+        case exp.DateTrunc() | exp.DateAdd() | exp.DateSub():
             return exp.cast(node, "DATE")  # a timestamp in DuckDB
         case exp.IntDiv():
             for operand in ("this", "expression"):
                 node.set(operand, exp.paren(node.args[operand], copy=False))
-            return node
+            return exp.paren(node, copy=False)
         case exp.TimestampDiff():  # complete units, where DATE_DIFF counts boundaries
             return exp.Anonymous(
                 this="DATE_SUB", expressions=[exp.Literal.string(node.unit.name), node.expression, node.this]
