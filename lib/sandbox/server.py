@@ -39,7 +39,7 @@ from sandbox.tenant import TIME_ZONE
 CLIENT_ID = "cid.sandbox"
 CLIENT_SECRET = "cs1.sandbox-not-a-real-one"  # noqa: S105 - opens nothing but this stand-in
 APP_KEY = "ak1.sandbox"
-TENANT_ID = "1000001"
+FIRST_TENANT_ID = 1_000_000  # another seed is another company, and must not mix with this one in a warehouse
 
 MAX_PAGE_SIZE = 5000
 MAX_REPORT_PAGE_SIZE = 25_000
@@ -138,6 +138,7 @@ class Sandbox:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store = store
         self.settings = settings
+        self.tenant_id = str(FIRST_TENANT_ID + settings.seed)
         self.tokens: dict[str, float] = {}
         self.faults: list[Order] = []
         self.log: deque[dict[str, Any]] = deque(maxlen=_LOG_LINES)
@@ -163,7 +164,7 @@ class Sandbox:
             "ST_CLIENT_ID": CLIENT_ID,
             "ST_CLIENT_SECRET": CLIENT_SECRET,
             "ST_APP_KEY": APP_KEY,
-            "ST_TENANT_ID": TENANT_ID,
+            "ST_TENANT_ID": self.tenant_id,
             "ST_API_URL": self.url,
             "ST_AUTH_URL": f"{self.url}/connect/token",
             "TIME_ZONE": TIME_ZONE,
@@ -224,7 +225,7 @@ class Sandbox:
         reply = proceed(request)
         if reply.status != HTTPStatus.OK:
             return reply
-        resource = _LISTS[request.path.replace(f"/v2/tenant/{TENANT_ID}", "").strip("/")]
+        resource = _LISTS[request.path.replace(f"/v2/tenant/{self.tenant_id}", "").strip("/")]
         ids = [row["id"] for row in orjson.loads(reply.body)["data"][: args.get("rows", 1)]]
         with self.lock:
             for row in np.flatnonzero(np.isin(self.store.column(resource, "id"), ids)).tolist():
@@ -265,7 +266,7 @@ class Sandbox:
         parts = _API_PATH.fullmatch(request.path)
         if not parts:
             return problem(404, "Resource not found.")
-        if parts["tenant"] != TENANT_ID:
+        if parts["tenant"] != self.tenant_id:
             return problem(403, "The application has no access to this tenant.")
         module, rest = parts["module"], parts["rest"]
         if module == "reporting":

@@ -95,6 +95,7 @@ def run(entities: str = "all", mode: str = "incremental", window_start: str = ""
     stopping = threading.Event()
     with warehouse.connect(config) as target:
         target.execute(*ledger.TABLES, *(create_table_sql(entity) for entity in chosen))
+        ledger.claim(target, config.st_tenant_id)
 
         def ingest(entity: Entity) -> EntityResult:
             task = _Task(entity, client, target, folder, run_id, mode, span, ZoneInfo(config.time_zone), stopping)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from stkpi.errors import UserError
 from stkpi.servicetitan.entities import Entity
 from stkpi.servicetitan.windows import Window
 from stkpi.warehouse import Warehouse
@@ -27,6 +28,7 @@ CLUSTER BY entity""",
   entity STRING, key STRING, reason STRING, hash STRING, record JSON, run_id STRING, quarantined_at TIMESTAMP
 )
 CLUSTER BY entity""",
+    "CREATE TABLE IF NOT EXISTS st_logs_v2.tenant (tenant STRING)",
 )
 
 
@@ -36,6 +38,18 @@ class State:
 
     watermark: datetime | None = None
     cycle: str | None = None
+
+
+def claim(target: Warehouse, tenant: str) -> None:
+    """Make the warehouse this tenant's. Raises UserError where it is another's: two companies' rows must never mix."""
+    owners = target.query("SELECT tenant FROM st_logs_v2.tenant")["tenant"]
+    if owners.empty:
+        target.execute("INSERT INTO st_logs_v2.tenant (tenant) VALUES (@tenant)", tenant=tenant)
+    elif owners[0] != tenant:
+        raise UserError(
+            f"This warehouse holds the data of tenant {owners[0]}, not of {tenant}: "
+            "name another one for it (WAREHOUSE or BQ_PROJECT in .env)."
+        )
 
 
 def state(target: Warehouse, entity: Entity) -> State:

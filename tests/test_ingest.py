@@ -1,0 +1,222 @@
+"""The main job over real HTTP: whatever happens on the way, the tables end up equal to the tenant's own truth."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import requests
+
+from sandbox import server, truth
+from sandbox.store import Store
+from sandbox.tenant import LAST_DAY, TIME_ZONE, populate
+from stkpi import ingest, ledger, marts, warehouse
+from stkpi.errors import UserError
+from stkpi.servicetitan.entities import ENTITIES
+
+SCALE = 0.02
+EXACT = {"leads", "estimates", "estimates_scheduled"}
+
+
+@pytest.fixture
+def use(monkeypatch, tmp_path) -> Callable[..., Path]:
+    """`use(sandbox, name)` points the product at a sandbox and at a warehouse of its own; returns the file."""
+
+    def point(sandbox: server.Sandbox, name: str = "warehouse") -> Path:
+        file = tmp_path / f"{name}.duckdb"
+        for key, value in sandbox.environment.items():
+            monkeypatch.setenv(key, value)
+        monkeypatch.setenv("WAREHOUSE", str(file))
+        return file
+
+    return point
+
+
+@pytest.fixture
+def own(serve) -> Iterator[server.Sandbox]:
+    """A generated tenant that a test may change."""
+    store = Store()
+    populate(store, seed=3, scale=SCALE)
+    return serve(store, seed=3, calls_per_second=1_000_000, export_page_size=300)
+
+
+def raw_tables() -> dict[str, pd.DataFrame]:
+    """Every raw table without its load metadata, in the order of its key."""
+    with warehouse.connect() as target:
+        return {
+            name: target.query(
+                f"SELECT * EXCEPT (_run_id, _ingested_at, _source) FROM {entity.table} ORDER BY _key"
+            ).astype(str)
+            for name, entity in ENTITIES.items()
+        }
+
+
+def assert_equal(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) -> None:
+    for name in ENTITIES:
+        pd.testing.assert_frame_equal(left[name], right[name], obj=name)
+
+
+def assert_equals_truth(store: Store, as_of: date) -> None:
+    """Every KPI of every unit, week and day equals the oracle's: counts and money exactly, ratios to nine digits."""
+    marts.build(as_of.isoformat())
+    units = pd.read_csv(marts.SQL / "business_units.csv", dtype=str).to_dict("records")
+    for table, key, oracle in (
+        ("kpi_weekly_by_bu", "week_start", truth.weekly_kpis),
+        ("kpi_daily_by_bu", "event_date", truth.daily_kpis),
+    ):
+        expected = oracle(store, units, TIME_ZONE, as_of)
+        with warehouse.connect() as target:
+            rows = target.query(f"SELECT * FROM st_mart_v2.{table}").to_dict("records")
+        found = {(row["business_unit"], row[key]): row for row in rows}
+        assert found.keys() == expected.keys()
+        wrong = [
+            (table, *where, name, value, found[where][name])
+            for where, kpis in expected.items()
+            for name, value in kpis.items()
+            if not same(value, found[where][name])
+        ]
+        assert wrong == []
+
+
+def same(expected: Any, found: Any) -> bool:
+    if expected is None or pd.isna(found):
+        return expected is None and pd.isna(found)
+    tolerance = Fraction(1, 10**9) if isinstance(expected, Fraction) else 0
+    return abs(Fraction(expected) - Fraction(found)) <= tolerance
+
+
+def statuses(report: ingest.IngestReport) -> dict[str, str]:
+    return {result.entity: result.status for result in report.entities}
+
+
+@pytest.mark.parametrize("seed", [2, 7])
+def test_every_kpi_of_every_unit_week_and_day_equals_the_truth(seed, serve, use):
+    store = Store()
+    populate(store, seed=seed, scale=SCALE)
+    use(serve(store, seed=seed, calls_per_second=1_000_000))
+    report = ingest.run()
+    assert report.status == "ok"
+    assert all(result.fetched == result.loaded + result.quarantined for result in report.entities)
+    assert {r.entity: r.fetched for r in report.entities} == {name: len(list(store.rows(name))) for name in ENTITIES}
+    assert_equals_truth(store, LAST_DAY)
+    assert_equals_truth(store, date(2025, 9, 10))  # a Wednesday: the running week ends there
+
+
+def test_a_second_run_reads_the_overlap_and_changes_nothing(sandbox, use):
+    use(sandbox)
+    first = ingest.run()
+    before = raw_tables()
+    second = ingest.run()
+    assert (first.status, second.status) == ("ok", "ok")
+    assert sum(r.changed for r in second.entities) == 0
+    assert sum(r.fetched for r in second.entities) < sum(r.fetched for r in first.entities) / 10
+    assert_equal(before, raw_tables())
+
+
+def test_incremental_and_full_reach_the_same_tables_while_the_tenant_changes(own, use):
+    use(own, "incremental")
+    ingest.run()
+    for step in (1, 2, 3):
+        requests.post(f"{own.url}/sandbox/mutate", json={"step": step}, timeout=60).raise_for_status()
+        assert ingest.run().status == "ok"
+    incremental = raw_tables()
+    assert_equals_truth(own.store, LAST_DAY + timedelta(days=3))
+    use(own, "full")
+    assert ingest.run(mode="full").status == "ok"
+    assert_equal(incremental, raw_tables())
+
+
+def test_a_run_that_is_killed_resumes_and_ends_with_the_same_tables(sandbox, use):
+    use(sandbox, "whole")
+    ingest.run()
+    whole = raw_tables()
+    file = use(sandbox, "killed")
+    for windows in (20, 60):
+        command = [sys.executable, "-m", "stkpi", "ingest"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ) as run:
+            lines = file.parent / "log.jsonl"
+            while (lines.read_text().count('"event":"window"') if lines.exists() else 0) < windows:
+                assert run.poll() is None, "the run ended before it could be killed"
+                time.sleep(0.01)
+            run.send_signal(signal.SIGKILL)
+        lines.unlink()
+    assert ingest.run().status == "ok"
+    assert_equal(whole, raw_tables())
+
+
+def test_a_deleted_month_is_noticed_and_read_again(sandbox, use):
+    use(sandbox)
+    ingest.run("jobs")
+    with warehouse.connect() as target:
+        count = ledger.stored(target, ENTITIES["jobs"])
+        target.execute(
+            "DELETE FROM st_raw_v2.raw_jobs"
+            " WHERE createdOn >= TIMESTAMP '2025-03-01' AND createdOn < TIMESTAMP '2025-04-01'"
+        )
+        assert ledger.stored(target, ENTITIES["jobs"]) < count
+    assert ingest.run("jobs").status == "ok"
+    with warehouse.connect() as target:
+        assert ledger.stored(target, ENTITIES["jobs"]) == count
+
+
+def test_a_backfill_loads_its_days_and_leaves_the_watermark(sandbox, use):
+    use(sandbox)
+    report = ingest.run("invoices", "window", "2025-08-18", "2025-08-18")
+    assert report.status == "ok"
+    with warehouse.connect() as target:
+        days = target.query("SELECT DISTINCT DATE(createdOn, 'America/Phoenix') AS day FROM st_raw_v2.raw_invoices")
+        assert list(days["day"]) == [date(2025, 8, 18)]
+        assert ledger.state(target, ENTITIES["invoices"]) == ledger.State()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"entities": "jobs,leads"}, "There is no entity called leads"),
+        ({"mode": "monthly"}, "There is no mode “monthly”"),
+        ({"mode": "window", "window_start": "2025-08-18"}, "Mode window needs window_start and window_end"),
+        ({"mode": "window", "window_start": "2025-08-18", "window_end": "2025-08-17"}, "before it starts"),
+        ({"mode": "window", "window_start": "18.8.2025", "window_end": "2025-08-17"}, "window_start must be a day"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_writes_nothing(arguments, sentence, sandbox, use):
+    file = use(sandbox)
+    with pytest.raises(UserError, match=sentence):
+        ingest.run(**arguments)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("ST_CLIENT_SECRET", "wrong", "refuses these credentials"),
+        ("ST_APP_KEY", "wrong", "refuses the app key"),
+        ("ST_TENANT_ID", "7", "not permitted"),
+        ("ST_APP_KEY", "", "ST_APP_KEY missing"),
+        ("ST_API_URL", "http://127.0.0.1:9", "no connection"),
+        ("ST_AUTH_URL", "http://127.0.0.1:9", "the sign-in server does not answer"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence_and_writes_nothing(name, value, sentence, sandbox, use, monkeypatch):
+    file = use(sandbox)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=sentence):
+        ingest.run()
+    assert not file.exists()
+
+
+def test_two_companies_do_not_mix_in_one_warehouse(sandbox, use, monkeypatch, serve):
+    use(sandbox)
+    ingest.run("tag_types")
+    other = serve(sandbox.store, seed=2)
+    use(other)
+    with pytest.raises(UserError, match="holds the data of tenant 1000001, not of 1000002"):
+        ingest.run("tag_types")
