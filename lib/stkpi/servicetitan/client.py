@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -32,12 +32,15 @@ from stkpi.settings import Settings
 CALLS_PER_SECOND = 55  # of 60 allowed: the server's second does not begin when ours does
 PAGE_SIZE = 2_500  # half of the maximum: the server gives up a request after 100 s
 MAX_PAGE_SIZE = 5_000
+REPORT_PAGE_SIZE = 25_000  # the maximum: each page of a report counts as one of its runs
+REPORT_SECONDS = 60  # between two runs of one report
 MAX_PAGES = 20_000
 TIMEOUT = (10, 110)  # seconds to connect, to read
 ATTEMPTS = 6
 LONGEST_WAIT = 120  # seconds; a longer Retry-After fails the window, which the next run resumes
 _TOKEN_MARGIN = 60  # seconds before its end at which a token is renewed
 _TRY_AGAIN = re.compile(r"try again in (\d+) second", re.IGNORECASE)
+_REPORTS = "reporting/v2/tenant/{tenant}/report-category"
 _RETRYABLE_STATUS = {408, 409, 429, 500, 502, 503, 504}
 
 
@@ -100,6 +103,14 @@ def read_page(body: Any) -> Page:
     if not isinstance(rows, list) or (has_more and not rows):
         raise _Retryable("the answer promises rows and has none")
     return Page(rows, has_more, total, body.get("continueFrom"))
+
+
+def _read_report(body: Any) -> tuple[Page, list[str]]:
+    """A page of a report and the names of its fields, in the order of a row's values."""
+    fields = body.get("fields") if isinstance(body, dict) else None
+    if not fields:
+        raise _Retryable("the answer has no fields")
+    return read_page(body), [field["name"] for field in fields]
 
 
 class Client:
@@ -177,6 +188,31 @@ class Client:
             raise RequestFailed(f"{path} does not say how many rows it has")
         return page.total
 
+    def describe_report(self, category: str, report: str) -> dict[str, Any]:
+        """What a saved report is called, which `parameters` it takes and which `fields` (name, label) it gives.
+
+        Its owner can change all of them at any time. Raises RequestFailed where there is no such report.
+        """
+        path = f"{_REPORTS}/{category}/reports/{report}"
+        return self._persist(lambda: self._send("GET", path, {}), path)
+
+    def report(self, category: str, report: str, parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The rows of a saved report, each by field name, as its fields are now.
+
+        A second run within the minute waits for its end; so does every further page of 25,000 rows. Raises
+        RequestFailed where the report or a parameter does not exist.
+        """
+        path = f"{_REPORTS}/{category}/reports/{report}/data"
+        body = {"parameters": [{"name": name, "value": value} for name, value in parameters.items()]}
+        params = {"page": 1, "pageSize": REPORT_PAGE_SIZE}
+        while True:
+            page, names = self._persist(lambda: _read_report(self._send("POST", path, params, body)), path)
+            for row in page.rows:
+                yield dict(zip(names, row, strict=True))
+            if not page.has_more:
+                return
+            params["page"] += 1
+
     def _persist(self, attempt: Any, path: str) -> Any:
         """Call `attempt` until it succeeds, with exponential back-off and jitter, or as long as the server asks."""
         breaker = self._breakers[path]
@@ -197,15 +233,15 @@ class Client:
         except _Retryable as error:
             raise RequestFailed(f"{path}: {log.redact(str(error))}") from None
 
-    def _send(self, method: str, path: str, params: dict[str, Any]) -> Any:
+    def _send(self, method: str, path: str, params: dict[str, Any], body: Any = None) -> Any:
         """One try. A 401 gets one new token; what may heal raises _Retryable, what cannot raises RequestFailed."""
         url = f"{self._settings.st_api_url.rstrip('/')}/{path.format(tenant=self._settings.st_tenant_id)}"
         started = time.perf_counter()
         token = self._access_token()
-        reply = self._call(method, url, token, params)
+        reply = self._call(method, url, token, params, body)
         if reply.status_code == requests.codes.unauthorized:
             self._forget(token)
-            reply = self._call(method, url, self._access_token(), params)
+            reply = self._call(method, url, self._access_token(), params, body)
         seconds = round(time.perf_counter() - started, 3)
         log.event(
             "page", path=path, status=reply.status_code, bytes=len(reply.content), seconds=seconds, **_plain(params)
@@ -214,11 +250,11 @@ class Client:
             raise _refusal(reply, path)
         return _json(reply)
 
-    def _call(self, method: str, url: str, token: str, params: dict[str, Any]) -> requests.Response:
+    def _call(self, method: str, url: str, token: str, params: dict[str, Any], body: Any) -> requests.Response:
         self._limiter.try_acquire("calls")
         headers = {"Authorization": f"Bearer {token}", "ST-App-Key": self._app_key, "Accept-Encoding": "gzip"}
         try:
-            return self._session.request(method, url, params=params, headers=headers, timeout=TIMEOUT)
+            return self._session.request(method, url, params=params, json=body, headers=headers, timeout=TIMEOUT)
         except requests.RequestException as error:
             raise _Retryable(_cause(error)) from None
 
@@ -288,7 +324,9 @@ def _wait(reply: requests.Response) -> float:
 def _refusal(reply: requests.Response, path: str) -> Exception:
     status, title = reply.status_code, log.redact(_title(reply))[:200]
     if status in _RETRYABLE_STATUS or status >= requests.codes.server_error:
-        return _Retryable(f"ServiceTitan answers {status} {title}".strip(), _wait(reply))
+        # A report that ran within the last minute is refused as a conflict, and need not say for how long.
+        wait = _wait(reply) or (REPORT_SECONDS if status == requests.codes.conflict else 0)
+        return _Retryable(f"ServiceTitan answers {status} {title}".strip(), wait)
     if status == requests.codes.unauthorized:
         return UserError("ServiceTitan refuses the app key or the token: check ST_APP_KEY and ST_TENANT_ID in .env.")
     if status == requests.codes.forbidden:
