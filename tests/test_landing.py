@@ -19,7 +19,7 @@ def test_records_are_numbered_and_hashed_whatever_the_order_of_their_fields(tmp_
     landed = landing.write(tmp_path / "jobs.ndjson.gz", pages)
     first, second = lines(landed.path)
     assert (first["seq"], second["seq"]) == (0, 1)
-    assert first["hash"] == second["hash"]
+    assert first["digest"] == second["digest"]
     assert first["record"] == {"a": "x", "id": 1}
     assert (landed.fetched, landed.distinct, landed.total, landed.complete) == (2, 1, 2, False)
 

@@ -31,7 +31,7 @@ LANDING = "st_stage_v2.landing"
 
 
 LINE = {
-    **dict.fromkeys(("run_id", "entity", "mode", "source", "status", "hash", "cycle"), "STRING"),
+    **dict.fromkeys(("run_id", "entity", "mode", "source", "status", "digest", "cycle"), "STRING"),
     **dict.fromkeys(("window_start", "window_end", "now"), "TIMESTAMP"),
     **dict.fromkeys(("first", "end"), "DATE"),
     **dict.fromkeys(("fetched", "total"), "INT64"),

@@ -28,10 +28,10 @@ def test_a_month_keeps_its_last_day():
     assert [w for w in tiles if w.start <= evening_of_the_31st < w.end] == [tiles[1]]
 
 
-@given(INSTANTS, INSTANTS)
-def test_months_tile_the_range(one, other):
+@given(INSTANTS, INSTANTS, st.integers(1, 12))
+def test_months_tile_the_range(one, other, length):
     start, end = sorted((one, other))
-    tiles = list(windows.months(start, end))
+    tiles = list(windows.months(start, end, length))
     assert [w.start for w in tiles] == [start, *(w.end for w in tiles[:-1])] if tiles else start == end
     assert not tiles or tiles[-1].end == end
 

@@ -35,6 +35,7 @@ from stkpi.servicetitan.windows import Window
 
 MODES = ("incremental", "window", "full")
 THREADS = 4
+WINDOW_ROWS = 10_000  # about as many make a window, of whole months
 READS = 3  # of one window, until as many records came as the server counts
 FEED_PAGES = 20  # pages of a feed that are merged together
 EPOCH, DAYS = datetime(2000, 1, 1, tzinfo=UTC), 40_000  # no company's calendar reaches further
@@ -239,6 +240,11 @@ class _Task:
         start = bisect_left(range(end), True, key=lambda day: has_rows(before, day + 1))
         return EPOCH + timedelta(days=start), EPOCH + timedelta(days=end)
 
+    def tiles(self, start: datetime, end: datetime) -> Iterator[Window]:
+        """The windows in which a range is read: months, or several where they are small."""
+        rows_a_month = self.total(Window(start, end)) * 30 / ((end - start) / timedelta(days=1))
+        return windows.months(start, end, int(min(12, max(1, WINDOW_ROWS // max(1, rows_a_month)))))
+
     def result(self, error: str | None, seconds: float) -> EntityResult:
         """What came of it."""
         state = "failed"
@@ -295,7 +301,7 @@ def _ingest(task: _Task) -> None:
         ledger.advance(task.target, entity, task.run_id)
         return
     if task.mode == "window":
-        for window in windows.months(*_instants(task)):
+        for window in task.tiles(*_instants(task)):
             task.read_window(window)
     elif task.mode == "full" or state.watermark is None:
         _read_everything(task, state)
@@ -315,7 +321,7 @@ def _read_everything(task: _Task, state: State) -> None:
     cycle = state.cycle or task.run_id
     ledger.set_state(task.target, task.entity, task.run_id, State(state.watermark, cycle))
     task.done = ledger.windows_done(task.target, task.entity, cycle)
-    for window in windows.months(*span):
+    for window in task.tiles(*span):
         task.read_window(window, cycle)
     if task.short:
         return  # the cycle stays open: the next run reads what is missing
@@ -357,7 +363,7 @@ def _read_slices(task: _Task, watermark: datetime) -> None:
     days = {windows.midnight(datetime.fromisoformat(row["date"])) for page in changed for row in page.rows}
     for day in sorted(day for day in days if day < first):
         task.read_window(Window(day, day + timedelta(days=1)))
-    for window in windows.months(first, max(span[1], first + timedelta(days=1))):
+    for window in task.tiles(first, max(span[1], first + timedelta(days=1))):
         task.read_window(window)
 
 
@@ -368,7 +374,7 @@ def _close_gaps(task: _Task) -> None:
     span = task.history()
     if task.in_warehouse >= task.in_servicetitan or task.mode == "window" or span is None:
         return
-    for window in windows.months(*span):
+    for window in task.tiles(*span):
         missing = task.total(window) - ledger.stored(task.target, task.entity, window)
         if missing > 0:
             log.event("gap", entity=task.entity.name, window=str(window), missing=missing)

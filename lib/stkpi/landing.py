@@ -26,7 +26,7 @@ class Landing:
     path: Path
     fetched: int = 0
     total: int | None = None
-    hash: str = ""
+    digest: str = ""
     names: set[str] = field(default_factory=set)
     seen: set[int | str] = field(default_factory=set)
 
@@ -42,12 +42,12 @@ class Landing:
 
 
 def line(seq: int, record: dict[str, Any]) -> tuple[bytes, str]:
-    """A record as a landing line `{"seq", "hash", "record"}` and its hash: SHA-256 of the record with sorted keys."""
+    """A record as a landing line `{"seq", "digest", "record"}` and its digest: SHA-256 of the record with sorted keys."""
     body = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
     if b"\\u0000" in body:
         body = _NUL.sub(rb"\1\\ufffd", body)
     digest = hashlib.sha256(body).hexdigest()
-    return b'{"seq":%d,"hash":"%s","record":%s}\n' % (seq, digest.encode(), body), digest
+    return b'{"seq":%d,"digest":"%s","record":%s}\n' % (seq, digest.encode(), body), digest
 
 
 def write(path: Path, pages: Iterable[Page], repeats: bool = False) -> Landing:
@@ -77,5 +77,5 @@ def write(path: Path, pages: Iterable[Page], repeats: bool = False) -> Landing:
         raw.flush()
         os.fsync(raw.fileno())
     unfinished.replace(path)
-    landing.hash = content.hexdigest()
+    landing.digest = content.hexdigest()
     return landing

@@ -17,7 +17,7 @@ TABLES = (
     """CREATE TABLE IF NOT EXISTS st_logs_v2.ingestion_logs (
   run_id STRING, entity STRING, mode STRING, source STRING, window_start TIMESTAMP, window_end TIMESTAMP,
   status STRING, fetched INT64, loaded INT64, quarantined INT64, changed INT64, total INT64, watermark TIMESTAMP,
-  hash STRING, cycle STRING, seconds FLOAT64, finished_at TIMESTAMP
+  digest STRING, cycle STRING, seconds FLOAT64, finished_at TIMESTAMP
 )
 PARTITION BY TIMESTAMP_TRUNC(finished_at, MONTH)
 CLUSTER BY entity""",
@@ -25,7 +25,7 @@ CLUSTER BY entity""",
   entity STRING, watermark TIMESTAMP, cycle STRING, run_id STRING, updated_at TIMESTAMP
 )""",
     """CREATE TABLE IF NOT EXISTS st_logs_v2.quarantine (
-  entity STRING, key STRING, reason STRING, hash STRING, record JSON, run_id STRING, quarantined_at TIMESTAMP
+  entity STRING, key STRING, reason STRING, digest STRING, record JSON, run_id STRING, quarantined_at TIMESTAMP
 )
 CLUSTER BY entity""",
     "CREATE TABLE IF NOT EXISTS st_logs_v2.tenant (tenant STRING)",

@@ -62,7 +62,7 @@ def load(target: Warehouse, folder: Path, read: Read, pages: Iterable[Page]) -> 
         "status": "loaded" if landed.complete else "short",
         "fetched": landed.fetched,
         "total": landed.total,
-        "hash": landed.hash,
+        "digest": landed.digest,
         "cycle": read.cycle,
         "seconds": round(time.perf_counter() - started, 3),
         "now": datetime.now(UTC),
@@ -95,8 +95,8 @@ def quarantine_sql(typed: str) -> tuple[str, str]:
     return (
         f"""DELETE FROM st_logs_v2.quarantine
 WHERE entity = @entity
-  AND (key IN (SELECT _key FROM {typed} WHERE _key IS NOT NULL) OR hash IN (SELECT _hash FROM {typed}))""",
-        f"""INSERT INTO st_logs_v2.quarantine (entity, key, reason, hash, record, run_id, quarantined_at)
+  AND (key IN (SELECT _key FROM {typed} WHERE _key IS NOT NULL) OR digest IN (SELECT _hash FROM {typed}))""",
+        f"""INSERT INTO st_logs_v2.quarantine (entity, key, reason, digest, record, run_id, quarantined_at)
 SELECT @entity, _key, _reject, _hash, _record, @run_id, @now FROM {typed} WHERE _reject IS NOT NULL""",
     )
 
@@ -130,7 +130,7 @@ def log_sql(entity: Entity, typed: str) -> str:
     """The reading's line in the ledger. `loaded` is counted in the raw table, not believed."""
     return f"""INSERT INTO st_logs_v2.ingestion_logs (
   run_id, entity, mode, source, window_start, window_end, status, fetched, loaded, quarantined, changed, total,
-  watermark, hash, cycle, seconds, finished_at
+  watermark, digest, cycle, seconds, finished_at
 )
 SELECT
   @run_id, @entity, @mode, @source, @window_start, @window_end, @status, @fetched,
@@ -139,6 +139,6 @@ SELECT
   COUNTIF(S._reject IS NULL AND T._ingested_at = @now),
   @total,
   MAX(IF(S._reject IS NULL, S.modifiedOn, NULL)),
-  @hash, @cycle, @seconds, @now
+  @digest, @cycle, @seconds, @now
 FROM {typed} AS S
 LEFT JOIN {entity.table} AS T ON T._key = S._key"""

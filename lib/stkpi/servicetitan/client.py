@@ -37,6 +37,7 @@ REPORT_SECONDS = 60  # between two runs of one report
 MAX_PAGES = 20_000
 TIMEOUT = (10, 110)  # seconds to connect, to read
 ATTEMPTS = 6
+BACKOFF = 0.5  # seconds of the first wait between tries; it doubles, with jitter, up to 30
 LONGEST_WAIT = 120  # seconds; a longer Retry-After fails the window, which the next run resumes
 _TOKEN_MARGIN = 60  # seconds before its end at which a token is renewed
 _TRY_AGAIN = re.compile(r"try again in (\d+) second", re.IGNORECASE)
@@ -114,13 +115,9 @@ def _read_report(body: Any) -> tuple[Page, list[str]]:
 
 
 class Client:
-    """A connection to one tenant, shared by all threads.
+    """A connection to one tenant, shared by all threads. Raises UserError where the settings lack a credential."""
 
-    backoff: seconds of the first wait between tries; it doubles, with jitter, up to 30 s
-    Raises UserError where the settings lack a credential.
-    """
-
-    def __init__(self, settings: Settings, backoff: float = 0.5) -> None:
+    def __init__(self, settings: Settings) -> None:
         missing = [
             name.upper()
             for name in ("st_client_id", "st_client_secret", "st_app_key", "st_tenant_id")
@@ -143,7 +140,7 @@ class Client:
         )
         self._lock = threading.Lock()
         self._token: tuple[str, float] = ("", 0.0)  # and the monotonic second at which it is renewed
-        self._waits = tenacity.wait_random_exponential(multiplier=backoff, max=30)
+        self._waits = tenacity.wait_random_exponential(multiplier=BACKOFF, max=30)
 
     # --- requests ---------------------------------------------------------------------------------------------------
 

@@ -84,8 +84,8 @@ class Entity:
         return tuple(sorted(names - self.known_names))
 
 
-# Load metadata of every raw table. `_key` is the id as text, or a hash for rows without one (`key_sql`); `_hash` is the
-# SHA-256 of the record with sorted keys, so that an unchanged record is recognised on either engine.
+# Load metadata of every raw table. `_key` is the id as text, or a digest and an ordinal for rows without one; `_hash`
+# is the SHA-256 of the record with sorted keys, so that an unchanged record is recognised on either engine.
 METADATA: tuple[Field, ...] = (
     Field("_key", "STRING"),
     Field("_hash", "STRING"),
@@ -95,7 +95,7 @@ METADATA: tuple[Field, ...] = (
     Field("_source", "STRING"),
 )
 # The columns of a landing file: one line per fetched record, in the order of reading.
-LANDING: tuple[Field, ...] = (Field("seq", "INT64"), Field("hash", "STRING"), Field("record", "JSON"))
+LANDING: tuple[Field, ...] = (Field("seq", "INT64"), Field("digest", "STRING"), Field("record", "JSON"))
 
 
 def _columns(kind: Type) -> Any:
@@ -457,8 +457,8 @@ def projection_sql(entity: Entity, landing: str) -> str:
     typed = ",\n    ".join(f"{_typed(f)} AS `{f.name}`" for f in entity.fields)
     if entity.incremental == "slices":
         # Neither id nor any pair of fields is a key here: equal rows are told apart by their ordinal.
-        ordinal = "CAST(ROW_NUMBER() OVER (PARTITION BY hash ORDER BY seq) AS STRING)"
-        key = f"COALESCE(`id`, CONCAT(hash, '-', {ordinal}))"
+        ordinal = "CAST(ROW_NUMBER() OVER (PARTITION BY digest ORDER BY seq) AS STRING)"
+        key = f"COALESCE(`id`, CONCAT(digest, '-', {ordinal}))"
     else:
         key = "`id`"
     reasons = "\n      ".join(
@@ -467,7 +467,7 @@ def projection_sql(entity: Entity, landing: str) -> str:
         for f in text_fields
     )
     return (
-        f"WITH extracted AS (\n  SELECT\n    seq,\n    hash,\n    record,\n    {extracted}\n  FROM {landing}\n)\n"
-        f"SELECT\n    {typed},\n    {key} AS _key,\n    hash AS _hash,\n    record AS _record,\n    seq AS _seq,\n"
+        f"WITH extracted AS (\n  SELECT\n    seq,\n    digest,\n    record,\n    {extracted}\n  FROM {landing}\n)\n"
+        f"SELECT\n    {typed},\n    {key} AS _key,\n    digest AS _hash,\n    record AS _record,\n    seq AS _seq,\n"
         f"    CASE\n      WHEN {key} IS NULL THEN 'id is missing'\n      {reasons}\n    END AS _reject\nFROM extracted"
     )

@@ -39,11 +39,11 @@ def midnight(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def months(start: datetime, end: datetime) -> Iterator[Window]:
-    """Tile [start, end) with windows that break at each UTC month's first midnight."""
+def months(start: datetime, end: datetime, length: int = 1) -> Iterator[Window]:
+    """Tile [start, end) with windows that break at a UTC month's first midnight, every `length` months."""
     while start < end:
-        first = midnight(start).replace(day=1)
-        following = (first + timedelta(days=32)).replace(day=1)
+        month = start.astimezone(UTC).month - 1 + length
+        following = midnight(start).replace(year=start.year + month // 12, month=month % 12 + 1, day=1)
         yield Window(start, min(following, end))
         start = following
 

@@ -59,7 +59,7 @@ class DuckDBWarehouse:
 
     def load(self, table: str, path: Path, columns: Sequence[tuple[str, str]]) -> int:
         """See `Warehouse.load`."""
-        declared = ", ".join(f"{name} {kind}" for name, kind in columns)
+        declared = ", ".join(f"`{name}` {kind}" for name, kind in columns)
         types = {name: {"INT64": "BIGINT", "STRING": "VARCHAR"}.get(kind, kind) for name, kind in columns}
         if path.suffix == ".csv":
             options = "header = true, auto_detect = false"
@@ -70,7 +70,7 @@ class DuckDBWarehouse:
         with self._session() as session:
             _execute(session, [f"CREATE OR REPLACE TABLE {table} ({declared})"], {})
             session.execute(
-                f"INSERT INTO {table} SELECT {', '.join(types)} FROM {reader}($path, columns = {types}, {options})",
+                f"INSERT INTO {table} SELECT * FROM {reader}($path, columns = {types}, {options})",
                 {"path": str(path)},
             )
             return session.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
