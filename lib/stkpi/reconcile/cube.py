@@ -1,0 +1,315 @@
+"""The values of every definition of a KPI for many periods, from one query.
+
+The query brings the rows that any definition could count, with their dates, names and one bit per condition; what
+follows is arithmetic in memory. Rows that pass the same conditions are alike: the conditions of all definitions times
+the number of rows per kind is one matrix product, however many definitions there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stkpi.reconcile.definitions import PLACING, TENANT_ZONE, Space, bounds, candidates_sql
+from stkpi.warehouse import Warehouse
+
+SCALE = 10_000  # money and weights as whole ten-thousandths: their sums are exact in a float64
+SLACK = timedelta(days=2)  # no time zone or window convention moves a day further
+NEVER = np.iinfo(np.int32).min
+
+
+@dataclass(frozen=True)
+class Period:
+    """A unit and the days from `first` to `last`, both included."""
+
+    unit: str
+    first: date
+    last: date
+
+    def __str__(self) -> str:
+        return f"{self.unit}, {self.first} to {self.last}"
+
+
+@dataclass(frozen=True)
+class Number(Period):
+    """A number that somebody read for a period; `tolerance` is how far a definition may be from it."""
+
+    value: Decimal
+    tolerance: Decimal = Decimal(0)
+
+    def agrees(self, values: np.ndarray) -> np.ndarray:
+        """Which of the values are this number."""
+        return np.abs(values - float(self.value)) <= float(self.tolerance) + 1e-9
+
+    @property
+    def period(self) -> Period:
+        """Where it was read."""
+        return Period(self.unit, self.first, self.last)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The rows that the definitions of `space` could count for some periods."""
+
+    space: Space
+    rows: pd.DataFrame
+    zone: str
+
+    @property
+    def dates(self) -> tuple[str, ...]:
+        """The columns that are calendar dates, which have no time zone."""
+        columns = {option.says for option in self.space["date"]}
+        return tuple(sorted(c for c in columns if not isinstance(self.rows[c].dtype, pd.DatetimeTZDtype)))
+
+    @cached_property
+    def days(self) -> dict[tuple[str, str], np.ndarray]:
+        """The day of each row (int32, days since 1970, NEVER where none) by date column and zone."""
+        found = {}
+        for column, zone in product((o.says for o in self.space["date"]), (o.says for o in self.space["zone"])):
+            values = self.rows[column]
+            if column not in self.dates:
+                values = values.dt.tz_convert(self.zone if zone == TENANT_ZONE else zone).dt.tz_localize(None)
+            found[column, zone] = _as_days(values)
+        return found
+
+    @cached_property
+    def known(self) -> dict[str, np.ndarray]:
+        """The day from which a row was known, by column, as in `days`."""
+        columns = {option.known_by for option in self.space["window"] if option.known_by}
+        return {column: _as_days(self.rows[column]) for column in columns}
+
+    @cached_property
+    def kinds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The kind of each row by the conditions that it passes, and which combination of conditions (rows, in the
+        order of the space) each kind (columns) passes, as float32.
+        """
+        bits = [f"c{i}" for i in range(sum(len(d.options) for d in self.space.conditions))]
+        table, kind = np.unique(self.rows[bits].to_numpy(bool), axis=0, return_inverse=True)
+        passes, start = np.ones((1, len(table)), bool), 0
+        for dimension in self.space.conditions:
+            options = table[:, start : start + len(dimension.options)].T
+            passes = (passes[:, None] & options).reshape(-1, len(table))
+            start += len(dimension.options)
+        return kind.ravel(), passes.astype(np.float32)
+
+    @cached_property
+    def codes(self) -> dict[str, np.ndarray]:
+        """Whole numbers for the values of each column that is counted or grouped by; -1 for NULL."""
+        columns = {option.says.get("distinct", option.says.get("per")) for option in self.space["measure"]}
+        return {column: pd.factorize(self.rows[column])[0] for column in columns - {None}}
+
+    @cached_property
+    def units(self) -> list[np.ndarray]:
+        """The unit's name of each row, per attribution and rollup."""
+        pairs = product(self.space["attribution"], self.space["rollup"])
+        return [self.rows[f"{whose.says}_{name.says}"].to_numpy() for whose, name in pairs]
+
+
+def _as_days(values: pd.Series) -> np.ndarray:
+    stamps = pd.to_datetime(values).to_numpy("datetime64[D]")
+    return np.where(np.isnat(stamps), NEVER, stamps.astype(np.int64)).astype(np.int32)
+
+
+def _since_1970(day: date) -> int:
+    return day.toordinal() - date(1970, 1, 1).toordinal()
+
+
+# --- the query --------------------------------------------------------------------------------------------------------
+
+
+def load(target: Warehouse, space: Space, periods: Iterable[Period], zone: str) -> Candidates:
+    """Read the rows that any definition of `space` could count for `periods`, with one query.
+
+    zone: the tenant's time zone
+    """
+    days = ",".join(sorted(map(str, _days_read(space, periods))))
+    return Candidates(space, target.query(query_sql(space, every_day=not days), days=days, time_zone=zone), zone)
+
+
+def _days_read(space: Space, periods: Iterable[Period]) -> set[date]:
+    """Every day that some definition reads; none where a window has no beginning and all rows are needed."""
+    found: set[date] = set()
+    for period, window, shift in product(set(periods), space["window"], space["shift"]):
+        first, last, _ = bounds(window, shift, period.first, period.last)
+        if first == date.min:
+            return set()
+        length = (last - first + 2 * SLACK).days
+        found |= {first - SLACK + timedelta(days=n) for n in range(length + 1)}
+    return found
+
+
+def query_sql(space: Space, *, every_day: bool) -> str:
+    """The query of `load`: the candidates with a bit per condition (c0, c1, …) and an amount per operand (m0, …)."""
+    conditions = [option.says for dimension in space.conditions for option in dimension.options]
+    dates = [option.says for option in space["date"]]
+    columns = {
+        *dates,
+        *(option.known_by for option in space["window"] if option.known_by),
+        *(f"{whose.says}_{name.says}" for whose, name in product(space["attribution"], space["rollup"])),
+        *(option.says.get("distinct", option.says.get("per")) for option in space["measure"]),
+    }
+    selected = [
+        *sorted(columns - {None}),
+        *(f"COALESCE({sql}, FALSE) AS c{i}" for i, sql in enumerate(conditions)),
+        *(f"CAST(ROUND(({sql}) * {SCALE}) AS INT64) AS m{i}" for i, sql in enumerate(operands(space))),
+    ]
+    # A row that no option of a condition lets in need not come.
+    needed = [" OR ".join(f"({option.says})" for option in dimension.options) for dimension in space.conditions]
+    if not every_day:
+        needed.append(" OR ".join(f"DATE({column}) IN (SELECT day FROM days)" for column in dates))
+    listed = "days AS (\n  SELECT DISTINCT CAST(day AS DATE) AS day FROM UNNEST(SPLIT(@days, ',')) AS day\n),\n\n"
+    where = " AND\n  ".join(f"({condition})" for condition in needed)
+    select = ",\n  ".join(selected)
+    return (
+        f"WITH {'' if every_day else listed}candidates AS (\n{candidates_sql(space)}\n)\n\n"
+        f"SELECT\n  {select}\nFROM candidates\nWHERE\n  {where}"
+    )
+
+
+def operands(space: Space) -> list[str]:
+    """The amounts that the measures add up, each once."""
+    found: dict[str, None] = {}
+    for option in space["measure"]:
+        found |= dict.fromkeys(_operands(option.says))
+    return list(found)
+
+
+def _operands(measure: Mapping[str, Any]) -> list[str]:
+    return measure.get("ratio") or [measure[kind] for kind in ("sum", "net") if kind in measure]
+
+
+# --- the arithmetic ---------------------------------------------------------------------------------------------------
+
+
+def values(candidates: Candidates, period: Period) -> np.ndarray:
+    """The value of every definition for a period, in their order: float32 where all are counts, else float64 (NaN is a
+    ratio without a denominator).
+    """
+    space = candidates.space
+    cells = list(_cells(candidates, period))
+    rows = np.concatenate(cells)
+    cell = np.repeat(np.arange(len(cells)), [len(members) for members in cells])
+    kind, passes = candidates.kinds
+    used, kind = np.unique(kind[rows], return_inverse=True)  # few kinds occur in one period
+    grid = _Grid(passes[:, used], kind.ravel(), cell, len(cells))
+    amounts = {sql: f"m{i}" for i, sql in enumerate(operands(space))}
+
+    def amount(sql: str) -> np.ndarray:
+        return candidates.rows[amounts[sql]].to_numpy(np.float64)[rows]
+
+    measured = []
+    for option in space["measure"]:
+        match option.says:
+            case {"count": _}:
+                measured.append(grid.count())
+            case {"distinct": column}:
+                measured.append(grid.distinct(candidates.codes[column][rows]))
+            case {"sum": sql}:
+                measured.append(grid.sum(amount(sql)) / SCALE)
+            case {"ratio": [part, whole]}:
+                below = grid.sum(amount(whole))
+                measured.append(grid.sum(amount(part)) / np.where(below == 0, np.nan, below))
+            case {"net": sql, "per": column, "least": least}:
+                measured.append(grid.net(amount(sql), candidates.codes[column][rows], least * SCALE) / SCALE)
+    kind_of_number = np.float32 if space.counts else np.float64
+    return np.stack(measured).astype(kind_of_number, copy=False).ravel()
+
+
+def _cells(candidates: Candidates, period: Period) -> Iterator[np.ndarray]:
+    """The rows of every combination of PLACING, in its order."""
+    assert PLACING == ("date", "zone", "window", "shift", "attribution", "rollup")  # noqa: S101 the loops below are it
+    space = candidates.space
+    units = [names == period.unit for names in candidates.units]
+    of_unit = np.flatnonzero(np.any(units, axis=0))  # the period's rows are few: the rest is not looked at again
+    units = [mask[of_unit] for mask in units]
+    windows = [bounds(w, s, period.first, period.last) for w, s in product(space["window"], space["shift"])]
+    known_by = [window.known_by for window, _ in product(space["window"], space["shift"])]
+    known = {column: days[of_unit] for column, days in candidates.known.items()}
+    for column, zone in product(space["date"], space["zone"]):
+        day = candidates.days[column.says, zone.says][of_unit]
+        for (first, last, known_until), known_column in zip(windows, known_by, strict=True):
+            low = NEVER + 1 if first == date.min else _since_1970(first)
+            within = (day >= low) & (day <= _since_1970(last))
+            if known_column:
+                within &= (known[known_column] != NEVER) & (known[known_column] <= _since_1970(known_until))
+            places = np.flatnonzero(within)
+            for mask in units:
+                yield of_unit[places[mask[places]]]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Rows in cells (a row may be in many), each of a kind; every method gives combinations of conditions × cells.
+
+    passes  combinations × kinds, 1.0 where the kind passes
+    kind    of each row
+    cell    of each row
+    """
+
+    passes: np.ndarray
+    kind: np.ndarray
+    cell: np.ndarray
+    cells: int
+
+    def _table(self, kind: np.ndarray, cell: np.ndarray, kinds: int, weights: np.ndarray | None = None) -> np.ndarray:
+        """Kinds × cells: how many rows, or the sum of their weights."""
+        flat = np.bincount(kind * self.cells + cell, weights, minlength=kinds * self.cells)
+        return flat.reshape(kinds, self.cells)
+
+    def count(self) -> np.ndarray:
+        return self.passes @ self._table(self.kind, self.cell, self.passes.shape[1]).astype(np.float32)
+
+    def sum(self, weights: np.ndarray) -> np.ndarray:
+        return self.passes.astype(np.float64) @ self._table(self.kind, self.cell, self.passes.shape[1], weights)
+
+    def distinct(self, code: np.ndarray) -> np.ndarray:
+        """How many codes occur; -1 is none.
+
+        The rows of a code in a cell are a set of kinds, and it occurs where one of them passes. Few sets differ, so that
+        they are kinds again: the one-hot product `((M @ onehot(key)) > 0).sum(1)` over sets instead of keys.
+        """
+        kinds = self.passes.shape[1]
+        named = code >= 0
+        key = self.cell[named] * (int(code.max(initial=0)) + 1) + code[named]
+        pairs = np.unique(key * kinds + self.kind[named])
+        key, kind = pairs // kinds, pairs % kinds
+        starts = np.flatnonzero(np.diff(key, prepend=-1))
+        if not len(starts):
+            return np.zeros((len(self.passes), self.cells), np.float32)
+        random = np.random.default_rng(0).integers(0, 2**63, kinds, dtype=np.uint64)
+        fingerprint = np.add.reduceat(random[kind], starts)
+        _, example, kind_of_set = np.unique(fingerprint, return_index=True, return_inverse=True)
+        ends = np.append(starts[1:], len(kind))
+        sets = [self.passes[:, kind[starts[i] : ends[i]]].max(1) for i in example]
+        cell = key[starts] // (int(code.max(initial=0)) + 1)
+        table = self._table(kind_of_set.ravel(), cell, len(sets))
+        return np.stack(sets, axis=1) @ table.astype(np.float32)
+
+    def net(self, weights: np.ndarray, code: np.ndarray, least: float) -> np.ndarray:
+        """The sum of the codes (NULL is one, too) whose own sum is at least `least`."""
+        found = np.zeros((len(self.passes), self.cells))
+        edges = np.searchsorted(self.cell, np.arange(self.cells + 1))
+        kinds, passes = self.passes.shape[1], self.passes.astype(np.float64)
+        for cell, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+            names, group = np.unique(code[start:end], return_inverse=True)
+            flat = np.bincount(self.kind[start:end] * len(names) + group, weights[start:end], kinds * len(names))
+            sums = passes @ flat.reshape(kinds, len(names))
+            found[:, cell] = np.where(sums >= least, sums, 0).sum(1)
+        return found
+
+
+def cube(candidates: Candidates, periods: Sequence[Period]) -> np.ndarray:
+    """`values` of every period: periods × definitions."""
+    first = values(candidates, periods[0]) if periods else np.zeros(0)
+    found = np.empty((len(periods), len(candidates.space)), first.dtype)
+    for i, period in enumerate(periods):
+        found[i] = values(candidates, period) if i else first
+    return found
