@@ -57,8 +57,8 @@ def state(target: Warehouse, entity: Entity) -> State:
     rows = target.query("SELECT watermark, cycle FROM st_logs_v2.sync_state WHERE entity = @entity", entity=entity.name)
     if rows.empty:
         return State()
-    row = rows.iloc[0]
-    return State(None if pd.isna(row["watermark"]) else row["watermark"].to_pydatetime(), row["cycle"])
+    row = rows.iloc[0].astype(object).where(rows.iloc[0].notna(), None)  # pandas has NaN for a NULL text
+    return State(row["watermark"] and row["watermark"].to_pydatetime(), row["cycle"])
 
 
 def set_state(target: Warehouse, entity: Entity, run_id: str, new: State) -> None:
