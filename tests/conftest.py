@@ -1,13 +1,16 @@
 """Fixtures that several test files share."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import requests
 
 from sandbox import server
 from sandbox.store import Store
-from sandbox.tenant import populate
+from sandbox.tenant import LAST_DAY, populate
+from stkpi import ingest, marts
 
 UNLIMITED = 1_000_000
 
@@ -26,6 +29,27 @@ def sandbox(tenant: Store) -> Iterator[server.Sandbox]:
     running = server.start(tenant, calls_per_second=UNLIMITED, report_seconds=0, export_page_size=300)
     yield running
     running.close()
+
+
+@pytest.fixture(scope="session")
+def built(sandbox: server.Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse with the generated tenant, ingested over HTTP and built up to LAST_DAY. Use a copy: `healthy`."""
+    file = tmp_path_factory.mktemp("built") / "warehouse.duckdb"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (sandbox.environment | {"WAREHOUSE": str(file)}).items():
+            patch.setenv(name, value)
+        assert ingest.run().status == "ok"
+        marts.build(LAST_DAY.isoformat())
+    return file
+
+
+@pytest.fixture
+def healthy(built: Path, sandbox: server.Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the built warehouse, which the settings point at, as they do at the tenant that it came from."""
+    file = Path(shutil.copy(built, tmp_path / "warehouse.duckdb"))
+    for name, value in (sandbox.environment | {"WAREHOUSE": str(file), "AS_OF": LAST_DAY.isoformat()}).items():
+        monkeypatch.setenv(name, value)
+    return file
 
 
 @pytest.fixture

@@ -1,0 +1,142 @@
+"""Old invoice rows: the job that the old mapper lost, linked by evidence and never by a guess.
+
+The old mapper read `jobId`, `job.jobNumber` and `businessUnitId`, which the API does not send: ServiceTitan nests them
+(`job.id`, `job.number`, `businessUnit.id`). Its rows have NULL in all three. The job is found by invoice_links.sql.
+
+A repair and an ingest do not undo each other. Rows that the old mapper wrote have no `_key`, by which the MERGE finds
+them, and no `_hash`, without which it takes no newer record: the repair gives them the id and an empty text. So the
+next record of the invoice replaces the whole row, and its own `job.id` is the best evidence there is. A row that has a
+`_hash` keeps it, so that the same record, come again, leaves the repaired row alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+
+from stkpi import marts, settings, warehouse
+from stkpi.errors import UserError
+from stkpi.servicetitan import windows
+from stkpi.servicetitan.entities import ENTITIES, METADATA
+from stkpi.servicetitan.windows import Window
+
+INVOICES = ENTITIES["invoices"]
+COPY, LINKS = "st_stage_v2.invoices_dry_run", "st_stage_v2.invoice_links"
+METHODS = {
+    "record": "linked by its own record",
+    "invoice_id": "linked by the job's invoiceId",
+    "job_number": "linked by its job number",
+    "reference": "linked by its reference number",
+    "ambiguous": "left alone: several jobs are possible",
+    "no evidence": "left alone: nothing names a job",
+    "no job": "left alone: ServiceTitan says that it has no job",
+}
+LISTED = ("ambiguous", "no evidence")
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repair did, or in a dry run would do.
+
+    columns: the columns that the table lacked and now has
+    filled, keyed, superseded: how many rows got a job or unit, got a `_key` or `_hash`, were deleted because an ingest
+        has written the same invoice since; all are 0 in a second run
+    coverage: rows before and after; columns invoices, with_job, with_job_number, with_unit
+    methods: columns invoices and how (texts of METHODS), in the order of the evidence
+    unresolved: the invoices left alone, with the jobs that are possible: invoice_id, created_on, reference_number,
+        method, candidate_jobs
+    """
+
+    dry_run: bool
+    columns: tuple[str, ...]
+    filled: int
+    keyed: int
+    superseded: int
+    coverage: pd.DataFrame
+    methods: pd.DataFrame
+    unresolved: pd.DataFrame
+
+
+def run(dry_run: bool = True, window_start: str = "", window_end: str = "") -> Repair:
+    """Link the invoices without a job that were created on the days of a window, both included; empty: on any day.
+
+    A dry run does all of it to a copy. Raises UserError for a day that cannot be read, and before the first ingest.
+    """
+    config = settings.load()
+    bounds = _bounds(window_start, window_end, ZoneInfo(config.time_zone))
+    table = COPY if dry_run else INVOICES.table
+    with warehouse.connect(config) as target:
+        try:
+            found = target.query(f"SELECT * FROM {INVOICES.table} WHERE FALSE").columns
+        except target.NotFound:
+            raise UserError("There are no invoices in the warehouse yet: run `make nightly` first.") from None
+        if dry_run:
+            target.execute(
+                f"CREATE OR REPLACE TABLE {COPY} AS SELECT * FROM {INVOICES.table} WHERE {_IN_WINDOW}", **bounds
+            )
+        missing = [field for field in (*INVOICES.fields, *METADATA) if field.name not in found]
+        for field in missing:
+            target.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS `{field.name}` {field.type}")
+        before = target.query(_COVERAGE.format(table=table), **bounds)
+        target.execute(f"CREATE OR REPLACE TABLE {LINKS} AS\n{links_sql(table)}", **bounds)
+        links = target.query(f"SELECT * FROM {LINKS} ORDER BY created_on, invoice_id")
+        target.transaction(*(statement.format(table=table) for statement in STATEMENTS), **bounds)
+        after = target.query(_COVERAGE.format(table=table), **bounds)
+        target.execute(f"DROP TABLE {LINKS}", f"DROP TABLE IF EXISTS {COPY}")
+    coverage = pd.concat([before, after]).set_axis(["before", "after"])
+    superseded = int(before["invoices"][0] - after["invoices"][0])
+    counts = links["method"].value_counts()
+    listed = links[links["method"].isin(LISTED)].reset_index(drop=True)
+    return Repair(
+        dry_run=dry_run,
+        columns=tuple(field.name for field in missing),
+        filled=int(links["changes"].sum()),
+        keyed=int(before["without_key"][0] - after["without_key"][0]) - superseded,
+        superseded=superseded,
+        coverage=coverage.drop(columns="without_key"),
+        methods=pd.DataFrame({"invoices": [int(counts.get(name, 0)) for name in METHODS], "how": METHODS.values()}),
+        unresolved=listed[["invoice_id", "created_on", "reference_number", "method", "candidate_jobs"]],
+    )
+
+
+def links_sql(table: str = INVOICES.table) -> str:
+    """The SELECT of sql/repair/invoice_links.sql, over the invoices of `table`."""
+    return (marts.SQL / "repair" / "invoice_links.sql").read_text(encoding="utf-8").replace(INVOICES.table, table)
+
+
+def _bounds(first: str, last: str, zone: ZoneInfo) -> dict[str, datetime]:
+    """Local days, both included, as instants; without them, wider than any company's history."""
+    start = windows.parse_day(first or "2000-01-01", "window_start")
+    end = windows.parse_day(last or "2099-12-31", "window_end") + timedelta(days=1)
+    window = Window(*(datetime.combine(day, datetime.min.time(), zone).astimezone(UTC) for day in (start, end)))
+    return {"start": window.start, "end": window.end}
+
+
+# Every statement is bounded by createdOn, the partition column: no other part of the table is read or rewritten.
+_IN_WINDOW = "createdOn >= @start AND createdOn < @end"
+_COVERAGE = f"""SELECT
+  COUNT(*) AS invoices,
+  COUNT(jobId) AS with_job,
+  COUNT(jobNumber) AS with_job_number,
+  COUNT(businessUnitId) AS with_unit,
+  COUNTIF(_key IS NULL OR _hash IS NULL) AS without_key
+FROM {{table}}
+WHERE {_IN_WINDOW}"""
+# An ingest that met old rows before they had a key has written the same invoices beside them.
+_SUPERSEDED = f"""DELETE FROM {{table}}
+WHERE {_IN_WINDOW} AND _key IS NULL
+  AND id IN (SELECT id FROM {{table}} WHERE {_IN_WINDOW} AND _key IS NOT NULL)"""
+_LINK = f"""UPDATE {{table}} AS T
+SET
+  jobId = COALESCE(S.job_id, T.jobId),
+  jobNumber = COALESCE(T.jobNumber, S.job_number),
+  businessUnitId = COALESCE(T.businessUnitId, S.business_unit_id)
+FROM {LINKS} AS S
+WHERE T.id = S.invoice_id AND S.changes AND T.createdOn >= @start AND T.createdOn < @end"""
+_KEY = f"""UPDATE {{table}}
+SET _key = COALESCE(_key, CAST(id AS STRING)), _hash = COALESCE(_hash, '')
+WHERE {_IN_WINDOW} AND (_key IS NULL OR _hash IS NULL)"""
+STATEMENTS = (_SUPERSEDED, _LINK, _KEY)
