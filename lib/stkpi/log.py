@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from functools import cache
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Any
 
 import orjson
-
-from stkpi import settings
 
 _LOGGER = logging.getLogger("stkpi")
 _secrets: set[str] = set()
@@ -28,19 +26,20 @@ def redact(text: str) -> str:
     return text
 
 
-@cache
-def _file() -> logging.Logger:
-    path = settings.load().warehouse.parent / "log.jsonl"
-    path.parent.mkdir(exist_ok=True)
-    handler = RotatingFileHandler(path, maxBytes=20_000_000, backupCount=3, encoding="utf-8")
+def write_to(path: Path) -> None:
+    """Append all further events to this file; it is rotated at 20 MB."""
+    for handler in list(_LOGGER.handlers):
+        _LOGGER.removeHandler(handler)
+        handler.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(path, maxBytes=20_000_000, backupCount=3, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(message)s"))
     _LOGGER.addHandler(handler)
     _LOGGER.setLevel(logging.INFO)
     _LOGGER.propagate = False
-    return _LOGGER
 
 
 def event(name: str, **fields: Any) -> None:
     """Append one line `{"at": …, "event": name, **fields}`. Never give it a header, a body or a customer's name."""
     line = orjson.dumps({"at": datetime.now(UTC), "event": name, **fields}, default=str)
-    _file().info(redact(line.decode()))
+    _LOGGER.info(redact(line.decode()))

@@ -37,6 +37,7 @@ REPORT_SECONDS = 60  # between two runs of one report
 MAX_PAGES = 20_000
 TIMEOUT = (10, 110)  # seconds to connect, to read
 ATTEMPTS = 6
+TOKENS = 3  # with which a request is tried before a 401 is believed
 BACKOFF = 0.5  # seconds of the first wait between tries; it doubles, with jitter, up to 30
 LONGEST_WAIT = 120  # seconds; a longer Retry-After fails the window, which the next run resumes
 _TOKEN_MARGIN = 60  # seconds before its end at which a token is renewed
@@ -231,14 +232,15 @@ class Client:
             raise RequestFailed(f"{path}: {log.redact(str(error))}") from None
 
     def _send(self, method: str, path: str, params: dict[str, Any], body: Any = None) -> Any:
-        """One try. A 401 gets one new token; what may heal raises _Retryable, what cannot raises RequestFailed."""
+        """One try. A 401 gets a new token; what may heal raises _Retryable, what cannot raises RequestFailed."""
         url = f"{self._settings.st_api_url.rstrip('/')}/{path.format(tenant=self._settings.st_tenant_id)}"
         started = time.perf_counter()
-        token = self._access_token()
-        reply = self._call(method, url, token, params, body)
-        if reply.status_code == requests.codes.unauthorized:
+        for _ in range(TOKENS):
+            token = self._access_token()
+            reply = self._call(method, url, token, params, body)
+            if reply.status_code != requests.codes.unauthorized:
+                break
             self._forget(token)
-            reply = self._call(method, url, self._access_token(), params, body)
         seconds = round(time.perf_counter() - started, 3)
         log.event(
             "page", path=path, status=reply.status_code, bytes=len(reply.content), seconds=seconds, **_plain(params)

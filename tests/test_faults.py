@@ -1,0 +1,364 @@
+"""After any fault and one more ordinary run, every table equals that of a run without fault.
+
+The sandbox breaks its answers on command; the client, the ingest and the warehouse are the real ones.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pandas as pd
+import pytest
+import requests
+
+from sandbox import server
+from sandbox.store import Store
+from stkpi import ingest, ledger, settings, warehouse
+from stkpi.servicetitan import client
+from stkpi.servicetitan.entities import ENTITIES
+
+# One entity per way of reading: the list by modification, the export feed, slices, and the whole list.
+READ = "jobs,returns,payroll,tag_types"
+FIRST_JOB, LAST_JOB = 101, 130
+
+
+def job(number: int, **changes: Any) -> dict[str, Any]:
+    """A job created on day `number - 100` of 2025, every third on the same modification instant."""
+    day = datetime(2025, 1, 1, 12, tzinfo=UTC) + timedelta(days=number - FIRST_JOB)
+    modified = day.replace(day=28) if number % 3 == 0 else day
+    text = f"{modified:%Y-%m-%dT%H:%M:%S}.1234567Z"
+    record = {
+        "id": number,
+        "jobNumber": str(number),
+        "customerId": 7,
+        "locationId": 8,
+        "jobStatus": "Completed",
+        "businessUnitId": 9,
+        "jobTypeId": 10,
+        "total": 1234.5,
+        "createdOn": f"{day:%Y-%m-%dT%H:%M:%S}Z",
+        "modifiedOn": text,
+        "tagTypeIds": [1, 2],
+        "summary": "plain",
+    }
+    return record | changes
+
+
+def pay(number: int, **changes: Any) -> dict[str, Any]:
+    """A gross pay item without an id; two of three are equal to another."""
+    day = f"2025-01-{1 + number // 3:02d}"
+    record = {"id": None, "payrollId": 5, "date": f"{day}T00:00:00Z", "amount": 100.25 + number % 3 // 2, "jobId": 101}
+    return record | {"createdOn": f"{day}T18:00:00Z", "modifiedOn": f"{day}T18:00:00Z"} | changes
+
+
+def company() -> Store:
+    """Thirty jobs, thirty gross pay items, thirty returns and two tag types, small enough to know by heart."""
+    store = Store()
+    for number in range(FIRST_JOB, LAST_JOB + 1):
+        record = job(number)
+        store.add("jobs", record)
+        store.add("payroll", pay(number - FIRST_JOB))
+        dates = {"createdOn": record["createdOn"], "modifiedOn": record["modifiedOn"]}
+        store.add("returns", {"id": number, "active": number % 5 > 0, "returnAmount": 10.01, **dates})
+    for number in (1, 2):
+        dates = {"createdOn": "2025-01-01T00:00:00Z", "modifiedOn": "2025-01-01T00:00:00Z"}
+        store.add("tag_types", {"id": number, "name": f"tag {number}", "active": number == 1, **dates})
+    return store
+
+
+@pytest.fixture
+def api(serve, monkeypatch, tmp_path) -> server.Sandbox:
+    """The small company over HTTP, in pages of ten, with a client that waits for no longer than a test can."""
+    running = serve(company(), calls_per_second=1_000_000, export_page_size=10)
+    for key, value in running.environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
+    monkeypatch.setattr(client, "BACKOFF", 0.001)
+    monkeypatch.setattr(ingest, "PAGE_SIZE", 10)
+    return running
+
+
+@pytest.fixture
+def break_(api) -> Callable[..., None]:
+    """`break_(fault, path, **arguments)` orders a fault; `break_()` clears all."""
+
+    def order(fault: str = "", path: str = "", **arguments: Any) -> None:
+        url = f"{api.url}/sandbox/faults"
+        reply = (
+            requests.post(url, json={"fault": fault, "path": path, **arguments}, timeout=10)
+            if fault
+            else requests.delete(url, timeout=10)
+        )
+        reply.raise_for_status()
+
+    return order
+
+
+def run() -> dict[str, ingest.EntityResult]:
+    return {result.entity: result for result in ingest.run(READ).entities}
+
+
+def tables() -> dict[str, pd.DataFrame]:
+    with warehouse.connect() as target:
+        return {
+            name: target.query(
+                f"SELECT * EXCEPT (_run_id, _ingested_at, _source) FROM {ENTITIES[name].table} ORDER BY _key"
+            ).astype(str)
+            for name in READ.split(",")
+        }
+
+
+def column(name: str, entity: str = "jobs") -> dict[str, Any]:
+    with warehouse.connect() as target:
+        rows = target.query(f"SELECT _key, {name} AS value FROM {ENTITIES[entity].table}")
+    return dict(zip(rows["_key"], rows["value"], strict=True))
+
+
+def quarantine() -> list[tuple[str, str, str]]:
+    with warehouse.connect() as target:
+        rows = target.query("SELECT entity, key, reason FROM st_logs_v2.quarantine ORDER BY entity, key")
+    return [tuple(None if pd.isna(value) else value for value in row) for row in rows.itertuples(index=False)]
+
+
+@pytest.fixture
+def healthy(api, monkeypatch, tmp_path) -> dict[str, pd.DataFrame]:
+    """The tables of a run without fault; the test's own warehouse is still empty."""
+    own = str(settings.load().warehouse)
+    monkeypatch.setenv("WAREHOUSE", str(tmp_path / "healthy.duckdb"))
+    assert all(result.status == "ok" for result in run().values())
+    found = tables()
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "jobs": 30,
+        "returns": 30,
+        "payroll": 30,
+        "tag_types": 2,
+    }
+    monkeypatch.setenv("WAREHOUSE", own)
+    return found
+
+
+def assert_equal(found: dict[str, pd.DataFrame], healthy: dict[str, pd.DataFrame]) -> None:
+    for name, rows in healthy.items():
+        pd.testing.assert_frame_equal(found[name], rows, obj=name)
+
+
+SOON = format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=True)
+LISTS = r"/(jobs|returns|gross-pay-items|tag-types)$"
+
+
+@pytest.mark.parametrize(
+    ("fault", "arguments"),
+    [
+        ("status", {"status": 429, "headers": {"Retry-After": "0"}, "times": 3}),
+        ("status", {"status": 429, "headers": {"Retry-After": SOON}, "times": 2}),
+        ("status", {"status": 429, "title": "Rate limit is exceeded. Try again in 1 seconds.", "times": 1}),
+        ("status", {"status": 500, "times": 2, "skip": 1}),
+        ("status", {"status": 503, "times": 1, "path": "connect/token"}),
+        ("expire_token", {"times": 2, "skip": 3}),
+        ("reset", {"times": 2, "skip": 1}),
+        ("html", {"times": 2}),
+        ("html", {"status": 502, "times": 2}),
+        ("empty", {"times": 2}),
+        ("no_data", {"times": 2}),
+        ("data_null", {"times": 2}),
+        ("empty_page", {"times": 2}),
+        ("has_more_missing", {}),
+        ("has_more_string", {}),
+        ("repeat_page", {"times": 2, "skip": 6}),
+        ("cap_page_size", {"size": 3}),
+    ],
+)
+def test_the_same_run_survives(fault, arguments, break_, healthy):
+    break_(fault, **{"path": LISTS, **arguments})
+    results = run()
+    assert {name: (r.status, r.error) for name, r in results.items()} == dict.fromkeys(READ.split(","), ("ok", None))
+    assert_equal(tables(), healthy)
+
+
+@pytest.mark.parametrize(
+    ("fault", "arguments", "status", "sentence"),
+    [
+        ("status", {"status": 500}, "failed", "ServiceTitan answers 500"),
+        ("status", {"status": 403}, "failed", "not permitted (403)"),
+        ("status", {"status": 404}, "failed", "answers 404"),
+        ("status", {"status": 429, "headers": {"Retry-After": "3600"}}, "failed", "answers 429"),
+        ("html", {}, "failed", "the answer is not JSON (text/html"),
+        ("empty_page", {}, "failed", "promises rows and has none"),
+        ("bad_total", {"value": None}, "failed", "does not say how many rows it has"),
+        ("bad_total", {"value": 31}, "partial", "fewer rows than it counts"),
+    ],
+)
+def test_a_lasting_fault_fails_its_entity_and_no_other(fault, arguments, status, sentence, break_, healthy):
+    break_(fault, "/jobs$", **arguments)
+    results = run()
+    assert {name: r.status for name, r in results.items()} == {
+        "jobs": status,
+        "returns": "ok",
+        "payroll": "ok",
+        "tag_types": "ok",
+    }
+    assert sentence in results["jobs"].error
+    with warehouse.connect() as target:
+        assert ledger.state(target, ENTITIES["jobs"]).watermark is None
+    break_()
+    assert {r.status for r in run().values()} == {"ok"}
+    assert_equal(tables(), healthy)
+
+
+@pytest.mark.parametrize("fault", ["repeat_token", "null_token"])
+def test_a_feed_that_does_not_advance_fails_and_never_loops(fault, break_, healthy):
+    run()
+    with warehouse.connect() as target:  # as after a week without a night: the feed has several pages
+        ledger.set_state(target, ENTITIES["returns"], "test", ledger.State(datetime(2025, 1, 9, tzinfo=UTC)))
+    break_(fault, "export/returns")
+    results = run()
+    assert results["returns"].status == "failed"
+    assert "does not say from where" in results["returns"].error
+    break_()
+    assert {r.status for r in run().values()} == {"ok"}
+    assert_equal(tables(), healthy)
+
+
+def test_a_page_limit_is_an_error_not_a_silent_end(monkeypatch, healthy):
+    monkeypatch.setattr(client, "MAX_PAGES", 2)
+    results = run()
+    assert results["jobs"].status == "failed"
+    assert "more than 2 pages" in results["jobs"].error
+    monkeypatch.undo()
+
+
+def test_no_answer_in_time_is_asked_again(break_, healthy, monkeypatch):
+    monkeypatch.setattr(client, "TIMEOUT", (1, 0.3))
+    break_("timeout", "/jobs$", seconds=1, times=2)
+    assert run()["jobs"].status == "ok"
+    assert_equal(tables(), healthy)
+
+
+def test_rows_that_move_between_pages_are_not_lost(api, break_, healthy):
+    # The first rows of the first page are modified while the walk is at it, and move to its end.
+    break_("move_rows", "/jobs$", rows=2, at="2025-02-01T00:00:00Z", times=1, skip=3)
+    assert run()["jobs"].status == "ok"
+    break_()
+    run()
+    assert {key: str(value)[:10] for key, value in column("modifiedOn").items() if str(value) >= "2025-02-01"} == {
+        str(row["id"]): "2025-02-01" for row in api.store.rows("jobs") if row["modifiedOn"] >= "2025-02-01"
+    }
+    assert len(column("id")) == 30
+
+
+def test_gross_pay_that_exceeds_a_page_is_read_in_slices_that_fit(monkeypatch, healthy):
+    monkeypatch.setattr(ingest, "MAX_PAGE_SIZE", 7)  # three a day: two days fit, four do not
+    result = run()["payroll"]
+    assert (result.status, result.fetched) == ("ok", 30)
+    assert result.windows > 5
+    assert_equal(tables(), healthy)
+
+
+def test_gross_pay_of_one_day_that_exceeds_a_page_is_said(monkeypatch, healthy):
+    monkeypatch.setattr(ingest, "MAX_PAGE_SIZE", 2)
+    result = run()["payroll"]
+    assert result.status == "failed"
+    assert "more rows on one day" in result.error
+
+
+def test_gross_pay_that_is_gone_is_gone(api, healthy):
+    run()
+    api.store.remove("payroll", 29)
+    run()
+    assert len(column("amount", "payroll")) == 29
+
+
+def test_ties_and_late_rows_at_the_watermark_are_read(api, healthy):
+    run()
+    newest = max(row["modifiedOn"] for row in api.store.rows("jobs"))
+    api.store.add("jobs", job(131, modifiedOn=newest))
+    api.store.add("jobs", job(132, modifiedOn="2025-01-29T13:00:00Z"))  # committed after it was dated
+    api.store.settle()
+    results = run()
+    assert (results["jobs"].status, results["jobs"].changed) == ("ok", 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("id", None, "id is missing"),
+        ("customerId", "seven", "customerId is not INT64: seven"),
+        ("total", "NaN", "total is not NUMERIC: NaN"),
+        ("createdOn", "yesterday", "createdOn is not TIMESTAMP: yesterday"),
+    ],
+)
+def test_a_row_that_cannot_be_typed_is_quarantined_with_its_reason_until_it_comes_well(
+    field, value, reason, break_, healthy
+):
+    break_("mangle", "/jobs$", field=field, value=value, ids=[110])
+    result = run()["jobs"]
+    assert (result.status, result.fetched, result.loaded, result.quarantined) == ("partial", 30, 29, 1)
+    assert quarantine() == [("jobs", None if field == "id" else "110", reason)]
+    break_()
+    assert [r.error for r in ingest.run(READ, "full").entities] == [None] * 4
+    assert_equal(tables(), healthy)
+    assert quarantine() == ([("jobs", None, reason)] if field == "id" else [])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("total", "1,234.50", "1234.500000000"),
+        ("total", 0.1, "0.100000000"),
+        ("summary", "Grüße 🎨\u2028next", "Grüße 🎨\u2028next"),
+        ("summary", "a\0b", "a\ufffdb"),
+        ("summary", "x" * 1_000_000, "x" * 1_000_000),
+        ("jobStatus", "Teleported", "Teleported"),
+        ("modifiedOn", "2025-01-20T05:06:07", "2025-01-20 05:06:07+00:00"),
+        ("modifiedOn", "2025-01-20T05:06:07.9999999-07:00", "2025-01-20 12:06:07.999999+00:00"),
+        ("modifiedOn", "2025-01-20", "2025-01-20 00:00:00+00:00"),
+        ("tagTypeIds", [], "[]"),
+    ],
+)
+def test_values_that_are_unusual_are_kept(field, value, expected, api, healthy):
+    api.store.replace("jobs", 9, job(110, **{field: value}), datetime(2025, 1, 30, tzinfo=UTC))
+    assert run()["jobs"].status == "ok"
+    assert str(column(field)["110"]) == expected
+
+
+def test_a_bare_nan_costs_its_row_and_not_its_page(break_, api):
+    break_("mangle", "/jobs$", field="total", raw="NaN", ids=[110])
+    assert run()["jobs"].quarantined == 1
+    assert quarantine() == [("jobs", "110", "total is not NUMERIC: NaN")]
+
+
+def test_a_new_field_is_kept_and_reported_and_a_missing_one_is_null(break_, api):
+    break_("mangle", "/jobs$", field="crewMood", value="sunny", ids=[110])
+    break_("mangle", "/jobs$", field="customerId", drop=True, ids=[111])
+    result = run()["jobs"]
+    assert (result.status, result.drift) == ("ok", ("crewMood",))
+    assert column("JSON_VALUE(_record, '$.crewMood')")["110"] == "sunny"
+    assert pd.isna(column("customerId")["111"])
+
+
+def test_of_two_versions_in_one_batch_the_newer_wins(break_, api):
+    newer = {"jobStatus": "Hold", "modifiedOn": "2025-06-01T00:00:00Z"}
+    break_("duplicate_row", "/jobs$", ids=[110], change={"jobStatus": "Canceled", "modifiedOn": "2020-01-01T00:00:00Z"})
+    break_("duplicate_row", "/jobs$", ids=[111], change=newer)
+    result = run()["jobs"]
+    assert (result.fetched, result.loaded) == (32, 32)
+    assert {key: column("jobStatus")[key] for key in ("110", "111")} == {"110": "Completed", "111": "Hold"}
+
+
+def test_no_secret_reaches_the_log(api, break_, tmp_path):
+    break_("status", "/jobs$", status=500, title="cs1.sandbox-not-a-real-one")
+    results = run()
+    text = (tmp_path / "log.jsonl").read_text() + str(results)
+    assert "/jobs" in text
+    for secret in ("cs1.sandbox", "ak1.sandbox", *api.tokens):
+        assert secret not in text
+
+
+def test_retry_after_is_read_in_every_form():
+    now = datetime(2025, 8, 18, 12, 0, 0, tzinfo=UTC)
+    assert client.requested_wait({"Retry-After": "7"}, "", now) == 7
+    assert client.requested_wait({"Retry-After": "Mon, 18 Aug 2025 12:00:09 GMT"}, "", now) == 9
+    assert client.requested_wait({"Retry-After": "Mon, 18 Aug 2025 11:59:09 GMT"}, "", now) == 0
+    assert client.requested_wait({}, "Rate limit is exceeded. Try again in 13 seconds.", now) == 13
+    assert client.requested_wait({"Retry-After": "soon"}, "", now) == 0
