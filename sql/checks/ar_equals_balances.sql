@@ -1,4 +1,4 @@
--- Grain: one row per rolled-up business unit whose A/R does not add up; no row is the good answer.
+-- Grain: one row per rolled-up business unit with invoices; value: dollars that A/R is off.
 -- Source: fact_receivables, dim_invoices.
 -- Purpose: what was invoiced less what was applied, before locations below $10 are cut, must equal the invoices' own
 -- balances on the newest day.
@@ -17,12 +17,13 @@ balances AS (
 
 final AS (
   SELECT
-    balances.business_unit,
-    balances.balance,
-    COALESCE(movements.outstanding, 0) AS outstanding,
-    COALESCE(movements.outstanding, 0) - balances.balance AS difference
+    balances.business_unit AS item,
+    ABS(COALESCE(movements.outstanding, 0) - balances.balance) AS value,
+    CONCAT(
+      'movements ', CAST(COALESCE(movements.outstanding, 0) AS STRING), ', balances ', CAST(balances.balance AS STRING)
+    ) AS detail
   FROM balances
   LEFT JOIN movements ON balances.business_unit = movements.business_unit
 )
 
-SELECT * FROM final WHERE difference != 0
+SELECT * FROM final

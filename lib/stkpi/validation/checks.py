@@ -1,0 +1,111 @@
+"""What a check is: measures against the limits of expectations/thresholds.yml, and the colour that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stkpi import settings
+from stkpi.errors import UserError
+
+FOLDER = settings.ROOT / "expectations"
+THRESHOLDS = FOLDER / "thresholds.yml"
+COLORS = ("red", "yellow", "green")
+SEVERITIES = ("critical", "warning")
+TOLD = 20  # measures of one check that validation.json names
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Limits of a check: a value up to `green` is green, one above `red` is red, what lies between is yellow.
+
+    `title` says what holds when it is green, `remedy` what to do when it does not; `items` gives single measures limits
+    of their own. `least`: the measures that `series` leaves out, because what is usual there is smaller than this.
+    """
+
+    title: str
+    severity: str
+    green: float
+    red: float
+    remedy: str
+    items: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    least: float = 0
+
+    def color(self, item: str, value: float) -> str:
+        """The colour of one measure. A value that is not a number is red: it was not measured."""
+        limits = {"green": self.green, "red": self.red} | dict(self.items.get(item, {}))
+        return "green" if value <= limits["green"] else "yellow" if value <= limits["red"] else "red"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One value that a check looked at, in words (`detail`); `item` says of what, such as an entity or a unit."""
+
+    item: str
+    value: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check and what it found. `measures` holds what is not green, `found` the worst of all in one sentence."""
+
+    name: str
+    title: str
+    severity: str
+    color: str
+    found: str
+    remedy: str
+    measures: tuple[Measure, ...] = ()
+
+    @property
+    def stops(self) -> bool:
+        """Whether the night must fail for it."""
+        return self.color == "red" and self.severity == "critical"
+
+    def told(self) -> dict[str, Any]:
+        """The check as validation.json has it."""
+        return asdict(self) | {"measures": [asdict(measure) for measure in self.measures[:TOLD]]}
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The settings file: rules by kind of expectation, and rules by name of a check, which go first."""
+
+    expectations: Mapping[str, Rule]
+    checks: Mapping[str, Rule]
+
+
+def thresholds(path: Path = THRESHOLDS) -> Thresholds:
+    """Read the settings file. Raises UserError for a field that is missing, unknown or out of order."""
+    try:
+        kinds = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parts = {kind: {name: Rule(**rule) for name, rule in rules.items()} for kind, rules in kinds.items()}
+        read = Thresholds(**parts)
+    except (TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} does not hold together: {error}") from None
+    for name, rule in (read.expectations | read.checks).items():
+        if rule.severity not in SEVERITIES or rule.green > rule.red:
+            raise UserError(f"{path}: {name} needs a severity ({', '.join(SEVERITIES)}) and green not above red.")
+    return read
+
+
+def judge(name: str, rule: Rule, measures: Iterable[Measure]) -> Check:
+    """The colour of a check is that of its worst measure; any red is red. Nothing measured is red as well."""
+    colored = [(COLORS.index(rule.color(m.item, m.value)), -m.value, m.item, m) for m in measures]
+    if not colored:
+        return unable(name, rule, "there was nothing to look at")
+    ranked = sorted(colored, key=lambda each: each[:3])
+    worst, shown = ranked[0], tuple(each[3] for each in ranked if COLORS[each[0]] != "green")
+    found = f"{worst[3].item}: {worst[3].detail}".removeprefix(": ")
+    more = f" (and {len(shown) - 1} more)" if len(shown) > 1 else ""
+    return Check(name, rule.title, rule.severity, COLORS[worst[0]], found + more, rule.remedy, shown)
+
+
+def unable(name: str, rule: Rule, reason: str) -> Check:
+    """The red check that could not be made."""
+    return Check(name, rule.title, rule.severity, "red", f"Could not be checked: {reason}", rule.remedy)
