@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from stkpi import demo, ingest
+from stkpi import demo, ingest, validation
 from stkpi.errors import UserError
 
 
@@ -22,6 +22,13 @@ def _backfill(options: argparse.Namespace) -> int:
 def _status(_: argparse.Namespace) -> int:
     print(ingest.status().to_string(index=False))
     return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    found = validation.run(options.as_of, options.weeks)
+    print(*found.lines(), sep="\n")
+    print(found.error or "No critical check is red.", file=sys.stderr)
+    return 1 if found.error else 0
 
 
 def _tell(report: ingest.IngestReport) -> int:
@@ -51,6 +58,11 @@ def main() -> int:
 
     command = commands.add_parser("status", help="per entity: last run, watermark, lag, quarantined rows")
     command.set_defaults(run=_status, tenant=False)
+
+    command = commands.add_parser("validate", help="every check of the warehouse, one line each")
+    command.add_argument("--as-of", default="", help="the day that the KPI tables must reach; default: any")
+    command.add_argument("--weeks", type=int, default=validation.WEEKS, help="how many weeks are recent")
+    command.set_defaults(run=_validate, tenant=False)
 
     options = parser.parse_args()
     try:

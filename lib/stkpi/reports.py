@@ -58,7 +58,8 @@ NUMBERS = (*SUMS, *(kpi.column for kpi in KPIS if kpi.kind == "rate"))
 def record(**figures: Any) -> None:
     """Record the figures of a step (any JSON; dates and Decimals as text), for the runner's summary.json to read.
 
-    Names the summary knows: status ("ok", "partial", "failed"), error, as_of, ingest, checks, observed.
+    Names the summary knows: status ("ok", "partial", "failed"), error, as_of, ingest, checks, observed. `validation` is
+    written to validation.json, and each of `lines` to the terminal under the step's own.
     """
     figures = json.loads(json.dumps(figures, default=str))
     display({RECORD_MIME: figures, "text/plain": f"Recorded: {', '.join(figures)}"}, raw=True)
@@ -185,6 +186,14 @@ def table(frame: pd.DataFrame) -> HTML:
     return _html(
         "plain", columns=[str(column) for column in shown], numeric=numeric, rows=shown.fillna("").to_dict("records")
     )
+
+
+def stoplight(checks: pd.DataFrame) -> HTML:
+    """Checks (color, severity, check, found, remedy) in their order: each that is not green with its remedy, and the
+    green ones folded away; above them how many there are of each color.
+    """
+    counts = {color: int((checks["color"] == color).sum()) for color in ("red", "yellow", "green")}
+    return _html("stoplight", counts=counts, checks=checks.to_dict("records"))
 
 
 # --- charts ---------------------------------------------------------------------------------------------------------

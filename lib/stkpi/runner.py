@@ -1,7 +1,8 @@
 """Execute the notebooks of a spec as one recorded run: `python -m stkpi.runner SPEC.yml [-p name=value ...]`.
 
-A run leaves `runs/<run_id>/` (executed notebooks, pages, summary.json), one line per event in `runs/ledger.jsonl`
-and its row on `runs/index.html`. Exit codes: 0 all well, 1 a step failed or is partial, 2 nothing but wrong use.
+A run leaves `runs/<run_id>/` (executed notebooks, pages, summary.json, validation.json), one line per event in
+`runs/ledger.jsonl` and its row on `runs/index.html`. Exit codes: 0 all well, 1 a step failed or is partial, 2 nothing
+but wrong use.
 """
 
 import argparse
@@ -331,7 +332,7 @@ def _status(outcomes: Sequence[Outcome]) -> str:
 def summary(run_id: str, started_at: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The content of summary.json: the run, its steps, and the figures that the notebooks recorded."""
     current = settings.load()
-    figures = {key: value for outcome in outcomes for key, value in outcome.figures.items()}
+    figures = _figures(outcomes)
     return {
         "run_id": run_id,
         "started_at": started_at,
@@ -344,6 +345,10 @@ def summary(run_id: str, started_at: str, outcomes: Sequence[Outcome]) -> dict[s
         "checks": {"red": 0, "yellow": 0, "green": 0} | figures.get("checks", {}),
         "observed": {"matched": 0, "unmatched": 0, "open": 0} | figures.get("observed", {}),
     }
+
+
+def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    return {key: value for outcome in outcomes for key, value in outcome.figures.items()}
 
 
 def run(spec: Path | str, parameters: Mapping[str, str] | None = None, runs: Path = RUNS) -> int:
@@ -374,12 +379,14 @@ def _run(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading.Event
     def report(outcome: Outcome) -> None:
         rows = sum(entity["loaded"] for entity in outcome.figures.get("ingest", {}).values())
         note("step", **_told(outcome), rows=rows)
-        print(_line(outcome, folder), flush=True)
+        print(_line(outcome, folder), *outcome.figures.get("lines", ()), sep="\n  ", flush=True)
 
     started_at = _now()
     note("started", sandbox=sandbox)
     outcomes = _run_graph(steps, lambda step: _execute(step, folder, sandbox), report, stop)
     _write(folder / "summary.json", json.dumps(summary(run_id, started_at, outcomes), indent=2))
+    if validation := _figures(outcomes).get("validation"):
+        _write(folder / "validation.json", json.dumps(validation, indent=2))
     status = "interrupted" if stop.is_set() and _status(outcomes) == "failed" else _status(outcomes)
     note("finished", status=status)
     print(f"The run is {status}: {index}", flush=True)

@@ -22,6 +22,7 @@ from stkpi.validation import series, suites
 from stkpi.validation.checks import COLORS, Check, Measure, Rule, judge, thresholds, unable
 
 SQL = marts.SQL / "checks"
+WEEKS = series.WEEKS
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Validation:
     as_of: date
     first_day: date
     checks: tuple[Check, ...]
-    months: pd.DataFrame  # rows per entity (index) and month (columns)
+    months: pd.DataFrame  # a row per month, newest first, with the records of each entity
+    week: pd.DataFrame  # a row per KPI of the company, the most unusual first: kpi, newest week, spreads from usual
 
     @property
     def counts(self) -> dict[str, int]:
@@ -105,7 +107,7 @@ _SERIES: dict[str, Callable[[_Sources, Rule], Iterable[Measure]]] = {
 }
 
 
-def run(as_of: str = "", weeks: int = series.WEEKS) -> Validation:
+def run(as_of: str = "", weeks: int = WEEKS) -> Validation:
     """Check the warehouse up to the day that its KPI tables reach; rows of the last `weeks` full weeks are recent.
 
     Raises UserError before the KPI tables were built, where they reach another day than `as_of` (an ISO day, empty: any
@@ -121,8 +123,13 @@ def run(as_of: str = "", weeks: int = series.WEEKS) -> Validation:
         expectations = suites.run(target, limits, given.first_day, last_day, config.time_zone)
         own = {name: rule for name, rule in limits.checks.items() if "." not in name}
         checks = [*(_checked(given, name, rule) for name, rule in own.items()), *expectations]
-        months = _months(given.days)
-    return Validation(last_day, given.first_day, tuple(sorted(checks, key=_worst_first)), months)
+        return Validation(
+            as_of=last_day,
+            first_day=given.first_day,
+            checks=tuple(sorted(checks, key=_worst_first)),
+            months=_months(given.days),
+            week=_week(given),
+        )
 
 
 def _last_day(target: warehouse.Warehouse) -> date:
@@ -153,4 +160,12 @@ def _checked(given: _Sources, name: str, rule: Rule) -> Check:
 
 def _months(days: pd.DataFrame) -> pd.DataFrame:
     by_month = days.assign(month=[f"{day:%Y-%m}" for day in days["day"]])
-    return by_month.pivot_table(index="entity", columns="month", values="records", aggfunc="sum", fill_value=0)
+    table = by_month.pivot_table(index="month", columns="entity", values="records", aggfunc="sum", fill_value=0)
+    return table.iloc[::-1].rename_axis(columns=None).reset_index()
+
+
+def _week(given: _Sources) -> pd.DataFrame:
+    measures = series.newest_week(given.weeks, given.as_of, company=True)
+    rows = [(each.item.removeprefix(f"{series.COMPANY}, "), each.detail, each.value) for each in measures]
+    frame = pd.DataFrame(rows, columns=["kpi", "newest week", "spreads from usual"])
+    return frame.sort_values("spreads from usual", ascending=False)

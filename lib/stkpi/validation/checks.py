@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,11 @@ class Check:
 
     def told(self) -> dict[str, Any]:
         """The check as validation.json has it."""
-        return asdict(self) | {"measures": [asdict(measure) for measure in self.measures[:TOLD]]}
+        measures = [
+            asdict(measure) | {"value": measure.value if isfinite(measure.value) else None}  # JSON has no infinity
+            for measure in self.measures[:TOLD]
+        ]
+        return asdict(self) | {"measures": measures}
 
 
 @dataclass(frozen=True)
