@@ -7,7 +7,7 @@ READY := .venv/ready
 RUFF := $(BIN)/ruff --config lib/pyproject.toml
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help nightly test lab check format sandbox ingest backfill validate status bench lock clean
+.PHONY: help nightly test lab check format sandbox ingest backfill validate reconcile status bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ backfill: $(READY) ## one entity again; ENTITY=invoices FROM=2025-08-01 TO=2025-
 
 validate: $(READY) ## every check of the warehouse, one line each, worst first
 	@$(BIN)/python -m stkpi validate
+
+reconcile: $(READY) ## why a ServiceTitan export differs; EXPORT=Leads.xlsx KPI= BU= FROM= TO= (all but the first may be left out)
+	@$(BIN)/python -m stkpi reconcile --export "$(EXPORT)" --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)"
 
 status: $(READY) ## per entity: last read, watermark, lag, rows in quarantine
 	@$(BIN)/python -m stkpi status

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 
-from stkpi import demo, ingest, validation
+from stkpi import demo, ingest, settings, validation
 from stkpi.errors import UserError
+from stkpi.reconcile import command as reconcile
+from stkpi.reconcile import present, pull
 
 
 def _ingest(options: argparse.Namespace) -> int:
@@ -29,6 +32,17 @@ def _validate(options: argparse.Namespace) -> int:
     print(*found.lines(), sep="\n")
     print(found.error or "No critical check is red.", file=sys.stderr)
     return 1 if found.error else 0
+
+
+def _reconcile(options: argparse.Namespace) -> int:
+    pulled = options.export.startswith(pull.PREFIX)
+    with demo.tenant() if pulled else nullcontext():
+        result = reconcile.run(options.export, options.kpi, options.unit, options.first, options.last)
+    print(present.text(result))
+    if not result.matches:
+        folder = present.write(result, settings.ROOT / "runs" / "reconcile", names=options.names)
+        print(f"Row by row: {folder / 'rows.csv'}")
+    return 0 if result.matches else 1
 
 
 def _tell(report: ingest.IngestReport) -> int:
@@ -63,6 +77,17 @@ def main() -> int:
     command.add_argument("--as-of", default="", help="the day that the KPI tables must reach; default: any")
     command.add_argument("--weeks", type=int, default=validation.WEEKS, help="how many weeks are recent")
     command.set_defaults(run=_validate, tenant=False)
+
+    command = commands.add_parser(
+        "reconcile", help="an export against our rows: 0 the same, 1 different, 2 not comparable"
+    )
+    command.add_argument("--export", required=True, help="an .xlsx or .csv file, or a saved report: report:category/id")
+    command.add_argument("--kpi", default="", help="a column of the weekly table; default: what the columns say")
+    command.add_argument("--bu", dest="unit", default="", help="a rolled-up unit; default: those that the export names")
+    command.add_argument("--from", dest="first", default="", help="first day; default: the one that the export states")
+    command.add_argument("--to", dest="last", default="", help="last day, included")
+    command.add_argument("--names", action="store_true", help="write the customers' names instead of masking them")
+    command.set_defaults(run=_reconcile, tenant=False)
 
     options = parser.parse_args()
     try:

@@ -7,6 +7,8 @@ Every function takes frames and returns HTML that reads the same in JupyterLab a
 import base64
 import io
 import json
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -23,7 +25,7 @@ RECORD_MIME = "application/vnd.stkpi+json"
 HERE = Path(__file__).parent
 AVERAGE_WEEKS = 12
 TREND_WEEKS = 26
-INK, PALE, MARK = "#1f4e79", "#c9d3dd", "#c0392b"
+INK, PALE, MARK, GAIN = "#1f4e79", "#c9d3dd", "#c0392b", "#2e7d4f"
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,32 @@ def _bars(values: pd.Series, kind: str, marks: pd.Series | None = None) -> str:
 def bars(values: pd.Series, title: str, kind: str = "count") -> HTML:
     """One chart of horizontal bars, a bar per entry of `values`; `title` says what it shows."""
     return _html("charts", charts=[{"title": title, "image": _bars(values, kind)}])
+
+
+def waterfall(steps: Sequence[tuple[str, float, str]], title: str) -> HTML:
+    """From one number to another: (name, amount, its text) per step, the first and the last of them the numbers.
+
+    What lies between is drawn where it adds or takes away.
+    """
+    names = [textwrap.fill(name, 30) for name, _, _ in steps]
+    figure, axes = _figure(0.6 + 0.17 * sum(2 + name.count("\n") for name in names))
+    level = steps[0][1]
+    for place, (_, amount, _) in enumerate(steps):
+        if place in (0, len(steps) - 1):
+            axes.barh(place, amount, color=INK, height=0.62)
+        else:
+            axes.barh(place, amount, left=level, color=GAIN if amount > 0 else MARK, height=0.62)
+            level += amount
+    axes.axvline(0, color=PALE, linewidth=0.8)
+    axes.set_yticks(range(len(steps)), names)
+    axes.invert_yaxis()
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    amounts = axes.secondary_yaxis("right")
+    amounts.set_yticks(range(len(steps)), [words for _, _, words in steps])
+    amounts.tick_params(length=0, labelsize=9)
+    amounts.spines["right"].set_visible(False)
+    return _html("charts", charts=[{"title": title, "image": _svg(figure)}])
 
 
 def trends(weeks: pd.DataFrame) -> HTML:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import tempfile
 from calendar import isleap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -105,11 +105,7 @@ def compare(
     """
     config = settings.load()
     summary = kpis.is_summary(export)
-    if summary:
-        kpi = kpi or next(name for field, name in kpis.SUMMARY.items() if field in export.headers)
-        comparison = _summary(kpi, export)
-    else:
-        comparison = kpis.taken_for(export, kpi)
+    comparison = comparison_for(export, kpi)
     comparison = _tolerant(comparison, tolerances or {})
     notes = [f"{export.name} is taken for {comparison.label}."]
     window, asked = _windows(export, comparison, first_day, last_day, notes)
@@ -124,7 +120,8 @@ def compare(
         judged = Frame(comparison, window.first_day, window.last_day, exported_at, named)
         rows = _merged(theirs, ours, comparison)
         if summary:
-            rows = rows.assign(reason="summary", decisive=True, fails="summary")
+            rows = rows.assign(reason="summary", decisive=True, fails="summary", customer_name=None)
+            notes.append("It has totals only: no row can be laid beside another.")
         else:
             known = _explained(target, comparison, window, rows["key"], config.time_zone)
             rows = explain(_sides(_joined(target, rows, known, comparison), comparison), judged)
@@ -161,8 +158,15 @@ def _tolerant(comparison: Comparison, tolerances: Mapping[str, Decimal]) -> Comp
     return replace(comparison, columns=columns)
 
 
+def comparison_for(export: Export, kpi: str) -> Comparison:
+    """How the export is compared: `kpis.taken_for`, or by totals of a unit where it has nothing else."""
+    if not kpis.is_summary(export):
+        return kpis.taken_for(export, kpi)
+    return _summary(kpi or next(name for field, name in kpis.SUMMARY.items() if field in export.headers), export)
+
+
 def _summary(kpi: str, export: Export) -> Comparison:
-    """The comparison of totals by unit, for a report that has no rows."""
+    """The comparison of totals by unit."""
     if kpi not in _SUMMARY_COLUMNS:
         raise UserError(f"{export.name} has totals by unit, of {', '.join(_SUMMARY_COLUMNS)} only: name one with KPI=.")
     columns = _SUMMARY_COLUMNS[kpi]
@@ -185,13 +189,13 @@ def _windows(
         raise UserError("Give both FROM= and TO=, or neither.")
     if first and last and first > last:
         raise UserError(f"FROM {first} is after TO {last}: exchange them.")
-    asked = _window(comparison, first, last) if first and last else None
-    stated = _window(comparison, export.first_day, export.last_day) if export.first_day and export.last_day else None
+    asked = window_of(comparison, first, last) if first and last else None
+    stated = window_of(comparison, export.first_day, export.last_day) if export.first_day and export.last_day else None
     if stated is None and asked is None:
         days = [day for day in export.dates(f"{comparison.date}_date") if day] if _has_dates(export, comparison) else []
         if not days:
             raise UserError(f"{export.name} does not say which days it covers: give FROM= and TO=.")
-        stated = _window(comparison, min(days), max(days))
+        stated = window_of(comparison, min(days), max(days))
         notes.append(f"It states no dates: those of its rows are taken, {_days(stated)}.")
         return stated, None
     if stated and asked and stated != asked:
@@ -206,7 +210,8 @@ def _has_dates(export: Export, comparison: Comparison) -> bool:
     return f"{comparison.date}_date" in export.headers and not comparison.distinct | (comparison.date == "sold")
 
 
-def _window(comparison: Comparison, first: date, last: date) -> Window:
+def window_of(comparison: Comparison, first: date, last: date) -> Window:
+    """The days of a period that the KPI looks at: A/R all up to its end, Future Bookings those up to a year ahead."""
     if comparison.name == "outstanding_ar":
         return Window(EVER, last, last)
     if comparison.name == "future_bookings":
@@ -226,26 +231,32 @@ def _days(window: Window) -> str:
     return str(window.last_day) if window.first_day == EVER else f"{window.first_day} to {window.last_day}"
 
 
+def units_of(target: Warehouse, business_unit: str) -> list[str]:
+    """Rolled-up units as people name them, with commas between. Raises UserError for one that there is not."""
+    known = sorted(set(target.query("SELECT business_unit FROM st_ref_v2.dim_business_units")["business_unit"]))
+    units = sorted({name.strip() for name in business_unit.split(",")})
+    if unknown := [name for name in units if name not in known]:
+        raise UserError(f"There is no business unit {unknown[0]}: take one of {', '.join(known)}.")
+    return units
+
+
 def _units(
     target: Warehouse, export: Export, comparison: Comparison, business_unit: str, notes: list[str]
 ) -> tuple[list[str], frozenset[str] | None]:
     """The rolled-up units that are compared, and ServiceTitan's units that the export names."""
-    known = target.query("SELECT unit_name, business_unit, division FROM st_ref_v2.dim_business_units")
     named = None
     if "business_unit" in export.headers:
         named = frozenset(name for name in export.text("business_unit") if name)
+    known = target.query("SELECT unit_name, business_unit, division FROM st_ref_v2.dim_business_units")
+    if strange := sorted((named or frozenset()) - set(known["unit_name"])):
+        notes.append(f"Its unit {strange[0]} is not in the warehouse: renamed, or newer than the last ingest.")
     if business_unit:
-        units = sorted({name.strip() for name in business_unit.split(",")})
-        if unknown := [name for name in units if name not in set(known["business_unit"])]:
-            raise UserError(
-                f"There is no business unit {unknown[0]}: take one of {', '.join(sorted(set(known['business_unit'])))}."
-            )
-        return units, named
+        return units_of(target, business_unit), named
     of_division = known[known["division"] == comparison.division]
     units = sorted(set(of_division[of_division["unit_name"].isin(named or ())]["business_unit"]))
     if not units:
         units = sorted(set(of_division["business_unit"]))
-        notes.append(f"It names no unit: all {comparison.division} units are compared.")
+        notes.append(f"It names no unit that is known: all {comparison.division} units are compared.")
     else:
         notes.append(f"Its units make up {', '.join(units)}.")
     return units, named
@@ -371,11 +382,3 @@ def _stage(target: Warehouse, table: str, column: str, values: Iterable[str]) ->
             writer.writerow([column])
             writer.writerows([value] for value in values)
         target.load(table, path, [(column, "STRING")])
-
-
-def utc_now() -> datetime:
-    """When a report that is pulled now is made."""
-    return datetime.now(UTC)
-
-
-__all__: Sequence[str] = ("Result", "Window", "compare", "utc_now")

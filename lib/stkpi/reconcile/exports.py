@@ -364,14 +364,9 @@ def read(path: Path | str) -> Export:
     return _text(path)
 
 
-def records(name: str, rows: Iterable[Mapping[str, Any]], first_day: date, last_day: date) -> Export:
-    """The rows of the Reporting API, by field name, as an export of the days that were asked for."""
-    rows = iter(rows)
-    first = next(rows, None)
-    if first is None:
-        return Export(name, pd.DataFrame(columns=["row"]), {}, first_day=first_day, last_day=last_day)
-    lines = ([*first], [*first.values()], *([*row.values()] for row in rows))
-    return replace(table(name, lines), first_day=first_day, last_day=last_day)
+def records(name: str, rows: Sequence[Mapping[str, Any]]) -> Export:
+    """The rows of the Reporting API, at least one, each by its columns' labels, as an export."""
+    return table(name, [[*rows[0]], *([*row.values()] for row in rows)])
 
 
 def _workbook(path: Path) -> Export:

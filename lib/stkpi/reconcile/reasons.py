@@ -18,6 +18,7 @@ import pandas as pd
 from stkpi.reconcile.kpis import Comparison
 
 IDENTICAL, THERE, HERE, DIFFERENT = "identical", "only there", "only here", "different amount"
+SIDES = (IDENTICAL, THERE, HERE, DIFFERENT)
 
 REASONS: Mapping[str, str] = {
     "changed": "changed after the export was made",
@@ -79,6 +80,7 @@ _OF_PREDICATE = {
     "has_balance": "zero",
     "is_large": "small_balance",
 }
+MOST = 0.5
 _SHIFTS = tuple(timedelta(days=sign * days) for days in (364, 365, 366, 728, 730, 731) for sign in (1, -1))
 
 
@@ -104,6 +106,7 @@ def explain(rows: pd.DataFrame, frame: Frame) -> pd.DataFrame:
         if chosen.any():
             found.loc[chosen] = judge(rows, chosen, frame)
     _pair_by_name(rows, found)
+    _share(rows, found)
     return rows.join(found)
 
 
@@ -267,6 +270,16 @@ def _pair_by_name(rows: pd.DataFrame, found: pd.DataFrame) -> None:
         if candidates:
             pair = [index, candidates.pop()]
             found.loc[pair, ["reason", "decisive", "fails"]] = ["no_key", True, "no_key"]
+
+
+def _share(rows: pd.DataFrame, found: pd.DataFrame) -> None:
+    """Where no row is in common because the export is of other days or units, that is why it lacks ours."""
+    there = found.loc[rows["side"] == THERE, "reason"]
+    here = (rows["side"] == HERE) & (found["reason"] == "absent")
+    if len(there) and not rows["side"].isin([IDENTICAL, DIFFERENT]).any():
+        main = there.mode()[0]
+        if main in ("other_year", "outside", "unit", "division") and (there == main).mean() > MOST:
+            found.loc[here, ["reason", "fails"]] = main
 
 
 def _same_name(name: str) -> str:

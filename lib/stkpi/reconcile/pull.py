@@ -1,0 +1,78 @@
+"""An owner's report straight from ServiceTitan's Reporting API, in the place of an exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import Any
+
+from stkpi.errors import UserError
+from stkpi.reconcile import exports
+from stkpi.reconcile.compare import EVER, Window, comparison_for, units_of, window_of
+from stkpi.reconcile.exports import Export
+from stkpi.servicetitan.client import Client, RequestFailed
+from stkpi.warehouse import Warehouse
+
+PREFIX = "report:"  # before the report's category and id, such as report:marketing/1001
+
+
+def pull(
+    client: Client,
+    target: Warehouse,
+    reference: str,
+    *,
+    first_day: date | None,
+    last_day: date | None,
+    kpi: str = "",
+    business_unit: str = "",
+) -> Export:
+    """Run a saved report (`report:category/id`) over a period and a rolled-up unit; its rows as an export.
+
+    Raises UserError where the report does not exist, is refused, or has no column that is known.
+    """
+    category, _, report = reference.removeprefix(PREFIX).partition("/")
+    if not category or not report:
+        raise UserError(f"{reference} names no report: write it as report:marketing/1001, category and id.")
+    if first_day is None or last_day is None:
+        raise UserError("A report is run for days: give FROM= and TO=.")
+    try:
+        described = client.describe_report(category, report)
+        labels = {field["name"]: field.get("label") or field["name"] for field in described["fields"]}
+        window = window_of(
+            comparison_for(exports.table(described["name"], [list(labels.values())]), kpi), first_day, last_day
+        )
+        values = parameters(described["parameters"], window, _unit_ids(target, business_unit) if business_unit else ())
+        rows = [
+            {labels.get(name, name): value for name, value in row.items()}
+            for row in client.report(category, report, values)
+        ]
+    except RequestFailed as error:
+        raise UserError(f"ServiceTitan does not run report {category}/{report}: {error}.") from error
+    header = None if rows else [list(labels.values())]
+    export = exports.table(described["name"], header) if header else exports.records(described["name"], rows)
+    first = window.last_day if window.first_day == EVER else window.first_day
+    return replace(export, first_day=first, last_day=window.last_day, exported_at=datetime.now(UTC))
+
+
+def parameters(described: Iterable[Mapping[str, Any]], window: Window, unit_ids: Iterable[int]) -> dict[str, Any]:
+    """The values of a report's parameters: its dates in their order (one alone is the last day), and its unit filter.
+
+    Raises UserError for a parameter that must be given and is none of these.
+    """
+    dates = [one["name"] for one in described if one["dataType"].startswith("Date")]
+    days = [window.first_day, window.last_day] if len(dates) > 1 else [window.last_day]
+    values: dict[str, Any] = {name: day.isoformat() for name, day in zip(dates, days, strict=False)}
+    for one in described:
+        name = one["name"]
+        if "businessunit" in name.lower() and (ids := list(unit_ids)):
+            values[name] = ids if one["isArray"] else ids[0]
+        elif one["isRequired"] and name not in values:
+            raise UserError(f"The report wants {one.get('label') or name}, which is neither a date nor a unit.")
+    return values
+
+
+def _unit_ids(target: Warehouse, business_unit: str) -> list[int]:
+    units = units_of(target, business_unit)
+    known = target.query("SELECT business_unit_id, business_unit FROM st_ref_v2.dim_business_units")
+    return [int(id) for id in known[known["business_unit"].isin(units)]["business_unit_id"]]
