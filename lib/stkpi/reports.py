@@ -243,17 +243,21 @@ def bars(values: pd.Series, title: str, kind: str = "count") -> HTML:
 def waterfall(steps: Sequence[tuple[str, float, str]], title: str) -> HTML:
     """From one number to another: (name, amount, its text) per step, the first and the last of them the numbers.
 
-    What lies between is drawn where it adds or takes away.
+    What lies between is drawn where it adds or takes away; the axis begins above zero where the steps are small.
     """
     names = [textwrap.fill(name, 30) for name, _, _ in steps]
     figure, axes = _figure(0.6 + 0.17 * sum(2 + name.count("\n") for name in names))
-    level = steps[0][1]
+    level, levels = steps[0][1], [steps[0][1]]
     for place, (_, amount, _) in enumerate(steps):
         if place in (0, len(steps) - 1):
             axes.barh(place, amount, color=INK, height=0.62)
         else:
             axes.barh(place, amount, left=level, color=GAIN if amount > 0 else MARK, height=0.62)
             level += amount
+            levels.append(level)
+    spread = max(levels) - min(levels)
+    if min(levels) > 3 * spread > 0:  # small steps of a large number would not be seen beside it
+        axes.set_xlim(left=min(levels) - spread)
     axes.axvline(0, color=PALE, linewidth=0.8)
     axes.set_yticks(range(len(steps)), names)
     axes.invert_yaxis()

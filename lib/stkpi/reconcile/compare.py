@@ -19,7 +19,7 @@ import pandas as pd
 from stkpi import marts, settings
 from stkpi.errors import UserError
 from stkpi.reconcile import bridge, kpis
-from stkpi.reconcile.exports import Export
+from stkpi.reconcile.exports import Export, number
 from stkpi.reconcile.kpis import Column, Comparison
 from stkpi.reconcile.reasons import DIFFERENT, HERE, IDENTICAL, THERE, Frame, explain
 from stkpi.warehouse import Warehouse
@@ -272,6 +272,7 @@ def _theirs(export: Export, comparison: Comparison, notes: list[str]) -> pd.Data
         notes.append("It has no rows.")
         names = ["key", "row", "listed", "customer_there", "job_type_there", *(f"{name}_there" for name in columns)]
         return pd.DataFrame(columns=names, dtype=object)
+    _check_totals(export, comparison, notes)
     summary = comparison.key == ("business_unit",)
     parts = [export.text("business_unit")] if summary else [export.ids(field) for field in comparison.key]
     frame = pd.DataFrame({"key": parts[0], "row": export.cells["row"]})
@@ -291,6 +292,20 @@ def _theirs(export: Export, comparison: Comparison, notes: list[str]) -> pd.Data
     first = dict.fromkeys(("row", "customer_there", "job_type_there"), "first")
     grouped = frame.groupby("key", sort=False)
     return grouped.agg(first | how).assign(listed=grouped.size()).reset_index()
+
+
+def _check_totals(export: Export, comparison: Comparison, notes: list[str]) -> None:
+    """Say so where the rows do not add up to the total that the export states: rows may be cut off."""
+    for field in {field for column in comparison.columns for field in column.fields if not column.flag}:
+        try:
+            stated = number((export.totals or {}).get(field) or "")
+        except ValueError:
+            continue
+        if stated is not None and abs(stated - export.money(field).sum()) > kpis.CENT:
+            notes.append(
+                f"Its own total of {export.headers[field]} is {stated:,}, but its rows add up to "
+                f"{export.money(field).sum():,}: it may be cut off or filtered."
+            )
 
 
 def _counting(export: Export, comparison: Comparison) -> pd.Series:

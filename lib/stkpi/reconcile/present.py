@@ -98,6 +98,14 @@ def waterfall_steps(result: Result) -> list[tuple[str, float, str]]:
     return [first, *between, ("ours", float(result.ours), figure(result.ours, kind))]
 
 
+def headline(result: Result) -> str:
+    """The bridge in one line: both numbers, and the reason that weighs most."""
+    kind = result.comparison.kind
+    start = f"{figure(result.theirs, kind)} in ServiceTitan, {figure(result.ours, kind)} here"
+    main = max(result.steps, key=lambda step: abs(step.change), default=None)
+    return f"{start}; the largest step is {label(main)}" if main and main.change else start
+
+
 def counts_table(result: Result) -> pd.DataFrame:
     """How many rows are identical, only there, only here, and different."""
     counts = result.rows["side"].value_counts()
@@ -121,7 +129,13 @@ def rows_table(result: Result, *, differing: bool = True, names: bool = False) -
         rows = rows[rows["side"] != IDENTICAL]
     rows = rows.sort_values(["side", "reason", "key"], key=lambda column: column.astype(str))
     customer = rows["customer_name"].where(rows["customer_name"].notna(), rows["customer_there"])
-    table = pd.DataFrame({"side": rows["side"], "reason": rows["reason"].map(REASONS), "decisive": rows["decisive"]})
+    table = pd.DataFrame(
+        {
+            "side": rows["side"],
+            "reason": rows["reason"].map(REASONS),
+            "decisive": rows["decisive"].map({True: "yes", False: "no"}),
+        }
+    )
     table["all reasons"] = rows["fails"]
     table[result.comparison.key[0].replace("_", " ")] = rows["key"]
     table["line of the export"] = rows["row"]

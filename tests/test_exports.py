@@ -1,0 +1,277 @@
+"""The reader of exports: every layout known from the field gives its rows, and every other file one sentence."""
+
+import csv
+import io
+import time
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from zipfile import ZipFile
+
+import openpyxl
+import pytest
+from exported import write_csv, write_xlsx
+
+from stkpi.errors import UserError
+from stkpi.reconcile import exports, kpis
+
+DRILL_DOWN = [
+    "Job #", "Lead Type", "Estimate #", "Estimate Sold Date", "Job\u2019s Business Unit", "Customer Name",
+    "Estimate Subtotal", "Sales Opportunity", "Closed",
+]  # fmt: skip
+ANN = ["1001", "Marketing Lead", "77", "8/19/2025", "Phoenix-Sales", "Ann Lee", "$2,139.46", "1", "1"]
+BOB = ["1002", "Tech Generated Lead", None, None, "Phoenix-Comm-Sales", "Bob Roe", None, "1", "0"]
+TOTALS = [None, None, None, None, None, None, "$2,139.46", "2", "1"]
+JOB_COST = [
+    "Scheduled Date", "Business Unit", "Sold By", "Primary Technician", "Job Type", "Customer Name", "Job #",
+    "Jobs Subtotal", "Labor Pay", "Payroll Adjustments", "Materials + Equip. + PO/Bill Costs", "Returns",
+    "Jobs Total Costs", "Jobs Gross Margin %", "Status",
+]  # fmt: skip
+PAINT = [
+    "8/18/2025", "Phoenix-Production", "Al", "Bea", "Exterior Paint", "Ann Lee", "2001", "$2,139.46", "$3,000.00",
+    "$11.40", "$600.00", "$0.00", "$3,611.40", "-68.80%", "Completed",
+]  # fmt: skip
+CREDIT = [*PAINT[:6], "2002", "(1,234.50)", *PAINT[8:]]
+
+
+# --- cells ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("$2,139.46", "2139.46"), ("(1,234.50)", "-1234.50"), ("($5.00)", "-5"), ("-$5", "-5"), ("-68.80%", "-0.688"),
+        ("1.234,56", "1234.56"), ("1234,5", "1234.5"), ("\u22127", "-7"), (" 12 ", "12"), ("1\u00a0234.5", "1234.5"),
+        (".5", "0.5"), (1234.5, "1234.5"), (3, "3"), ("1,234,567", "1234567"),
+    ],
+)  # fmt: skip
+def test_a_number_in_every_dress(cell, expected):
+    assert exports.number(cell) == Decimal(expected)
+
+
+@pytest.mark.parametrize("cell", ["-", "—", " "])
+def test_a_dash_is_no_number(cell):
+    assert exports.number(cell) is None
+
+
+@pytest.mark.parametrize("cell", ["n/a", "#DIV/0!", "1,23,4", "12 apples", "=A1"])
+def test_what_is_no_number_is_refused(cell):
+    with pytest.raises(ValueError, match=r".+"):
+        exports.number(cell)
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (1001.0, "1001"),
+        ("1001.0", "1001"),
+        ("#1001", "1001"),
+        ("12,345", "12345"),
+        (1.2e8, "120000000"),
+        ("A-7", "A-7"),
+    ],
+)
+def test_an_id_in_every_dress(cell, expected):
+    assert exports.identifier(cell) == expected
+
+
+def test_an_id_that_excel_shortened_is_refused():
+    with pytest.raises(ValueError, match="E"):
+        exports.identifier("1.23E+08")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "8/18/2025", "08/18/25", "8/18/2025 6:02 PM", "2025-08-18", "2025-08-18T18:02:00.1234567-07:00", "18.08.2025",
+        "Aug 18, 2025", "August 18, 2025", 45887, 45887.75, "45887", datetime(2025, 8, 18, 18, 2, tzinfo=UTC), date(2025, 8, 18),
+    ],
+)  # fmt: skip
+def test_a_day_in_every_dress(cell):
+    assert exports.day(cell) == date(2025, 8, 18)
+
+
+# --- layouts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_drill_down_sheet(tmp_path):
+    path = write_xlsx(tmp_path / "Leads.xlsx", [DRILL_DOWN, ANN, BOB, TOTALS])
+    export = exports.read(path)
+    assert list(export.ids("job_number")) == ["1001", "1002"]
+    assert list(export.money("estimate_subtotal")) == [Decimal("2139.46"), 0]
+    assert list(export.dates("sold_date")) == [date(2025, 8, 19), None]
+    assert list(export.text("business_unit")) == ["Phoenix-Sales", "Phoenix-Comm-Sales"]
+    assert export.headers["business_unit"] == "Job\u2019s Business Unit"
+    assert export.left_out == 1
+    assert export.totals["estimate_subtotal"] == "$2,139.46"
+    assert kpis.taken_for(export).name == "leads"
+
+
+def test_an_opportunity_sheet_is_taken_for_the_success_rate(tmp_path):
+    header = [*DRILL_DOWN, "Total Estimates", "Opportunity Date", "Sold By"]
+    path = write_csv(tmp_path / "o.csv", [header, [*ANN, 1, "8/19/2025", "Al"]])
+    assert kpis.taken_for(exports.read(path)).name == "success_rate"
+
+
+def test_a_job_costing_sheet_with_separators_and_counts_between_branches(tmp_path):
+    count = ["Phoenix-Production", None, None, None, None, None, 2]
+    total = ["Total", None, None, None, None, None, 2, "$904.96", "$6,000.00"]
+    blank = [None] * 15
+    rows = [["FOREMAN Job Cost"], [], JOB_COST, PAINT, CREDIT, blank, count, blank, total]
+    export = exports.read(write_xlsx(tmp_path / "cost.xlsx", rows))
+    assert list(export.ids("job_number")) == ["2001", "2002"]
+    assert list(export.money("jobs_subtotal")) == [Decimal("2139.46"), Decimal("-1234.50")]
+    assert list(export.money("margin")) == [Decimal("-0.688")] * 2
+    assert list(export.dates("start_date")) == [date(2025, 8, 18)] * 2
+    assert export.left_out == 4
+    assert kpis.taken_for(export).name == "dollars_produced"
+
+
+def test_job_numbers_as_floats_and_days_as_excel_counts_them(tmp_path):
+    rows = [DRILL_DOWN, [1001.0, *ANN[1:3], 45888, *ANN[4:6], 2139.46, 1, 1]]
+    export = exports.read(write_xlsx(tmp_path / "f.xlsx", rows))
+    assert list(export.ids("job_number")) == ["1001"]
+    assert list(export.dates("sold_date")) == [date(2025, 8, 19)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "utf-8"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_csv_file_of_any_encoding_and_delimiter(tmp_path, encoding, delimiter):
+    path = write_csv(tmp_path / "x.csv", [DRILL_DOWN, ANN, BOB], encoding=encoding, delimiter=delimiter)
+    export = exports.read(path)
+    assert list(export.ids("job_number")) == ["1001", "1002"]
+    assert export.headers["job_number"] == "Job #"
+
+
+def test_columns_in_another_order_and_under_other_names(tmp_path):
+    header = ["Customer", "JOB NUMBER", "Lead-Type", "Created On", "Busines Unit", "Wall Colour"]
+    path = write_csv(
+        tmp_path / "r.csv", [header, ["Ann Lee", "1001", "Marketing", "8/18/2025", "Phoenix-Sales", "red"]]
+    )
+    export = exports.read(path)
+    assert set(export.headers) == {"customer_name", "job_number", "lead_type", "created_date", "business_unit"}
+    assert export.unknown == ("Wall Colour",)
+
+
+def test_the_filters_sheet_states_the_dates(tmp_path):
+    filters = [["Exported on", "8/25/2025 9:15 AM"], ["Business Unit", "All"], ["Date Range", "8/18/2025 - 8/24/2025"]]
+    export = exports.read(write_xlsx(tmp_path / "f.xlsx", [DRILL_DOWN, ANN], filters=filters))
+    assert (export.first_day, export.last_day) == (date(2025, 8, 18), date(2025, 8, 24))
+    assert export.exported_at == datetime.fromisoformat("2025-08-25 09:15")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [["Leads"], ["From", "2025-08-18"], ["To", "2025-08-24"]],
+        [["Leads Aug 18, 2025 to Aug 24, 2025"], []],
+        [["Start date", 45887, "End date", 45893]],
+    ],
+)
+def test_title_rows_state_the_dates(tmp_path, lines):
+    export = exports.read(write_xlsx(tmp_path / "t.xlsx", [*lines, DRILL_DOWN, ANN]))
+    assert (export.first_day, export.last_day) == (date(2025, 8, 18), date(2025, 8, 24))
+    assert len(export.cells) == 1
+
+
+def test_a_file_that_states_no_dates(tmp_path):
+    export = exports.read(
+        write_xlsx(tmp_path / "t.xlsx", [DRILL_DOWN, ANN], created=datetime.fromisoformat("2025-08-26 08:00"))
+    )
+    assert (export.first_day, export.last_day) == (None, None)
+    assert export.exported_at == datetime(2025, 8, 26, 8, tzinfo=UTC)
+
+
+def test_a_sheet_whose_stated_size_is_wrong(tmp_path):
+    """Some writers state that a sheet is one cell large, and openpyxl would believe it."""
+    path = write_xlsx(tmp_path / "d.xlsx", [DRILL_DOWN, ANN, BOB])
+    book = openpyxl.load_workbook(path)
+    book.active.calculate_dimension()
+    book.save(path)
+    with ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    parts[sheet] = parts[sheet].replace(b'ref="A1:I3"', b'ref="A1"')
+    assert b'ref="A1"' in parts[sheet]
+    with ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    assert len(exports.read(path).cells) == 2
+
+
+def test_an_export_without_rows_is_an_export(tmp_path):
+    export = exports.read(write_csv(tmp_path / "e.csv", [DRILL_DOWN, TOTALS]))
+    assert export.cells.empty
+    assert kpis.taken_for(export).name == "leads"
+
+
+def test_a_formula_with_a_result_counts_and_one_without_is_named(tmp_path):
+    path = write_xlsx(tmp_path / "f.xlsx", [JOB_COST, PAINT, [*PAINT[:6], "2002", "=1+1", *PAINT[8:]]])
+    export = exports.read(path)
+    assert list(export.ids("job_number")) == ["2001", "2002"]
+    with pytest.raises(UserError, match="row 3: Jobs Subtotal is the formula =1\\+1 without a result"):
+        export.money("jobs_subtotal")
+
+
+def test_a_cell_that_cannot_be_read_is_named(tmp_path):
+    export = exports.read(write_csv(tmp_path / "c.csv", [JOB_COST, [*PAINT[:7], "#DIV/0!", *PAINT[8:]]]))
+    with pytest.raises(UserError, match=r"c\.csv, row 2: Jobs Subtotal is '#DIV/0!', which is not an amount"):
+        export.money("jobs_subtotal")
+
+
+# --- what is no export ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", b"", "a.csv is empty"),
+        ("a.png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x01", "is no spreadsheet"),
+        ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 more", "old .xls or a protected file"),
+        ("a.xlsx", b"PK\x03\x04 not a zip after all", "no workbook that can be read"),
+        ("a.xls", b"<html><table><tr><td>Job #</td></tr></table></html>", "is a web page"),
+        ("a.csv", b"apples,pears\n1,2\n", "has no header that looks like a ServiceTitan report"),
+        ("a.pdf", b"%PDF-1.7\n\x00\x01\x02", "is no spreadsheet"),
+    ],
+)
+def test_what_is_no_export_gets_one_sentence(tmp_path, name, content, sentence):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=sentence) as raised:
+        exports.read(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_zip_archive_that_is_no_workbook(tmp_path):
+    with ZipFile(tmp_path / "a.xlsx", "w") as archive:
+        archive.writestr("notes.txt", "hello")
+    with pytest.raises(UserError, match="no workbook that can be read"):
+        exports.read(tmp_path / "a.xlsx")
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(UserError, match="There is no file"):
+        exports.read(tmp_path / "none.csv")
+    with pytest.raises(UserError, match="cannot be read"):
+        exports.read(tmp_path)
+
+
+def test_a_file_without_the_columns_of_the_kpi(tmp_path):
+    export = exports.read(write_csv(tmp_path / "l.csv", [DRILL_DOWN, ANN]))
+    with pytest.raises(UserError, match="it has no column for jobs subtotal, only Job #, Lead Type"):
+        kpis.taken_for(export, "dollars_produced")
+    with pytest.raises(UserError, match="There is no KPI profit: take one of leads, estimates"):
+        kpis.taken_for(export, "profit")
+
+
+def test_fifty_megabytes(tmp_path):
+    line = io.StringIO()
+    csv.writer(line).writerow([*ANN, "x" * 150])
+    rows = 50_000_000 // len(line.getvalue())
+    with (tmp_path / "large.csv").open("w") as file:
+        csv.writer(file).writerow([*DRILL_DOWN, "Notes"])
+        file.write(line.getvalue() * rows)
+    started = time.monotonic()
+    export = exports.read(tmp_path / "large.csv")
+    assert len(export.cells) == rows > 200_000
+    assert export.money("estimate_subtotal").sum() == rows * Decimal("2139.46")
+    assert time.monotonic() - started < 30
