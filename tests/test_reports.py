@@ -169,6 +169,11 @@ def test_any_frame_reads_as_a_table():
     assert "entity fetched seconds jobs 41,000 1.2 &lt;b&gt; 0 —" in words(fragment)
 
 
+def test_money_in_a_table_has_its_cents():
+    frame = pd.DataFrame({"unit": ["Phoenix-Sales"], "booked": [Decimal("170166.610000000")]})
+    assert "unit booked Phoenix-Sales 170,166.61" in words(reports.table(frame))
+
+
 def test_recorded_figures_are_read_back_and_neither_they_nor_progress_are_shown():
     output = {reports.RECORD_MIME: {"as_of": "2025-09-14"}, "text/plain": "Recorded: as_of"}
     cell = nbformat.v4.new_code_cell("record()", outputs=[nbformat.v4.new_output("display_data", output)])

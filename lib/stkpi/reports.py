@@ -8,9 +8,10 @@ import base64
 import io
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def record(**figures: Any) -> None:
     """Record the figures of a step (any JSON; dates and Decimals as text), for the runner's summary.json to read.
 
     Names the summary knows: status ("ok", "partial", "failed"), error, as_of, ingest, checks, observed. `validation` is
-    written to validation.json, and each of `lines` to the terminal under the step's own.
+    written to validation.json, each of `lines` to the terminal under the step's own, and `files` (see `files`) beside
+    the page.
     """
     figures = json.loads(json.dumps(figures, default=str))
     display({RECORD_MIME: figures, "text/plain": f"Recorded: {', '.join(figures)}"}, raw=True)
@@ -179,15 +181,27 @@ def history(weeks: pd.DataFrame, count: int = AVERAGE_WEEKS) -> HTML:
 
 
 def table(frame: pd.DataFrame) -> HTML:
-    """Any frame as a table: numbers right-aligned with thousands separators, scrolling inside its own box."""
+    """Any frame as a table: numbers right-aligned with thousands separators, scrolling inside its own box.
+
+    Money (Decimal) has cents, a float one digit.
+    """
     shown = frame.copy()
-    numeric = [column for column in frame if pd.api.types.is_numeric_dtype(frame[column])]
+    money = [
+        column for column in frame if len(frame) and frame[column].map(lambda cell: isinstance(cell, Decimal)).all()
+    ]
+    numeric = money + [column for column in frame if pd.api.types.is_numeric_dtype(frame[column])]
     for column in numeric:
-        digits = 1 if pd.api.types.is_float_dtype(frame[column]) else 0
+        digits = 2 if column in money else 1 if pd.api.types.is_float_dtype(frame[column]) else 0
         shown[column] = [f"{value:,.{digits}f}" if pd.notna(value) else "—" for value in frame[column]]
     return _html(
         "plain", columns=[str(column) for column in shown], numeric=numeric, rows=shown.fillna("").to_dict("records")
     )
+
+
+def files(frames: Mapping[str, pd.DataFrame]) -> HTML:
+    """Have the runner write each frame, under its name, as a CSV beside the page; returns the links to them."""
+    record(files={name: frame.to_csv(index=False) for name, frame in frames.items()})
+    return _html("links", frames=frames)
 
 
 def stoplight(checks: pd.DataFrame) -> HTML:

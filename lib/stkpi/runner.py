@@ -1,8 +1,8 @@
 """Execute the notebooks of a spec as one recorded run: `python -m stkpi.runner SPEC.yml [-p name=value ...]`.
 
-A run leaves `runs/<run_id>/` (executed notebooks, pages, summary.json, validation.json), one line per event in
-`runs/ledger.jsonl` and its row on `runs/index.html`. Exit codes: 0 all well, 1 a step failed or is partial, 2 nothing
-but wrong use.
+A run leaves `runs/<run_id>/` (executed notebooks, pages with their CSV files, summary.json, validation.json), one line
+per event in `runs/ledger.jsonl` and its row on `runs/index.html`. Exit codes: 0 all well, 1 a step failed or is partial,
+2 nothing but wrong use.
 """
 
 import argparse
@@ -268,6 +268,8 @@ def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
         figures = pages.recorded(notebook)
         if error is None:
             status, error = figures.pop("status", "ok"), figures.pop("error", None)
+        for name, content in figures.pop("files", {}).items():
+            _write(folder / Path(name).name, content)
         html = f"{step.output}.html"
         _write(folder / html, pages.render_notebook(notebook, error=error, sandbox=sandbox))
     return Outcome(step.name, status, round(time.monotonic() - started, 1), html, error, wrong_use, figures)
