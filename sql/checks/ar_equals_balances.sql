@@ -20,7 +20,10 @@ final AS (
     balances.business_unit AS item,
     ABS(COALESCE(movements.outstanding, 0) - balances.balance) AS value,
     CONCAT(
-      'movements ', CAST(COALESCE(movements.outstanding, 0) AS STRING), ', balances ', CAST(balances.balance AS STRING)
+      'movements $',
+      CAST(CAST(ROUND(COALESCE(movements.outstanding, 0)) AS INT64) AS STRING),
+      ', balances $',
+      CAST(CAST(ROUND(balances.balance) AS INT64) AS STRING)
     ) AS detail
   FROM balances
   LEFT JOIN movements ON balances.business_unit = movements.business_unit

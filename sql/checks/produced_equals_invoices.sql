@@ -29,7 +29,10 @@ final AS (
     weekly.business_unit AS item,
     ABS(weekly.produced - COALESCE(invoices.produced, 0)) AS value,
     CONCAT(
-      'weeks ', CAST(weekly.produced AS STRING), ', invoices ', CAST(COALESCE(invoices.produced, 0) AS STRING)
+      'weeks $',
+      CAST(CAST(ROUND(weekly.produced) AS INT64) AS STRING),
+      ', invoices $',
+      CAST(CAST(ROUND(COALESCE(invoices.produced, 0)) AS INT64) AS STRING)
     ) AS detail
   FROM weekly
   LEFT JOIN invoices ON weekly.business_unit = invoices.business_unit

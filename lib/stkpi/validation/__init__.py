@@ -96,7 +96,7 @@ class _Sources:
         return self.query("weekly_kpis", first_day=self.first_day - series.LATE.lookback - timedelta(weeks=1))
 
 
-_SERIES: dict[str, Callable[[_Sources, Rule], Iterable[Measure]]] = {
+SERIES: dict[str, Callable[[_Sources, Rule], Iterable[Measure]]] = {
     "coverage": lambda given, rule: series.coverage(given.days, rule.least),
     "newest_records": lambda given, _: series.silence(given.days, given.as_of),
     "daily_volume": lambda given, _: series.volume(given.days, given.as_of),
@@ -122,7 +122,7 @@ def run(as_of: str = "", weeks: int = WEEKS) -> Validation:
         given = _Sources(target, last_day, newest_monday - timedelta(weeks=weeks), config.time_zone)
         expectations = suites.run(target, limits, given.first_day, last_day, config.time_zone)
         own = {name: rule for name, rule in limits.checks.items() if "." not in name}
-        checks = [*(_checked(given, name, rule) for name, rule in own.items()), *expectations]
+        checks = [*expectations, *(_checked(given, name, rule) for name, rule in own.items())]
         return Validation(
             as_of=last_day,
             first_day=given.first_day,
@@ -148,13 +148,13 @@ def _worst_first(check: Check) -> tuple[int, bool]:
 
 def _checked(given: _Sources, name: str, rule: Rule) -> Check:
     try:
-        if name in _SERIES:
-            measures = list(_SERIES[name](given, rule))
+        if name in SERIES:
+            measures = list(SERIES[name](given, rule))
         else:
             rows = given.query(name).itertuples()
             measures = [Measure(str(row.item), float(row.value), str(row.detail)) for row in rows]
     except Exception as error:  # whatever the engine says: this check is red, the others go on
-        return unable(name, rule, (str(error).splitlines() or [type(error).__name__])[0])
+        return unable(name, rule, error)
     return judge(name, rule, measures)
 
 

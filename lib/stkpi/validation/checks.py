@@ -111,6 +111,7 @@ def judge(name: str, rule: Rule, measures: Iterable[Measure]) -> Check:
     return Check(name, rule.title, rule.severity, COLORS[worst[0]], found + more, rule.remedy, shown)
 
 
-def unable(name: str, rule: Rule, reason: str) -> Check:
+def unable(name: str, rule: Rule, reason: str | Exception) -> Check:
     """The red check that could not be made."""
-    return Check(name, rule.title, rule.severity, "red", f"Could not be checked: {reason}", rule.remedy)
+    first_line = (str(reason).splitlines() or [type(reason).__name__])[0]
+    return Check(name, rule.title, rule.severity, "red", f"Could not be checked: {first_line}", rule.remedy)

@@ -11,11 +11,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pandas as pd
 import yaml
 
 from stkpi.errors import UserError
@@ -91,28 +93,28 @@ def read(folder: Path = FOLDER) -> tuple[Suite, ...]:
 def run(target: Warehouse, limits: Thresholds, first_day: date, as_of: date, zone: str) -> Iterator[Check]:
     """Run every suite; yields a check per expectation.
 
-    Raises UserError for an expectation that Great Expectations does not know, takes other arguments, or did not run.
+    Raises UserError, before any table is read, for an expectation that Great Expectations does not know or that takes
+    other arguments; and for one that did not run.
     """
-    for suite in read():
-        rules = {each.name: _rule(each, limits) for each in suite.expectations}
-        declared = [_declared(each) for each in suite.expectations]
+    found = [
+        (suite, [(each.name, _rule(each, limits), declare(each)) for each in suite.expectations]) for suite in read()
+    ]
+    frames = _frames()
+    for suite, lines in found:
         sql, parameters = suite.select(first_day, as_of, zone)
         try:
             frame = target.query(sql, **parameters)
         except Exception as error:  # whatever the engine says: these checks are red, the others go on
-            yield from (unable(name, rule, str(error).splitlines()[0]) for name, rule in rules.items())
+            yield from (unable(name, rule, error) for name, rule, _ in lines)
             continue
-        # Plain Python strings: of pandas' own the library cannot tell the type.
-        frame = frame.astype(dict.fromkeys(frame.select_dtypes("str").columns, object))
-        results = _validate(suite.table, frame, declared)
-        if len(results) != len(suite.expectations):
-            raise UserError(f"Of {suite.table} {len(results)} of {len(suite.expectations)} expectations ran: mend it.")
-        for expectation, result in zip(suite.expectations, results, strict=True):
-            rule = rules[expectation.name]
-            if failure := _failure(result):
-                yield unable(expectation.name, rule, failure)
-            else:
-                yield judge(expectation.name, rule, [_measure(expectation, result)])
+        # Plain Python values: of pandas' own strings the library cannot tell the type, and instants lose their zone.
+        frame = frame.astype(dict.fromkeys(frame.select_dtypes(["str", "datetimetz"]).columns, object))
+        results = _validate(frames, suite.table, frame, [declared for _, _, declared in lines])
+        if len(results) != len(lines):
+            raise UserError(f"Of {suite.table} {len(results)} of {len(lines)} expectations ran: is one there twice?")
+        for (name, rule, _), expectation, result in zip(lines, suite.expectations, results, strict=True):
+            failure = _failure(result)
+            yield unable(name, rule, failure) if failure else judge(name, rule, [_measure(expectation, result)])
 
 
 def _rule(expectation: Expectation, limits: Thresholds) -> Rule:
@@ -133,7 +135,7 @@ def _library() -> Any:
     return great_expectations
 
 
-def _declared(expectation: Expectation) -> Any:
+def declare(expectation: Expectation) -> Any:
     """The library's own object: a name or an argument that it does not know must not be dropped in silence."""
     try:
         return getattr(_library().expectations, expectation.kind)(**expectation.arguments)
@@ -142,16 +144,19 @@ def _declared(expectation: Expectation) -> Any:
         raise UserError(f"Expectation {expectation.name} cannot be used, correct it in {FOLDER}: {words}") from None
 
 
-def _validate(name: str, frame: Any, declared: list[Any]) -> list[Any]:
-    """The library's results of one frame, in the order of `declared`."""
-    gx = _library()
-    context = gx.get_context(mode="ephemeral")
+def _frames() -> Any:
+    """The library's reader of frames, in a context that keeps nothing."""
+    context = _library().get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    asset = context.data_sources.add_pandas("frames").add_dataframe_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe("window").get_batch({"dataframe": frame})
-    suite = gx.ExpectationSuite(name=name, expectations=declared)
+    return context.data_sources.pandas_default
+
+
+def _validate(frames: Any, table: str, frame: pd.DataFrame, declared: list[Any]) -> list[Any]:
+    """The library's results for the frame of one table, in the order of `declared`."""
+    suite = _library().ExpectationSuite(name=table, expectations=declared)
     order = {each.id: place for place, each in enumerate(suite.expectations)}
-    results = batch.validate(suite, result_format={"result_format": "BASIC", "partial_unexpected_count": 50}).results
+    told = {"result_format": "BASIC", "partial_unexpected_count": 50}
+    results = frames.read_dataframe(frame).validate(suite, result_format=told).results
     return sorted(results, key=lambda result: order[result.expectation_config.id])
 
 
@@ -170,7 +175,9 @@ def _measure(expectation: Expectation, result: Any) -> Measure:
         return Measure("", float(not result.success), f"is {found.get('observed_value')}")
     rows, wrong = found["element_count"], found["unexpected_count"]
     detail = f"{wrong:,} of {rows:,} rows"
-    if wrong and len(expectation.columns) == 1:
-        examples = dict.fromkeys(str(value) for value in found["partial_unexpected_list"] if value is not None)
-        detail += f", such as {', '.join(list(examples)[:3])}" if examples else ""
+    if wrong and len(expectation.columns) == 1 and not expectation.kind.endswith("NotBeNull"):
+        examples = dict.fromkeys(
+            f"{value:g}" if isinstance(value, Decimal) else f"{value}" for value in found["partial_unexpected_list"]
+        )
+        detail += f", such as {', '.join(list(examples)[:3])}"
     return Measure("", wrong / rows if rows else 0.0, detail)
