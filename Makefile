@@ -7,7 +7,7 @@ READY := .venv/ready
 RUFF := $(BIN)/ruff --config lib/pyproject.toml
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help nightly test lab check format sandbox ingest backfill validate reconcile status bench lock clean
+.PHONY: help nightly test lab check format sandbox ingest backfill repair validate reconcile status bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ ingest: $(READY) ## what changed since the last ingest; ENTITIES=jobs,invoices
 
 backfill: $(READY) ## one entity again; ENTITY=invoices FROM=2025-08-01 TO=2025-08-31 (both included)
 	@$(BIN)/python -m stkpi backfill --entity "$(ENTITY)" --from "$(FROM)" --to "$(TO)"
+
+repair: $(READY) ## old invoices without a job: link them by evidence; FROM=2024-01-01 TO=2024-12-31 DRY=1 (all may be left out)
+	@$(BIN)/python -m stkpi repair --from "$(FROM)" --to "$(TO)" $(if $(DRY),--dry-run)
 
 validate: $(READY) ## every check of the warehouse, one line each, worst first
 	@$(BIN)/python -m stkpi validate

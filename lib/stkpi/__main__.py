@@ -6,7 +6,7 @@ import argparse
 import sys
 from contextlib import nullcontext
 
-from stkpi import demo, ingest, settings, validation
+from stkpi import demo, ingest, repair, settings, validation
 from stkpi.errors import UserError
 from stkpi.reconcile import command as reconcile
 from stkpi.reconcile import present, pull
@@ -24,6 +24,15 @@ def _backfill(options: argparse.Namespace) -> int:
 
 def _status(_: argparse.Namespace) -> int:
     print(ingest.status().to_string(index=False))
+    return 0
+
+
+def _repair(options: argparse.Namespace) -> int:
+    done = repair.run(options.dry_run, options.first, options.last)
+    print(f"{done.coverage.to_string()}\n\n{done.methods.to_string(index=False)}\n")
+    if len(done.unresolved):
+        print(f"Left alone:\n{done.unresolved.head(20).to_string(index=False)}\n")
+    print(done.headline)
     return 0
 
 
@@ -72,6 +81,12 @@ def main() -> int:
 
     command = commands.add_parser("status", help="per entity: last run, watermark, lag, quarantined rows")
     command.set_defaults(run=_status, tenant=False)
+
+    command = commands.add_parser("repair", help="old invoices without a job: link them by evidence")
+    command.add_argument("--dry-run", action="store_true", help="only tell what would happen")
+    command.add_argument("--from", dest="first", default="", help="first day of the invoices' creation; default: all")
+    command.add_argument("--to", dest="last", default="", help="last day, included")
+    command.set_defaults(run=_repair, tenant=False)
 
     command = commands.add_parser("validate", help="every check of the warehouse, one line each")
     command.add_argument("--as-of", default="", help="the day that the KPI tables must reach; default: any")

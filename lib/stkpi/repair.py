@@ -26,13 +26,13 @@ from stkpi.servicetitan.windows import Window
 INVOICES = ENTITIES["invoices"]
 COPY, LINKS = "st_stage_v2.invoices_dry_run", "st_stage_v2.invoice_links"
 METHODS = {
-    "record": "linked by its own record",
-    "invoice_id": "linked by the job's invoiceId",
-    "job_number": "linked by its job number",
-    "reference": "linked by its reference number",
-    "ambiguous": "left alone: several jobs are possible",
-    "no evidence": "left alone: nothing names a job",
-    "no job": "left alone: ServiceTitan says that it has no job",
+    "record": "by its own record",
+    "invoice_id": "by the job's invoiceId",
+    "job_number": "by the job number",
+    "reference": "by the reference number",
+    "ambiguous": "no: several jobs are possible",
+    "no evidence": "no: nothing names a job",
+    "no job": "no: ServiceTitan says it has none",
 }
 LISTED = ("ambiguous", "no evidence")
 
@@ -45,7 +45,7 @@ class Repair:
     filled, keyed, superseded: how many rows got a job or unit, got a `_key` or `_hash`, were deleted because an ingest
         has written the same invoice since; all are 0 in a second run
     coverage: rows before and after; columns invoices, with_job, with_job_number, with_unit
-    methods: columns invoices and how (texts of METHODS), in the order of the evidence
+    methods: columns linked (texts of METHODS, in the order of the evidence) and invoices
     unresolved: the invoices left alone, with the jobs that are possible: invoice_id, created_on, reference_number,
         method, candidate_jobs
     """
@@ -58,6 +58,17 @@ class Repair:
     coverage: pd.DataFrame
     methods: pd.DataFrame
     unresolved: pd.DataFrame
+
+    @property
+    def headline(self) -> str:
+        """What it did in one sentence."""
+        linked = int(self.coverage["with_job"].diff().iloc[-1])
+        if not (linked or self.filled or self.keyed or self.superseded or len(self.unresolved)):
+            return "No old invoice lacks its job."
+        verb = "would be" if self.dry_run else "were"
+        return (
+            f"{linked:,} invoices {verb} linked to their job, {len(self.unresolved):,} left alone for want of evidence"
+        )
 
 
 def run(dry_run: bool = True, window_start: str = "", window_end: str = "") -> Repair:
@@ -97,7 +108,7 @@ def run(dry_run: bool = True, window_start: str = "", window_end: str = "") -> R
         keyed=int(before["without_key"][0] - after["without_key"][0]) - superseded,
         superseded=superseded,
         coverage=coverage.drop(columns="without_key"),
-        methods=pd.DataFrame({"invoices": [int(counts.get(name, 0)) for name in METHODS], "how": METHODS.values()}),
+        methods=pd.DataFrame({"linked": METHODS.values(), "invoices": [int(counts.get(name, 0)) for name in METHODS]}),
         unresolved=listed[["invoice_id", "created_on", "reference_number", "method", "candidate_jobs"]],
     )
 

@@ -1,8 +1,8 @@
 """Execute the notebooks of a spec as one recorded run: `python -m stkpi.runner SPEC.yml [-p name=value ...]`.
 
 A run leaves `runs/<run_id>/` (executed notebooks, pages with their CSV files, summary.json, validation.json), one line
-per event in `runs/ledger.jsonl` and its row on `runs/index.html`. Exit codes: 0 all well, 1 a step failed or is partial,
-2 nothing but wrong use.
+per event in `runs/ledger.jsonl` and its row on `runs/index.html`. Exit codes: 0 all well, 1 a step failed or is
+partial, 2 nothing but wrong use.
 """
 
 import argparse
