@@ -33,12 +33,12 @@ lab: $(READY) ## explore the notebooks in JupyterLab
 check: $(READY) ## lint, format, notebooks without outputs
 	@$(RUFF) check lib tests notebooks
 	@$(RUFF) format --check lib tests notebooks
-	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+	@$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 format: $(READY) ## mend what `make check` finds, where a machine can
 	@$(RUFF) check --fix lib tests notebooks
 	@$(RUFF) format lib tests notebooks
-	@$(BIN)/nbstripout notebooks/*.ipynb
+	@$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
 sandbox: $(READY) ## serve a made-up company over the ServiceTitan API until interrupted
 	@$(BIN)/python -m sandbox
