@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,18 @@ class Period:
 
 @dataclass(frozen=True)
 class Number(Period):
-    """A number that somebody read for a period; `tolerance` is how far a definition may be from it."""
+    """A number that somebody read for a period; `tolerance` is how far a definition may be from it.
+
+    A value of NaN is a ratio that has none, because nothing happened.
+    """
 
     value: Decimal
     tolerance: Decimal = Decimal(0)
 
     def agrees(self, values: np.ndarray) -> np.ndarray:
         """Which of the values are this number."""
+        if self.value.is_nan():
+            return np.isnan(values)
         return np.abs(values - float(self.value)) <= float(self.tolerance) + 1e-9
 
     @property
@@ -247,9 +252,9 @@ def _cells(candidates: Candidates, period: Period) -> Iterator[np.ndarray]:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Rows in cells (a row may be in many), each of a kind; every method gives combinations of conditions × cells.
+    """Rows in cells (a row may be in many), each of a kind; every method gives combinations of conditions by cells.
 
-    passes  combinations × kinds, 1.0 where the kind passes
+    passes  combinations by kinds, 1.0 where the kind passes
     kind    of each row
     cell    of each row
     """
@@ -260,7 +265,7 @@ class _Grid:
     cells: int
 
     def _table(self, kind: np.ndarray, cell: np.ndarray, kinds: int, weights: np.ndarray | None = None) -> np.ndarray:
-        """Kinds × cells: how many rows, or the sum of their weights."""
+        """Kinds by cells: how many rows, or the sum of their weights."""
         flat = np.bincount(kind * self.cells + cell, weights, minlength=kinds * self.cells)
         return flat.reshape(kinds, self.cells)
 
@@ -273,7 +278,7 @@ class _Grid:
     def distinct(self, code: np.ndarray) -> np.ndarray:
         """How many codes occur; -1 is none.
 
-        The rows of a code in a cell are a set of kinds, and it occurs where one of them passes. Few sets differ, so that
+        The rows of a code in a cell are a set of kinds, and it occurs where one of them passes. Few sets differ, so
         they are kinds again: the one-hot product `((M @ onehot(key)) > 0).sum(1)` over sets instead of keys.
         """
         kinds = self.passes.shape[1]
@@ -298,7 +303,7 @@ class _Grid:
         found = np.zeros((len(self.passes), self.cells))
         edges = np.searchsorted(self.cell, np.arange(self.cells + 1))
         kinds, passes = self.passes.shape[1], self.passes.astype(np.float64)
-        for cell, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+        for cell, (start, end) in enumerate(pairwise(edges)):
             names, group = np.unique(code[start:end], return_inverse=True)
             flat = np.bincount(self.kind[start:end] * len(names) + group, weights[start:end], kinds * len(names))
             sums = passes @ flat.reshape(kinds, len(names))
@@ -307,7 +312,7 @@ class _Grid:
 
 
 def cube(candidates: Candidates, periods: Sequence[Period]) -> np.ndarray:
-    """`values` of every period: periods × definitions."""
+    """`values` of every period: periods by definitions."""
     first = values(candidates, periods[0]) if periods else np.zeros(0)
     found = np.empty((len(periods), len(candidates.space)), first.dtype)
     for i, period in enumerate(periods):

@@ -106,15 +106,19 @@ def _file(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
+def kpis(path: Path = FILE) -> tuple[str, ...]:
+    """The KPIs that have definitions."""
+    return tuple(name for name in _file(path) if name != "shared")
+
+
 def read_space(kpi: str, path: Path = FILE) -> Space:
     """The space of a KPI's definitions.
 
     Raises UserError for a KPI that the file lacks, and for an option that does not read as the file's top explains.
     """
-    known = {name: entry for name, entry in _file(path).items() if name != "shared"}
-    if kpi not in known:
-        raise UserError(f"{kpi or 'No KPI'} is none of {', '.join(known)}: name one of them as KPI.")
-    entry = dict(known[kpi])
+    if kpi not in kpis(path):
+        raise UserError(f"{kpi or 'No KPI'} is none of {', '.join(kpis(path))}: name one of them as KPI.")
+    entry = dict(_file(path)[kpi])
     candidates = CANDIDATES / f"{entry.pop('candidates')}.sql"
     if missing := [name for name in (*PLACING, "measure") if name not in entry]:
         raise UserError(f"{path.name}: {kpi} has no {missing[0]}; give it one option at least.")

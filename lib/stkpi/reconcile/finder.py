@@ -1,0 +1,383 @@
+"""Which definition gives the numbers that ServiceTitan shows? One matched number proves nothing: hundreds of different
+definitions reproduce a weekly count. So the finder keeps every definition that gives all the numbers, takes those that
+differ nowhere for one, and asks for the number that parts the rest best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from fractions import Fraction
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+
+from stkpi import settings
+from stkpi.errors import UserError
+from stkpi.reconcile import shapley
+from stkpi.reconcile.cube import Number, Period, load, values
+from stkpi.reconcile.definitions import Space, as_sql, read_space
+from stkpi.reconcile.kpis import COMPARISONS
+from stkpi.warehouse import Warehouse
+
+NUMBERS_NEEDED = 4
+UNITS_NEEDED = 2
+SAMPLE = 20_000  # definitions that are asked about the next number: more do not change which one parts them best
+OFF = 2  # a careless reader's numbers are off by this many steps at most
+# log2 of the chance of a number that is right, and of each of the four that are off by one or two steps: 30% are.
+RIGHT, WRONG = np.log2(0.7), np.log2(0.3 / 4)
+LISTED = 10
+EXACT = 1_000_000_000  # larger than any denominator that a company's week has in its ratios and cents
+ASKED_MONTHS = (7, 8, 1)  # two in summer, so that their year before is in the books of a young tenant, too
+DST_ZONE = ZoneInfo("America/Los_Angeles")  # Phoenix equals it in summer and Denver in winter
+
+
+@dataclass(frozen=True)
+class Class:
+    """Definitions that give the same value for every period looked at; `definition` is the simplest of them."""
+
+    definition: int
+    synonyms: int
+    bits: float
+    log2_likelihood: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the numbers say about the definition of a KPI.
+
+    verdict    accepted, ambiguous, thin (one is left on too little evidence), likely (numbers may be off) or none
+    classes    the most plausible LISTED of the classes that are `left`
+    question   the period whose number parts what is left best; None where nothing does
+    expected   what the first of the classes gives for it
+    """
+
+    space: Space
+    numbers: tuple[Number, ...]
+    verdict: str
+    classes: tuple[Class, ...]
+    left: int
+    question: Period | None
+    expected: float | None
+    sentence: str
+    sql: str | None
+
+    def table(self) -> pd.DataFrame:
+        """One row per class: what it does otherwise than expected, its bits and the number of its synonyms."""
+        return pd.DataFrame(
+            {
+                "definition": [describe(self.space, found.definition) for found in self.classes],
+                "bits": [found.bits for found in self.classes],
+                "synonyms": [found.synonyms for found in self.classes],
+            }
+        )
+
+
+def describe(space: Space, definition: int, base: int = 0) -> str:
+    """Where a definition departs from another, by default the expected one: `status sold (only jobs …); …`."""
+    here, there = space.options(definition), space.options(base)
+    parts = [f"{name} {here[name].id} ({here[name].why})" for name in here if here[name] != there[name]]
+    return "; ".join(parts) or "as expected"
+
+
+# --- the core: arrays in, arrays out ----------------------------------------------------------------------------------
+
+
+def log2_likelihood(given: np.ndarray, number: Number, step: float | None = None) -> np.ndarray:
+    """How likely the number is, by definition (float32), given what each of them gives.
+
+    step: the smallest difference that a careless reader makes; None where numbers are read rightly
+    """
+    right = number.agrees(given)
+    if step is None:
+        return np.where(right, 0, -np.inf).astype(np.float32)
+    near = np.abs(given - float(number.value)) <= OFF * step + float(number.tolerance) + 1e-9
+    return np.where(right, RIGHT, np.where(near, WRONG, -np.inf)).astype(np.float32)
+
+
+def plausible(likelihood: np.ndarray) -> np.ndarray:
+    """The definitions that can have given the numbers."""
+    return np.flatnonzero(likelihood > -np.inf)
+
+
+def fingerprints(panel: np.ndarray) -> np.ndarray:
+    """A whole number per definition (column of periods by definitions) that is the same where all its values are."""
+    found = np.zeros(panel.shape[1], np.uint64)
+    for row in panel:
+        # -0.0 is 0.0, and every NaN the same one.
+        bits = (np.where(np.isnan(row), np.nan, row).astype(np.float64) + 0.0).view(np.uint64)
+        found = (found ^ bits) * np.uint64(0x9E3779B97F4A7C15)
+        found ^= found >> np.uint64(32)
+    return found
+
+
+def ranked(alive: np.ndarray, likelihood: np.ndarray, bits: np.ndarray, prints: np.ndarray) -> list[Class]:
+    """The classes of the definitions `alive`, the most plausible first: of those that explain the numbers equally well
+    the simplest.
+
+    likelihood, bits, prints: of the definitions in `alive`
+    """
+    order = np.lexsort((alive, bits - likelihood))
+    _, first, synonyms = np.unique(prints[order], return_index=True, return_counts=True)
+    found = [
+        Class(int(alive[order[i]]), int(n), float(bits[order[i]]), float(likelihood[order[i]]))
+        for i, n in zip(first, synonyms, strict=True)
+    ]
+    return sorted(found, key=lambda c: (c.bits - c.log2_likelihood, -c.synonyms, c.definition))
+
+
+def next_question(panel: np.ndarray, weights: np.ndarray, asked: Collection[int]) -> int | None:
+    """The period (row of the panel) whose number tells most about the definitions (its columns): that on which their
+    values, weighted, have the highest entropy. None where they agree on everything that was not yet asked.
+    """
+    if panel.shape[1] > SAMPLE:
+        chosen = np.random.default_rng(0).choice(panel.shape[1], SAMPLE, replace=False)
+        panel, weights = panel[:, chosen], weights[chosen]
+    best, question = 1e-9, None
+    for row in sorted(set(range(len(panel))) - set(asked)):
+        _, group = np.unique(panel[row], return_inverse=True)
+        share = np.bincount(group.ravel(), weights)
+        share = share[share > 0] / share.sum()
+        entropy = -(share * np.log2(share)).sum()
+        if entropy > best:
+            best, question = entropy, row
+    return question
+
+
+def confirming(periods: Sequence[Period], numbers: Sequence[Number], given: np.ndarray, near: np.ndarray) -> int:
+    """The period (its place) to read where nothing is left to tell apart: of another unit or season than all that was
+    read, and where most of the nearest definitions would give another number.
+
+    given: what is left gives, by period; near: what its `neighbours` give, periods by definitions
+    """
+    units = {number.unit for number in numbers}
+    seasons = {_is_summer(number.first) for number in numbers}
+    read = {number.period for number in numbers}
+
+    def worth(place: int) -> tuple[bool, int, int]:
+        period = periods[place]
+        news = (period.unit not in units) + (_is_summer(period.first) not in seasons)
+        return period not in read, news, int((near[place] != given[place]).sum())
+
+    return max(range(len(periods)), key=worth)
+
+
+def neighbours(space: Space, definition: int) -> np.ndarray:
+    """The definitions that differ from one in a single dimension."""
+    here = np.unravel_index(definition, space.shape)
+    found = []
+    for dimension, size in enumerate(space.shape):
+        for other in set(range(size)) - {int(here[dimension])}:
+            found.append(np.ravel_multi_index([*here[:dimension], other, *here[dimension + 1 :]], space.shape))
+    return np.array(found, np.int64)
+
+
+def readable(space: Space, panel: np.ndarray) -> np.ndarray:
+    """Values as they can be read: a ratio has four decimals."""
+    return panel if step_of(space) == 1 else panel.round(4)
+
+
+def lacking(numbers: Sequence[Number], *, held_out: bool) -> list[str]:
+    """What the numbers still lack as evidence for a definition; nothing where it may be accepted.
+
+    held_out: whether one of the numbers was foretold by all the definitions that the others leave
+    """
+    seasons = {_is_summer(number.first) for number in numbers}
+    units = {number.unit for number in numbers}
+    found = []
+    if len(numbers) < NUMBERS_NEEDED:
+        found.append(f"{NUMBERS_NEEDED - len(numbers)} more number{'s' * (NUMBERS_NEEDED - len(numbers) > 1)}")
+    if len(units) < UNITS_NEEDED:
+        found.append("another unit")
+    found += [f"a {name} period" for summer, name in ((True, "summer"), (False, "winter")) if summer not in seasons]
+    if not held_out:
+        found.append("a number that was not needed to find it")
+    return found
+
+
+def _is_summer(day: date) -> bool:
+    return bool(pd.Timestamp(day, tz=DST_ZONE).dst())
+
+
+# --- questions that can be asked --------------------------------------------------------------------------------------
+
+
+def questions(units: Sequence[str], as_of: date, count: int = 6) -> list[Period]:
+    """Periods whose number a person can read off ServiceTitan: for each of the first `count` units three months and a
+    week in each, the newest of summer and winter. A month's number says more than a week's, a week is easier to check.
+    """
+    found = []
+    for month in ASKED_MONTHS:
+        first = max(date(year, month, 1) for year in (as_of.year - 1, as_of.year) if date(year, month, 28) < as_of)
+        last = (pd.Timestamp(first) + pd.offsets.MonthEnd()).date()
+        monday = first + timedelta(days=7 + -first.weekday() % 7)
+        for unit in units[:count]:
+            found += [Period(unit, first, last), Period(unit, monday, monday + timedelta(days=6))]
+    return found
+
+
+def known_units(target: Warehouse, division: str) -> list[str]:
+    """The rolled-up units of a division that had jobs, those with most first."""
+    try:
+        found = target.query(
+            "SELECT business_unit FROM st_ref_v2.dim_jobs WHERE division = @division"
+            " GROUP BY business_unit ORDER BY COUNT(*) DESC, business_unit",
+            division=division,
+        )
+    except target.NotFound:
+        raise UserError("There are no KPI tables yet: run `make nightly` first.") from None
+    return list(found["business_unit"])
+
+
+def division(kpi: str) -> str:
+    """Whose units a KPI is about: Sales or Production."""
+    return COMPARISONS[kpi].division
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def step_of(space: Space) -> float:
+    """The smallest difference between two numbers as they are read: 1, a dollar, a hundredth of a percent."""
+    if space.counts:
+        return 1
+    return 0.0001 if any("ratio" in option.says for option in space["measure"]) else 1
+
+
+def find(
+    target: Warehouse, kpi: str, numbers: Iterable[Number], could_ask: Sequence[Period], *, careless: bool = False
+) -> Finding:
+    """Find the definitions of a KPI that give all the numbers. One query brings what they could count.
+
+    could_ask: the periods whose numbers could be read next, and over which definitions are told apart
+    careless: whether up to a third of the numbers may be off by one or two
+    """
+    space, numbers = read_space(kpi), tuple(numbers)
+    read = [number.period for number in numbers]
+    periods = list(dict.fromkeys([*read, *could_ask]))
+    candidates = load(target, space, periods, settings.load().time_zone)
+    step = step_of(space) if careless else None
+    each = np.zeros((len(numbers), len(space)), np.float32)
+    for i, number in enumerate(numbers):
+        each[i] = log2_likelihood(values(candidates, number), number, step)
+    alive = plausible(each.sum(0))
+    if not len(alive):
+        return Finding(space, numbers, "none", (), 0, None, None, _none_fits(numbers, each), None)
+    likelihood = each[:, alive].sum(0)
+    simplest = int(alive[np.argmin(space.bits[alive] - likelihood)])
+    kept = np.concatenate([alive, [simplest], neighbours(space, simplest)])
+    panel = readable(space, np.stack([values(candidates, period)[kept] for period in periods]))
+    panel, given, near = panel[:, : len(alive)], panel[:, len(alive)], panel[:, len(alive) + 1 :]
+    classes = ranked(alive, likelihood, space.bits[alive], fingerprints(panel))
+    missing = lacking(numbers, held_out=foretold(each))
+    verdict = "likely" if careless else "ambiguous" if len(classes) > 1 else "thin" if missing else "accepted"
+    question = expected = None
+    if verdict != "accepted":
+        asked = {i for i, period in enumerate(periods) if period in read}
+        place = next_question(panel, np.exp2(likelihood - likelihood.max()), asked)
+        place = confirming(periods, numbers, given, near) if place is None else place
+        question, expected = periods[place], float(given[place])
+    sentence = _sentence(space, verdict, classes, missing, question)
+    sql = as_sql(space, classes[0].definition, candidates.dates)
+    return Finding(space, numbers, verdict, tuple(classes[:LISTED]), len(classes), question, expected, sentence, sql)
+
+
+def foretold(each: np.ndarray) -> bool:
+    """Whether one of the numbers (rows of log2 likelihoods) could be left out without another definition coming in."""
+    gives = each > -np.inf
+    left = gives.all(0).sum()
+    return len(each) > 1 and any(np.delete(gives, i, 0).all(0).sum() == left for i in range(len(each)))
+
+
+def _sentence(
+    space: Space, verdict: str, classes: Sequence[Class], missing: Sequence[str], question: Period | None
+) -> str:
+    best = f"{space.kpi}: {describe(space, classes[0].definition)}"
+    match verdict:
+        case "accepted":
+            return f"{best}. It alone gives all the numbers, one of which was not needed to find it."
+        case "thin":
+            return (
+                f"One definition is left, {best}, but it takes {', '.join(missing)}. Read THIS number next: {question}."
+            )
+        case "likely":
+            return (
+                f"Most plausible of {len(classes):,} left, if some numbers are off: {best}. Read THIS next: {question}."
+            )
+    return (
+        f"Ambiguous, {len(classes):,} left. The simplest is {best}. Read THIS number next and it will tell them apart:"
+        f" {question}."
+    )
+
+
+def _none_fits(numbers: Sequence[Number], each: np.ndarray) -> str:
+    given = int((each > -np.inf).sum(0).max())
+    return (
+        f"NONE FITS: no definition gives these numbers; the most that one gives is {given} of {len(numbers)}. Read them"
+        " once more, then add what is counted otherwise to expectations/definitions.yaml."
+    )
+
+
+# --- from one definition to another -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """How a period's value changes from one definition to another; `steps` is (dimension, why, change), exact."""
+
+    period: Period
+    start: Fraction
+    end: Fraction
+    steps: tuple[tuple[str, str, Fraction], ...]
+
+    def __str__(self) -> str:
+        parts = "; ".join(f"{name}: {why} ({_signed(change)})" for name, why, change in self.steps)
+        return f"{_plain(self.end)} instead of {_plain(self.start)}: {parts or 'the same definition'}"
+
+
+def bridge(space: Space, given: np.ndarray, period: Period, start: int, end: int) -> Bridge:
+    """Split what changes from one definition to another over the dimensions in which they differ (Shapley, exact).
+
+    given: the values of all definitions for the period
+    """
+    here, there = space.options(start), space.options(end)
+    differing = [name for name in here if here[name] != there[name]]
+
+    def value(changed: frozenset[str]) -> Fraction:
+        mixed = {name: (there if name in changed else here)[name].id for name in here}
+        return _exact(given[space.number(mixed)])
+
+    shares = shapley.shares(differing, value)
+    steps = tuple((name, there[name].why, shares[name]) for name in differing)
+    return Bridge(period, value(frozenset()), value(frozenset(differing)), steps)
+
+
+def explain(space: Space, given: np.ndarray, number: Number, definition: int) -> Bridge | None:
+    """Why somebody got `number` where `definition` is right: the bridge to the nearest definition that gives it (the
+    fewest dimensions, then the fewest bits); None where none does.
+
+    given: the values of all definitions for the period
+    """
+    found = np.flatnonzero(number.agrees(given))
+    if not len(found):
+        return None
+    here = np.unravel_index(definition, space.shape)
+    there = np.unravel_index(found, space.shape)
+    differing = np.sum([a != b for a, b in zip(here, there, strict=True)], axis=0)
+    nearest = found[np.lexsort((found, space.bits[found], differing))[0]]
+    return bridge(space, given, number.period, definition, int(nearest))
+
+
+def _exact(value: float) -> Fraction:
+    """A value as an exact number; a ratio without a denominator counts as zero."""
+    return Fraction(0) if np.isnan(value) else Fraction(float(value)).limit_denominator(EXACT)
+
+
+def _plain(value: Fraction) -> str:
+    return f"{float(value):,.4f}".rstrip("0").rstrip(".")
+
+
+def _signed(value: Fraction) -> str:
+    return f"{'+' if value > 0 else ''}{_plain(value)}"

@@ -1,0 +1,173 @@
+"""How well and how fast the definition finder finds, on the tenant in the warehouse (`make bench-finder`).
+
+For each KPI in turn definitions are drawn at random; the finder chooses which numbers to read and is told what the
+drawn definition gives. The same with 30% of the numbers off by one or two, and with truths that the finder does not
+know. BENCH_SEED is heeded; the larger the tenant, the more its numbers tell.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+
+from stkpi import settings, warehouse
+from stkpi.reconcile import cube, definitions, finder
+
+HIDDEN = 20  # definitions for each KPI and question
+READ = 6
+NOISE = 0.3
+PERIODS = 12  # of the speed
+COLUMNS = ("top-1 at 4", "top-5 at 4", "top-1 at 6", "careless", "none fits")
+TARGETS = (0.9, 1.0, 0.99, 0.97, 1.0)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A KPI's definitions: their values (periods by definitions) and which of them differ nowhere."""
+
+    space: definitions.Space
+    periods: list[cube.Period]
+    values: np.ndarray
+    prints: np.ndarray
+    opening: int
+
+
+@dataclass(frozen=True)
+class Game:
+    """After each number read: the place of the truth's class among the classes left (99 where it is none of them)."""
+
+    ranks: list[int]
+    left: int  # classes after the last number
+
+
+def play(field: Field, truth: int, known: np.ndarray | bool = True, random: np.random.Generator | None = None) -> Game:
+    """Let the finder find `truth` among the definitions that it knows; with `random`, NOISE of the numbers are off."""
+    step = finder.step_of(field.space)
+    likelihood = np.where(known, 0, -np.inf) + np.zeros(len(field.space), np.float32)
+    alive = finder.plausible(likelihood)
+    likelihood, ranks, place = likelihood[alive], [], field.opening
+    numbers: list[cube.Number] = []
+    classes: list[finder.Class] = []
+    for _ in range(READ):
+        value = field.values[place, truth]
+        off = random.choice((-2, -1, 1, 2)) * step if random and random.random() < NOISE else 0
+        number = reading(field, place, value + off)
+        numbers.append(number)
+        given = field.values[place, alive]
+        likelihood = likelihood + finder.log2_likelihood(given, number, step if random else None)
+        left = finder.plausible(likelihood)
+        alive, likelihood = alive[left], likelihood[left]
+        classes = finder.ranked(alive, likelihood, field.space.bits[alive], field.prints[alive])
+        ranks.append(next((i for i, c in enumerate(classes) if field.prints[c.definition] == field.prints[truth]), 99))
+        if len(alive):
+            place = following(field, numbers, alive, likelihood, classes[0].definition)
+    return Game(ranks, len(classes))
+
+
+def following(
+    field: Field, numbers: list[cube.Number], alive: np.ndarray, likelihood: np.ndarray, simplest: int
+) -> int:
+    """The place of the number that the finder asks for next."""
+    read = {number.period for number in numbers}
+    asked = {place for place, period in enumerate(field.periods) if period in read}
+    place = finder.next_question(field.values[:, alive], np.exp2(likelihood - likelihood.max()), asked)
+    if place is not None:
+        return place
+    near = field.values[:, finder.neighbours(field.space, simplest)]
+    return finder.confirming(field.periods, numbers, field.values[:, simplest], near)
+
+
+def reading(field: Field, place: int, value: float) -> cube.Number:
+    """A value as a person reads it: a whole number, money to the cent, a ratio to the hundredth of a percent."""
+    ratio = finder.step_of(field.space) < 1
+    period = field.periods[place]
+    shown = Decimal(repr(round(float(value), 4 if ratio else 2)))
+    return cube.Number(period.unit, period.first, period.last, shown, Decimal("0.00005" if ratio else "0.005"))
+
+
+def read_field(target: warehouse.Warehouse, kpi: str, config: settings.Settings) -> Field:
+    """The values of a KPI's definitions for every period that the finder could ask about."""
+    space = definitions.read_space(kpi)
+    periods = finder.questions(finder.known_units(target, finder.division(kpi)), config.as_of)
+    values = finder.readable(space, cube.cube(cube.load(target, space, periods, config.time_zone), periods))
+    opening = finder.next_question(values, np.ones(len(space)), ())
+    return Field(space, periods, values, finder.fingerprints(values), opening or 0)
+
+
+def outside(field: Field, random: np.random.Generator) -> tuple[int, np.ndarray]:
+    """A truth, and which definitions lack one of its options, such that each of them differs from it on a third of the
+    periods at least: what differs once in 36 cannot be told by six numbers.
+    """
+    while True:
+        truth = int(random.integers(len(field.space)))
+        places = np.unravel_index(truth, field.space.shape)
+        dimension = int(random.choice([i for i, n in enumerate(field.space.shape) if n > 1]))
+        known = np.ones(field.space.shape, bool)
+        np.moveaxis(known, dimension, 0)[places[dimension]] = False
+        known = known.ravel()
+        same = np.zeros(len(field.space), np.int8)
+        for given in field.values:
+            same += (given == given[truth]) | (np.isnan(given) & np.isnan(given[truth]))
+        if same[known].max() <= len(field.periods) * 2 / 3:
+            return truth, known
+
+
+def share(games: list[Game], read: int, first: int) -> float:
+    """Of the truths, those among the `first` classes after so many numbers."""
+    return float(np.mean([game.ranks[read - 1] < first for game in games]))
+
+
+def speed(target: warehouse.Warehouse, config: settings.Settings) -> None:
+    """Print how long the largest space takes for PERIODS numbers, the query included."""
+    space = max(map(definitions.read_space, definitions.kpis()), key=len)
+    periods = finder.questions(finder.known_units(target, finder.division(space.kpi)), config.as_of)[:PERIODS]
+    began = time.perf_counter()
+    cube.cube(cube.load(target, space, periods, config.time_zone), periods)
+    seconds = time.perf_counter() - began
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"{space.kpi}: {len(space):,} definitions, {len(periods)} numbers: {seconds:.1f} s, {memory:.1f} GB at most\n"
+    )
+
+
+def main() -> int:
+    """Print a line per KPI and the totals beside their targets; 1 where one is missed."""
+    random = np.random.default_rng(int(os.environ.get("BENCH_SEED", "1")))
+    config = settings.load()
+    found: list[Game] = []
+    careless: list[Game] = []
+    unknown: list[Game] = []
+    with warehouse.connect() as target:
+        speed(target, config)
+        print("shares in %".ljust(22) + "".join(f"{name:>12}" for name in COLUMNS))
+        for kpi in definitions.kpis():
+            field = read_field(target, kpi, config)
+            truths = [int(truth) for truth in random.integers(len(field.space), size=2 * HIDDEN)]
+            games = (
+                [play(field, truth) for truth in truths[:HIDDEN]],
+                [play(field, truth, random=random) for truth in truths[HIDDEN:]],
+                [play(field, *outside(field, random)) for _ in range(HIDDEN)],
+            )
+            tell(kpi, *games)
+            found, careless, unknown = found + games[0], careless + games[1], unknown + games[2]
+    shares = tell(f"all {len(found) + len(careless) + len(unknown)}", found, careless, unknown)
+    print("target".ljust(22) + "".join(f"{100 * target:>12.0f}" for target in TARGETS))
+    return int(any(reached < target for reached, target in zip(shares, TARGETS, strict=True)))
+
+
+def tell(name: str, found: list[Game], careless: list[Game], unknown: list[Game]) -> tuple[float, ...]:
+    """Print the shares of a line and return them."""
+    none = float(np.mean([game.left == 0 for game in unknown]))
+    shares = (share(found, 4, 1), share(found, 4, 5), share(found, 6, 1), share(careless, 6, 5), none)
+    print(name.ljust(22) + "".join(f"{100 * value:>12.1f}" for value in shares), flush=True)
+    return shares
+
+
+if __name__ == "__main__":
+    sys.exit(main())
