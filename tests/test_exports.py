@@ -83,7 +83,8 @@ def test_an_id_that_excel_shortened_is_refused():
     "cell",
     [
         "8/18/2025", "08/18/25", "8/18/2025 6:02 PM", "2025-08-18", "2025-08-18T18:02:00.1234567-07:00", "18.08.2025",
-        "Aug 18, 2025", "August 18, 2025", 45887, 45887.75, "45887", datetime(2025, 8, 18, 18, 2, tzinfo=UTC), date(2025, 8, 18),
+        "Aug 18, 2025", "August 18, 2025", 45887, 45887.75, "45887",
+        datetime(2025, 8, 18, 18, 2, tzinfo=UTC), date(2025, 8, 18),
     ],
 )  # fmt: skip
 def test_a_day_in_every_dress(cell):

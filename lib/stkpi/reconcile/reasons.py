@@ -121,7 +121,7 @@ def _there(rows: pd.DataFrame, chosen: pd.Series, frame: Frame) -> pd.DataFrame:
         failed = known & ~part[predicate].fillna(True).astype(bool)
         reason = _OF_PREDICATE[predicate]
         fails[reason] = fails.get(reason, False) | failed
-    fails |= {reason: known & failed for reason, failed in _outside(part, frame).items()}
+    fails |= {reason: known & failed for reason, failed in _outside(rows, chosen, frame).items()}
     count = sum(failed.astype(int) for failed in fails.values())
     undated = part[f"{frame.comparison.date}_date"].isna()
     fails["undated"] = undated & (count == 0)
@@ -138,22 +138,37 @@ def _there(rows: pd.DataFrame, chosen: pd.Series, frame: Frame) -> pd.DataFrame:
     )
 
 
-def _outside(part: pd.DataFrame, frame: Frame) -> dict[str, pd.Series]:
-    """Why a row's date lies outside the window; one reason for each row that does, none for one without a date."""
+def _outside(rows: pd.DataFrame, chosen: pd.Series, frame: Frame) -> dict[str, pd.Series]:
+    """Why a row's date lies outside the window: one reason for each row that does, none for one without a date.
+
+    The export can be by another date only if that date of all its rows lies inside; the fewest such dates are taken.
+    """
     name = frame.comparison.date
-    outside = _dated(part, f"{name}_date") & ~_within(part, f"{name}_date", frame)
-    by_utc = outside & _within(part, f"{name}_utc", frame)
-    other = pd.Series(False, index=part.index)
-    for column in _dates(part):
-        if column != f"{name}_date":
-            other |= _within(part, column, frame)
-    days = pd.to_datetime(part[f"{name}_date"])
-    year = pd.Series(False, index=part.index)
+    own = f"{name}_date"
+    matched = rows["side"].isin([IDENTICAL, DIFFERENT])
+    left = chosen & rows[own].notna() & ~_within(rows, own, frame)
+    others = {"utc": f"{name}_utc"} | {f"other_date:{column}": column for column in _dates(rows) if column != own}
+    inside = {reason: _within(rows, column, frame) for reason, column in others.items()}
+    found = _fewest({reason: hit for reason, hit in inside.items() if hit[matched].all()}, left)
+    days = pd.to_datetime(rows[own])
+    year = pd.Series(False, index=rows.index)
     for shift in _SHIFTS:
         year |= (days + shift).between(pd.Timestamp(frame.first_day), pd.Timestamp(frame.last_day))
-    names = ("utc", "other_date", "other_year", "outside")
-    reasons = np.select([by_utc, outside & other, outside & year, outside], names, "")
-    return {reason: pd.Series(reasons == reason, part.index) for reason in names}
+    found[left & found.isna()] = "outside"
+    found[left & year & (found == "outside")] = "other_year"
+    return {reason: (found == reason)[chosen] for reason in ("utc", "other_date", "other_year", "outside")}
+
+
+def _fewest(causes: Mapping[str, pd.Series], left: pd.Series) -> pd.Series:
+    """For each row that is left one cause that holds for it, the fewest that cover them all; None where none does."""
+    found = pd.Series(None, index=left.index, dtype=object)
+    causes, left = dict(causes), left.copy()
+    while causes:
+        name = max(causes, key=lambda name: int((causes[name] & left).sum()))  # of equals the first
+        covered = causes.pop(name) & left
+        found[covered] = name.partition(":")[0]
+        left &= ~covered
+    return found
 
 
 # --- only here: what the rows have in common that no row of the export has -------------------------------------------
@@ -163,20 +178,10 @@ def _here(rows: pd.DataFrame, chosen: pd.Series, frame: Frame) -> pd.DataFrame:
     part = rows[chosen]
     matched = rows["side"].isin([IDENTICAL, DIFFERENT])
     changed = _changed(part, frame)
-    traits = {name: trait[chosen] for name, trait in _traits(rows, matched, frame).items() if not trait[matched].any()}
-    if not matched.any():
-        traits = {}
-    reason = pd.Series("absent", index=part.index, dtype=object).where(~changed, "changed")
-    left = ~changed
-    while traits:
-        name = max(traits, key=lambda name: int((traits[name] & left).sum()))  # of equals the first, the more specific
-        covered = traits.pop(name) & left
-        if not covered.any():
-            break
-        reason[covered] = name.partition(":")[0]
-        left &= ~covered
-    every = {name: trait[chosen] for name, trait in _traits(rows, matched, frame).items() if not trait[matched].any()}
-    fails = _joined({"changed": changed} | (every if matched.any() else {}))
+    traits = _traits(rows, matched, frame) if matched.any() else {}
+    possible = {name: trait[chosen] for name, trait in traits.items() if not trait[matched].any()}
+    reason = _fewest(possible, ~changed).fillna("absent").where(~changed, "changed")
+    fails = _joined({"changed": changed} | possible)
     return pd.DataFrame({"reason": reason, "decisive": True, "fails": fails.where(fails != "", reason)})
 
 
@@ -193,14 +198,16 @@ def _traits(rows: pd.DataFrame, matched: pd.Series, frame: Frame) -> dict[str, p
     def out(column: str) -> pd.Series:
         return ~_within(rows, column, frame) if has(column) else no
 
-    customers = _counted_already(rows["customer_id"], matched)
+    # One customer counts once in a distinct count only.
+    customers = _counted_already(rows["customer_id"], matched) if comparison.distinct else no
     traits = {"utc": out(f"{comparison.date}_utc")}
     traits["type_inactive"] = ~flag("type_is_active", True) if has("type_is_active") else no
     traits["type_without_name"] = rows["job_type_name"].isna() if has("has_type_name") else no
     traits["commercial"] = rows["segment"] == "COMM"
     traits["unit_not_named"] = no if frame.units_named is None else ~rows["unit_name"].isin(frame.units_named)
     traits["no_customer"] = rows["customer_name"].isna()
-    traits["merged"] = _counted_already(rows["root_customer_id"], matched) & ~customers
+    roots = _counted_already(rows["root_customer_id"], matched) if comparison.distinct else no
+    traits["merged"] = roots & ~customers
     traits["same_customer"] = customers
     traits["zero"] = _zero(rows, comparison)
     traits["refund"] = (rows["amount_here"] < 0) if comparison.name == "dollars_collected" else no
@@ -255,21 +262,26 @@ def _equal(amounts: pd.Series | None, others: pd.Series, tolerance: object) -> p
 
 
 def _pair_by_name(rows: pd.DataFrame, found: pd.DataFrame) -> None:
-    """A row there without a known id and a row here without an export, of one customer, are said to be one."""
-    nameless = rows["customer_there"].isna()
-    there = rows.index[(rows["side"] == THERE) & rows["record_id"].isna() & ~nameless]
+    """A row there without a known id and a row that only we have, of one customer, are said to be one.
+
+    A row there without any id is said to repeat another of its customer, if there is one.
+    """
+    there = rows.index[(rows["side"] == THERE) & rows["record_id"].isna() & rows["customer_there"].notna()]
     if there.empty:
         return
-    here = rows[rows["side"] == HERE]
+    names = rows["customer_name"].map(_same_name, na_action="ignore")
+    here = rows["side"] == HERE
     waiting: dict[str, list[object]] = {}
-    for index, name in zip(here.index, here["customer_name"], strict=True):
-        if isinstance(name, str):
-            waiting.setdefault(_same_name(name), []).append(index)
-    for index in there:
-        candidates = waiting.get(_same_name(rows.at[index, "customer_there"]))
-        if candidates:
-            pair = [index, candidates.pop()]
-            found.loc[pair, ["reason", "decisive", "fails"]] = ["no_key", True, "no_key"]
+    for index, name in names[here].dropna().items():
+        waiting.setdefault(name, []).append(index)
+    others = set(names[~here].dropna())
+    wanted = rows.loc[there, "customer_there"].map(_same_name)
+    without_id = rows.loc[there, "key"] == "row " + rows.loc[there, "row"].astype(str)
+    for index, name in wanted.items():
+        if waiting.get(name):
+            found.loc[[index, waiting[name].pop()], ["reason", "decisive", "fails"]] = ["no_key", True, "no_key"]
+        elif without_id[index] and name in others:
+            found.loc[index, ["reason", "fails"]] = "no_key"
 
 
 def _share(rows: pd.DataFrame, found: pd.DataFrame) -> None:
@@ -295,10 +307,6 @@ def _changed(part: pd.DataFrame, frame: Frame) -> pd.Series:
 
 def _dates(rows: pd.DataFrame) -> Sequence[str]:
     return [column for column in rows.columns if column.endswith("_date")]
-
-
-def _dated(rows: pd.DataFrame, column: str) -> pd.Series:
-    return rows[column].notna()
 
 
 def _within(rows: pd.DataFrame, column: str, frame: Frame) -> pd.Series:
