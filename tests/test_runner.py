@@ -305,11 +305,8 @@ def test_a_secret_is_no_parameter(tmp_path):
 
 def test_the_nightly_spec_and_its_notebooks_hold_together():
     root = Path(__file__).parents[1]
-    steps = runner.read_spec(root / "notebooks" / "nightly.yml")
-    assert [(step.name, list(step.needs)) for step in steps] == [
-        ("ingest", []),
-        ("kpi_build", ["ingest"]),
-        ("validate", ["kpi_build"]),
-    ]
-    assert list(runner.parameter_types(steps[0].notebook)) == ["entities", "mode", "window_start", "window_end"]
-    assert runner.parameter_types(steps[1].notebook) == {"weeks": "int", "as_of": "str"}
+    steps = {step.name: step for step in runner.read_spec(root / "notebooks" / "nightly.yml")}
+    chain = ("ingest", "invoice_repair", "kpi_build", "validate")
+    assert [list(steps[name].needs) for name in chain] == [[], ["ingest"], ["invoice_repair"], ["kpi_build"]]
+    assert list(runner.parameter_types(steps["ingest"].notebook)) == ["entities", "mode", "window_start", "window_end"]
+    assert runner.parameter_types(steps["kpi_build"].notebook) == {"weeks": "int", "as_of": "str"}

@@ -1,4 +1,4 @@
-"""The suites of expectations/*.yml, run by Great Expectations on the rows of the window.
+"""The suites of expectations/suites/, run by Great Expectations on the rows of the window.
 
 A suite file maps a table to the column that dates its rows (`instant` or `day`; none: the whole table) and to its
 expectations, each as `type: {arguments}` with the names of Great Expectations' gallery. Only the columns that the
@@ -24,6 +24,7 @@ from stkpi.errors import UserError
 from stkpi.validation.checks import FOLDER, THRESHOLDS, Check, Measure, Rule, Thresholds, judge, unable
 from stkpi.warehouse import Warehouse
 
+SUITES = FOLDER / "suites"
 _PREFIXES = ("ExpectColumnValuesTo", "ExpectCompoundColumnsTo", "ExpectColumnPairValues", "ExpectTable")
 
 
@@ -74,12 +75,10 @@ class Suite:
         return sql, {}
 
 
-def read(folder: Path = FOLDER) -> tuple[Suite, ...]:
+def read(folder: Path = SUITES) -> tuple[Suite, ...]:
     """Every suite of the folder. Raises UserError for a file that does not hold together."""
     found = []
     for path in sorted(folder.glob("*.yml")):
-        if path.name == THRESHOLDS.name:
-            continue
         try:
             for table, suite in yaml.safe_load(path.read_text(encoding="utf-8")).items():
                 lines = [next(iter(line.items())) for line in suite.pop("expectations")]
@@ -141,7 +140,7 @@ def declare(expectation: Expectation) -> Any:
         return getattr(_library().expectations, expectation.kind)(**expectation.arguments)
     except (AttributeError, ValueError) as error:
         words = " ".join(str(error).split())
-        raise UserError(f"Expectation {expectation.name} cannot be used, correct it in {FOLDER}: {words}") from None
+        raise UserError(f"Expectation {expectation.name} cannot be used, correct it in {SUITES}: {words}") from None
 
 
 def _frames() -> Any:
