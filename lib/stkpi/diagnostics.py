@@ -235,6 +235,15 @@ class Booked:
         return f"{unit}: ${amount:,.0f} by the day of sale; other days ${min(others):,.0f} to ${max(others):,.0f}"
 
     @property
+    def moved(self) -> str:
+        """What UTC does to the days of the window."""
+        change = sum(self.by_day["difference"], Decimal(0))
+        return (
+            f"{len(self.moving)} sales are on another day by UTC; the window as a whole has "
+            f"${abs(change):,.2f} {'less' if change < 0 else 'more'} by UTC than by local days."
+        )
+
+    @property
     def verdict(self) -> str:
         """Which basis the observed numbers support."""
         if self.support.empty:
@@ -280,7 +289,9 @@ def _moving(estimates: pd.DataFrame) -> pd.DataFrame:
     moving = estimates[estimates["sold_date"] != estimates["sold_utc"]].drop_duplicates("estimate_id")
     sold_at = moving["sold_on"].dt.tz_convert(settings.load().time_zone)
     moving = moving.assign(
-        sold_at=sold_at.dt.strftime("%a %b %d %H:%M"), utc_day=moving["sold_utc"].dt.strftime("%a %b %d")
+        estimate_id=moving["estimate_id"].astype(str),
+        sold_at=sold_at.dt.strftime("%a %b %d %H:%M"),
+        utc_day=moving["sold_utc"].dt.strftime("%a %b %d"),
     )
     return moving.sort_values("sold_on")[["business_unit", "estimate_id", "job_number", "amount", "sold_at", "utc_day"]]
 

@@ -46,8 +46,8 @@ class Repair:
         has written the same invoice since; all are 0 in a second run
     coverage: rows before and after; columns invoices, with_job, with_job_number, with_unit
     methods: columns linked (texts of METHODS, in the order of the evidence) and invoices
-    unresolved: the invoices left alone, with the jobs that are possible: invoice_id, created_on, reference_number,
-        method, candidate_jobs
+    unresolved: the invoices left alone; columns invoice (id), created (day), reference number, linked (why not, of
+        METHODS), possible jobs (ids)
     """
 
     dry_run: bool
@@ -109,7 +109,15 @@ def run(dry_run: bool = True, window_start: str = "", window_end: str = "") -> R
         superseded=superseded,
         coverage=coverage.drop(columns="without_key"),
         methods=pd.DataFrame({"linked": METHODS.values(), "invoices": [int(counts.get(name, 0)) for name in METHODS]}),
-        unresolved=listed[["invoice_id", "created_on", "reference_number", "method", "candidate_jobs"]],
+        unresolved=pd.DataFrame(
+            {
+                "invoice": listed["invoice_id"].astype(str),
+                "created": listed["created_on"].dt.tz_convert(config.time_zone).dt.date,
+                "reference number": listed["reference_number"],
+                "linked": listed["method"].map(METHODS),
+                "possible jobs": listed["candidate_jobs"],
+            }
+        ),
     )
 
 
