@@ -1,32 +1,35 @@
 """Reconciliation: each planted difference gets its reason, every row has one, and the bridge leaves nothing over."""
 
 import json
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import papermill
 import pytest
 from exported import COLLECTIONS, JOB_COST, LEADS, RECEIVABLES, WBR, Row, report, units, write_csv, write_xlsx
+from zetasql_judge import Judge
 
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, TIME_ZONE
-from sandbox.truth import Books, Job, calendar_day, opportunity_instant, read
-from stkpi import marts, settings, warehouse
+from sandbox.truth import Books, Job, opportunity_instant, read
+from stkpi import marts, pages, settings, warehouse
+from stkpi.__main__ import main
 from stkpi.errors import UserError
 from stkpi.reconcile import exports, present
-from stkpi.reconcile.compare import compare
+from stkpi.reconcile.compare import Window, compare
 from stkpi.reconcile.exports import Export
+from stkpi.reconcile.kpis import COMPARISONS
 from stkpi.reconcile.pull import parameters, pull
 from stkpi.reconcile.reasons import DIFFERENT, HERE, IDENTICAL, REASONS, THERE
 from stkpi.servicetitan.client import Client
+from stkpi.servicetitan.entities import ENTITIES, create_table_sql
 from stkpi.warehouse.duckdb import DuckDBWarehouse
 
 WEEK = ("2025-08-18", "2025-08-24")
@@ -104,17 +107,17 @@ def keep(condition: Callable[[Row, Company], bool]) -> Callable[[list[Row], Comp
     return lambda rows, company: [row for row in rows if condition(row, company)]
 
 
-def number_of(row: Row) -> str:
-    return row[0]
-
-
 def job_of(row: Row, company: Company) -> Job:
     [job] = [job for job in company.books.jobs.values() if job.number == (row[0] if len(row) == 10 else row[6])]
     return job
 
 
-def job_raw(row: Row, company: Company) -> dict:
+def raw_of(row: Row, company: Company) -> dict:
     return company.raw("jobs")[job_of(row, company).id]
+
+
+def type_of(row: Row, company: Company) -> dict:
+    return company.raw("job_types")[raw_of(row, company)["jobTypeId"]]
 
 
 def add_leads(condition: Callable[[Job], bool], unit: str = SALES, window: tuple[str, str] = WEEK, most: int = 5):
@@ -156,7 +159,7 @@ def without_merged(rows: list[Row], company: Company) -> list[Row]:
 
 
 def modified_since(rows: list[Row], company: Company) -> list[Row]:
-    late = [row[0] for row in rows if job_raw(row, company)["modifiedOn"] > "2025-09-01"]
+    late = [row[0] for row in rows if raw_of(row, company)["modifiedOn"] > "2025-09-01"]
     return [row for row in rows if row[0] not in sorted(set(late))[:3]]
 
 
@@ -192,7 +195,7 @@ LEAD_CASES = [
     Case("division", THERE, add_leads(lambda job: job.is_lead, unit="Mesa-Production", window=MONTHS), window=MONTHS),
     Case("type", THERE, add_leads(lambda job: not job.is_estimate and "test" not in job.customer_name.lower())),
     Case("test_customer", THERE, add_leads(lambda job: job.is_estimate and not job.is_lead)),
-    Case("type_inactive", HERE, keep(lambda row, all_: all_.raw("job_types")[job_raw(row, all_)["jobTypeId"]]["active"])),
+    Case("type_inactive", HERE, keep(lambda row, all_: type_of(row, all_)["active"])),
     Case("canceled", HERE, keep(lambda row, all_: job_of(row, all_).status != "Canceled")),
     Case("not_completed", HERE, keep(lambda row, all_: job_of(row, all_).status == "Completed")),
     Case("not_sold", HERE, keep(lambda row, all_: job_of(row, all_).closed)),
@@ -257,8 +260,10 @@ def add_jobs(condition: Callable[[Job], bool], unit: str = PRODUCTION):
     def alter(rows: list[Row], company: Company) -> list[Row]:
         found = [job for job in company.jobs(unit, *MONTHS, lambda job: job.start) if condition(job)][:4]
         more = [
-            [job.start[:10], company.books.units[job.unit], None, None, job.type, job.customer_name or None, job.number]
-            + [float(job.subtotal), 0, 0, 0, 0, 0, None, job.status]
+            [
+                *[job.start[:10], company.books.units[job.unit], None, None, job.type, job.customer_name or None],
+                *[job.number, float(job.subtotal), 0, 0, 0, 0, 0, None, job.status],
+            ]
             for job in found
         ]
         return rows + more
@@ -275,25 +280,17 @@ def without_adjustments(rows: list[Row], company: Company) -> list[Row]:
     return [[*row[:7], float(Decimal(str(row[7])) - adjusted.get(row[6], 0)), *row[8:]] for row in rows]
 
 
-def payments(condition: Callable[[dict], bool]):
-    """Add payments of the months, to the unit that their record names, of which some invoice is not known."""
-
-    def alter(rows: list[Row], company: Company) -> list[Row]:
-        ids = units(company.store, PRODUCTION)
-        found = [
-            one
-            for one in company.store.rows("payments")
-            if condition(one)
-            and one["businessUnit"]
-            and one["businessUnit"]["id"] in ids
-            and MONTHS[0] <= calendar_day(one["date"]).isoformat() <= MONTHS[1]
-        ][:4]
-        return rows + [
-            [one["date"][:10], PRODUCTION, "A Customer", one["id"], one["type"], None, float(one["total"])]
-            for one in found
-        ]
-
-    return alter
+def with_inactive_payments(rows: list[Row], company: Company) -> list[Row]:
+    """Add what inactive payments of the months were applied to, for active invoices of the unit's jobs."""
+    ids, known = units(company.store, PRODUCTION), company.raw("invoices")
+    return rows + [
+        [one["date"][:10], PRODUCTION, "A Customer", one["id"], one["type"], applied["appliedToReferenceNumber"], 1.5]
+        for one in company.store.rows("payments")
+        if not one["active"] and MONTHS[0] <= one["date"][:10] <= MONTHS[1]
+        for applied in one["appliedTo"]
+        if (invoice := known.get(applied["appliedTo"])) and invoice["active"] and invoice["job"]
+        if company.books.jobs[invoice["job"]["id"]].unit in ids
+    ]
 
 
 def invoices(wanted: Callable[[Decimal, Decimal], bool], *, active: bool = True):
@@ -341,7 +338,7 @@ OTHER_CASES = [
     Case("changed", DIFFERENT, lambda rows, _: [[*row[:12], row[12] + 5, *row[13:]] if row[4] == "Warranty" else row
          for row in rows], "warranty_rate", JOB_COST, MONTHS, exported_at="2024-07-01 00:00"),
     Case("created_later", THERE, lambda rows, _: rows, "future_bookings", JOB_COST, ("2025-08-18", "2026-08-24")),
-    Case("inactive", THERE, payments(lambda one: not one["active"]), "dollars_collected", COLLECTIONS, MONTHS),
+    Case("inactive", THERE, with_inactive_payments, "dollars_collected", COLLECTIONS, MONTHS),
     Case("refund", HERE, keep(lambda row, _: row[6] >= 0), "dollars_collected", COLLECTIONS, MONTHS),
     Case("unapplied", HERE, keep(lambda row, _: row[5]), "dollars_collected", COLLECTIONS, MONTHS),
     Case("zero", THERE, invoices(lambda owed, _: owed == 0), "outstanding_ar", RECEIVABLES, MONTHS),
@@ -365,9 +362,7 @@ def exported(case: Case, company: Company, *, altered: bool = True) -> Export:
 def test_every_planted_difference_gets_its_reason(case, company, target):
     made = datetime.fromisoformat(case.exported_at).replace(tzinfo=ZoneInfo("UTC")) if case.exported_at else None
     days = {"first_day": date.fromisoformat(case.window[0]), "last_day": date.fromisoformat(case.window[1])}
-    result = compare(
-        exported(case, company), target, kpi=case.kpi, business_unit=case.unit, exported_at=made, **days
-    )
+    result = compare(exported(case, company), target, kpi=case.kpi, business_unit=case.unit, exported_at=made, **days)
     differing = result.rows[result.rows["side"] != IDENTICAL]
     assert len(differing) > 0
     assert set(differing["side"]) == ({case.side} if case.side else {THERE, HERE})
@@ -401,3 +396,317 @@ def test_servicetitans_own_report_matches(company, target, kpi, number, window):
     assert result.matches
     assert result.theirs == result.ours != 0
     assert result.steps == ()
+
+
+# --- the predicates are those of the facts ---------------------------------------------------------------------------
+
+
+def everything(kpi: str, company: Company) -> Export:
+    """An export with every record of the tenant that could have to do with the KPI."""
+    if kpi == "total_booked":
+        rows = [[one["id"], "2025-08-18", one["subtotal"]] for one in company.store.rows("estimates")]
+        return exports.table(kpi, [["Estimate #", "Estimate Sold Date", "Estimate Subtotal"], *rows])
+    if kpi == "dollars_collected":
+        rows = [
+            [one["id"], applied["appliedToReferenceNumber"], 1]
+            for one in company.store.rows("payments")
+            for applied in (*one["appliedTo"], {"appliedToReferenceNumber": None})
+        ]
+        return exports.table(kpi, [["Payment #", "Invoice #", "Amount"], *rows])
+    if kpi == "outstanding_ar":
+        rows = [[one["referenceNumber"], 1] for one in company.store.rows("invoices")]
+        return exports.table(kpi, [["Invoice #", "Balance"], *rows])
+    header = ["Job #", "Closed", "Jobs Subtotal", "Labor Pay", "Payroll Adjustments", "Jobs Total Costs"]
+    return exports.table(kpi, [header, *([job.number, 0, 1, 1, 1, 1] for job in company.books.jobs.values())])
+
+
+@pytest.mark.parametrize("kpi", COMPARISONS)
+def test_a_record_is_left_out_if_and_only_if_a_predicate_fails(kpi, company, target):
+    comparison = COMPARISONS[kpi]
+    unit = f"Phoenix-{comparison.division}"
+    result = compare(
+        everything(kpi, company),
+        target,
+        kpi=kpi,
+        business_unit=unit,
+        first_day=date(2025, 8, 4),
+        last_day=date(2025, 8, 31),
+    )
+    rows = result.rows
+    there = rows[rows["side"] == THERE]
+    assert len(there) > 100
+    assert (there["fails"] != "").all()
+    assert "stale" not in set(there["reason"])
+    assert HERE not in set(rows["side"])
+    assert result.residual == 0
+
+
+# --- which days and units -------------------------------------------------------------------------------------------
+
+
+def leads_file(
+    company: Company, folder: Path, *, first: str = WEEK[0], last: str = WEEK[1], states: bool = True
+) -> Path:
+    header, rows = report(company.store, LEADS, [SALES], first, last)
+    filters = [["Date Range", f"{first} - {last}"], ["Business Unit", "Phoenix-Sales, Phoenix-Comm-Sales"]]
+    path = folder / "Leads.xlsx"
+    return write_xlsx(path, [["Leads"], [], header, *rows, [None] * 6 + [1.5]], filters=filters if states else ())
+
+
+def test_the_year_that_was_mistaken(company, target, tmp_path):
+    """The owner's own case: the export is of 2025, and the question was asked for 2024."""
+    result = compare(
+        exports.read(leads_file(company, tmp_path)),
+        target,
+        business_unit=SALES,
+        first_day=date(2024, 8, 18),
+        last_day=date(2024, 8, 24),
+    )
+    assert (result.theirs, result.ours, result.ours_in_window) == (96, 124, 96)
+    assert [(step.reason, step.change) for step in result.steps] == [("asked_dates", 28)]
+    assert result.residual == 0
+    assert not result.matches
+    assert present.sentence(result) == (
+        "ServiceTitan has 96 leads, we have 124: the export covers Aug 18 to Aug 24, 2025, but Aug 18 to Aug 24, 2024 "
+        "was asked for; on the export's own days we have also 96 (Phoenix-Sales)."
+    )
+    assert "It states 2025-08-18 to 2025-08-24, and 2024-08-18 to 2024-08-24 was asked for" in " ".join(result.notes)
+
+
+def test_the_old_dashboard_counted_only_what_was_sold(company, target):
+    header, rows = report(company.store, LEADS, [SALES], *WEEK)
+    sold = [row for row in rows if row[8]]
+    result = compare(
+        exports.table("dashboard", [header, *sold]),
+        target,
+        business_unit=SALES,
+        first_day=date(2025, 8, 18),
+        last_day=date(2025, 8, 24),
+    )
+    assert (result.theirs, result.ours) == (31, 96)
+    assert present.sentence(result) == (
+        "ServiceTitan has 31 leads, we have 96 (Phoenix-Sales, Aug 18 to Aug 24, 2025): "
+        "66 jobs only here, not sold (+65)."
+    )
+
+
+def test_the_units_are_those_that_the_export_names(company, target, tmp_path):
+    result = compare(exports.read(leads_file(company, tmp_path)), target)
+    assert result.business_units == (SALES,)
+    assert result.matches
+    assert present.sentence(result) == (
+        "ServiceTitan and we have the same leads, 96 (Phoenix-Sales, Aug 18 to Aug 24, 2025): all 97 jobs are the same."
+    )
+
+
+def test_without_any_dates_it_says_what_is_missing(company, target, tmp_path):
+    export = exports.read(leads_file(company, tmp_path, states=False))
+    with pytest.raises(UserError, match="does not say which days it covers: give FROM= and TO="):
+        compare(export, target)
+    with pytest.raises(UserError, match="Give both FROM= and TO="):
+        compare(export, target, first_day=date(2025, 8, 18))
+    with pytest.raises(UserError, match="FROM 2025-08-24 is after TO 2025-08-18"):
+        compare(export, target, first_day=date(2025, 8, 24), last_day=date(2025, 8, 18))
+
+
+def test_a_unit_that_does_not_exist_and_one_that_was_renamed(company, target, tmp_path):
+    export = exports.read(leads_file(company, tmp_path))
+    with pytest.raises(UserError, match="There is no business unit Phoenix: take one of Color Studio, "):
+        compare(export, target, business_unit="Phoenix")
+    renamed = export.cells.replace({"business_unit": {"Phoenix-Sales": "PHX Sales"}})
+    result = compare(replace(export, cells=renamed), target, business_unit=SALES)
+    assert result.matches
+    assert "Its unit PHX Sales is not in the warehouse: renamed, or newer than the last ingest." in result.notes
+
+
+# --- what else a file can be ----------------------------------------------------------------------------------------
+
+
+def test_an_empty_export(company, target):
+    header, _ = report(company.store, LEADS, [SALES], *WEEK)
+    days = {"first_day": date(2025, 8, 18), "last_day": date(2025, 8, 24)}
+    result = compare(exports.table("empty", [header]), target, business_unit=SALES, **days)
+    assert (result.theirs, result.ours, result.residual) == (0, 96, 0)
+    assert result.reasons.to_dict("records") == [{"side": HERE, "reason": "absent", "rows": 97}]
+
+
+def test_a_job_type_that_lost_its_name(company, built, tmp_path, monkeypatch):
+    file = Path(shutil.copy(built, tmp_path / "warehouse.duckdb"))
+    monkeypatch.setenv("WAREHOUSE", str(file))
+    with DuckDBWarehouse(file, 0) as own:
+        own.execute("DELETE FROM st_raw_v2.raw_job_types WHERE name = 'Re-Estimate'")
+    marts.build(LAST_DAY.isoformat())
+    header, rows = report(company.store, LEADS, [SALES], *WEEK)
+    days = {"first_day": date(2025, 8, 18), "last_day": date(2025, 8, 24)}
+    with DuckDBWarehouse(file, 0) as own:
+        result = compare(exports.table("leads", [header, *rows]), own, business_unit=SALES, **days)
+    lost = {job.number for job in company.jobs(SALES, *WEEK) if job.type == "Re-Estimate" and job.is_lead}
+    differing = result.rows[result.rows["side"] != IDENTICAL]
+    assert set(differing["key"]) == lost != set()
+    assert set(differing["reason"]) == {"type_without_name"}
+    assert differing["decisive"].all()
+
+
+def test_a_row_that_fails_twice_has_no_decisive_reason(company, target):
+    """A test customer's job of another unit: neither predicate alone keeps it out."""
+    header, _ = report(company.store, LEADS, [SALES], *WEEK)
+    test = next(job for job in company.jobs(SALES, *WEEK) if job.is_estimate and not job.is_lead)
+    days = {"first_day": date(2025, 8, 18), "last_day": date(2025, 8, 24)}
+    export = exports.table("leads", [header, company.lead(test)])
+    [row] = (
+        compare(export, target, business_unit="Tucson-Sales", **days).rows.query("side == @THERE").to_dict("records")
+    )
+    assert row["fails"] == "unit, test_customer"
+    assert not row["decisive"]
+
+
+def test_totals_by_unit_are_compared_where_a_report_has_no_rows(company, target):
+    header, rows = report(company.store, WBR, [SALES], *WEEK)
+    rows[0][1] += 3
+    days = {"first_day": date(2025, 8, 18), "last_day": date(2025, 8, 24)}
+    result = compare(exports.table("wbr", [header, *rows, ["Total", 88, 78, 31]]), target, business_unit=SALES, **days)
+    assert result.comparison.name == "estimates"
+    assert (result.theirs, result.ours, result.residual) == (88, 85, 0)
+    assert [(step.reason, step.change) for step in result.steps] == [("summary", -3)]
+    assert "It has totals only: no row can be laid beside another." in result.notes
+
+
+def test_a_total_that_is_not_the_sum_of_the_rows_is_told(company, target):
+    header, rows = report(company.store, JOB_COST, [PRODUCTION], *MONTHS)
+    total = [None] * 7 + ["$1.00"]
+    days = {"first_day": date(2025, 1, 1), "last_day": date(2025, 8, 31)}
+    result = compare(exports.table("cost", [header, *rows, total]), target, business_unit=PRODUCTION, **days)
+    assert result.matches
+    assert any("Its own total of Jobs Subtotal is 1.00, but its rows add up to" in note for note in result.notes)
+
+
+def test_a_tolerance_of_a_column(company, target):
+    header, rows = report(company.store, JOB_COST, [PRODUCTION], *MONTHS)
+    rows[0][7] += 0.75
+    export = exports.table("cost", [header, *rows])
+    days = {"first_day": date(2025, 1, 1), "last_day": date(2025, 8, 31), "business_unit": PRODUCTION}
+    assert not compare(export, target, **days).matches
+    result = compare(export, target, tolerances={"produced": Decimal(1)}, **days)
+    assert result.matches
+    assert [(step.reason, step.change) for step in result.steps] == [("rounding", Fraction(-3, 4))]
+    assert result.residual == 0
+    with pytest.raises(UserError, match="There is no column profit to tolerate: take one of produced"):
+        compare(export, target, tolerances={"profit": Decimal(1)}, **days)
+
+
+# --- for people, scripts and the API ---------------------------------------------------------------------------------
+
+
+def test_names_are_masked_unless_asked_for(company, target, tmp_path):
+    result = compare(exports.read(leads_file(company, tmp_path)), target)
+    name = next(name for name in result.rows["customer_name"] if name)
+    own = present.write(result, tmp_path / "out")
+    masked = (own / "rows.csv").read_text()
+    assert len(masked.splitlines()) == 98
+    assert not [one for one in result.rows["customer_name"].dropna() if one in masked]
+    assert name in present.rows_table(result, differing=False, names=True)["customer"].tolist()
+    told = json.loads((own / "result.json").read_text())
+    assert (told["theirs"], told["ours"], told["residual"], told["matches"]) == ("96", "96", "0", True)
+    assert told["window"] == ["2025-08-18", "2025-08-24"]
+    assert name not in (own / "result.json").read_text() + present.text(result)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "figure", "change"),
+    [
+        (Fraction(1234), "count", "1,234", "+1,234"),
+        (Fraction(-5, 2), "money", "-$2.50", "-$2.50"),
+        (Fraction(31, 78), "rate", "39.74%", "+39.74 pt"),
+        (Fraction(0), "money", "$0.00", "±0"),
+    ],
+)
+def test_figures(value, kind, figure, change):
+    assert (present.figure(value, kind), present.change(value, kind)) == (figure, change)
+
+
+def test_a_saved_report_is_run_and_matches(healthy, sandbox):
+    with warehouse.connect() as own:
+        days = {"first_day": date(2025, 8, 18), "last_day": date(2025, 8, 24), "business_unit": SALES}
+        client = Client(settings.load())
+        export = pull(client, own, "report:marketing/1001", **days)
+        result = compare(export, own, **days)
+        assert result.matches
+        assert result.theirs == 96
+        days["business_unit"] = PRODUCTION
+        export = pull(client, own, "report:accounting/1005", **days)
+        assert compare(export, own, **days).matches
+        with pytest.raises(UserError, match="ServiceTitan does not run report marketing/9"):
+            pull(client, own, "report:marketing/9", **days)
+        with pytest.raises(UserError, match="names no report"):
+            pull(client, own, "report:1001", **days)
+
+
+def test_a_report_whose_parameter_is_unknown_is_refused():
+    window = Window(date(2025, 8, 18), date(2025, 8, 24), date(2025, 8, 24))
+    required = [{"name": "Basis", "label": "Date basis", "dataType": "String", "isArray": False, "isRequired": True}]
+    with pytest.raises(UserError, match="The report wants Date basis"):
+        parameters(required, window, [])
+
+
+def test_the_exit_code_tells_a_script(healthy, company, tmp_path, monkeypatch, capsys):
+    def command(*arguments: str | Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["stkpi", "reconcile", *map(str, arguments)])
+        return main()
+
+    assert command("--export", leads_file(company, tmp_path)) == 0
+    assert capsys.readouterr().out.startswith("ServiceTitan and we have the same leads, 96 (Phoenix-Sales")
+
+    header, rows = report(company.store, LEADS, [SALES], *WEEK)
+    fewer = write_csv(tmp_path / "fewer.csv", [["Date Range: 8/18/2025 - 8/24/2025"], header, *rows[20:]])
+    assert command("--export", fewer, "--bu", SALES, "--out", tmp_path / "out") == 1
+    assert f"Row by row: {tmp_path / 'out' / 'leads-2025-08-18' / 'rows.csv'}" in capsys.readouterr().out
+
+    assert command("--export", tmp_path / "none.xlsx") == 2
+    assert command("--export", fewer, "--from", "18.8.2025", "--to", "2025-08-24") == 2
+    refused = capsys.readouterr().err.splitlines()
+    assert refused[0].startswith("There is no file")
+    assert refused[1].startswith("FROM must be a day such as 2025-08-18")
+
+
+# --- the SQL ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    """GoogleSQL's analyzer, knowing the tables that the comparison reads."""
+    judge = Judge()
+    for entity in ENTITIES.values():
+        judge.declare_ddl(create_table_sql(entity))
+    for table, file in marts.OWNED.items():
+        header = (marts.SQL / file).read_text(encoding="utf-8").splitlines()[0].split(",")
+        judge.declare(f"st_ref_v2.{table}", tuple((column, "STRING") for column in header))
+    for mart in marts.all_marts():
+        judge.declare(mart.name, judge.analyze(mart.sql, DAYS | {"time_zone": "STRING"}))
+    judge.declare("st_stage_v2.reconcile_keys", (("key", "STRING"),))
+    judge.declare("st_stage_v2.reconcile_units", (("business_unit", "STRING"),))
+    return judge
+
+
+DAYS = {"first_day": "DATE", "last_day": "DATE", "as_of": "DATE"}
+QUERIES = {comparison.name for comparison in COMPARISONS.values()} | {"summary"}
+QUERIES |= {f"explain_{comparison.explain}" for comparison in COMPARISONS.values()}
+
+
+@pytest.mark.parametrize("name", sorted(QUERIES))
+def test_every_query_is_googlesql_without_floats(judge, name):
+    sql = (marts.SQL / "reconcile" / f"{name}.sql").read_text(encoding="utf-8")
+    columns = judge.analyze(sql, DAYS | {"time_zone": "STRING", "division": "STRING"})
+    assert "FLOAT64" not in {kind for _, kind in columns}
+    assert sql.startswith("-- Grain: ")
+
+
+def test_the_notebook_says_the_sentence_on_top(healthy, company, tmp_path):
+    values = {"export": str(leads_file(company, tmp_path)), "first_day": "2024-08-18", "last_day": "2024-08-24"}
+    executed = papermill.execute_notebook(
+        str(settings.ROOT / "notebooks" / "07_reconcile.ipynb"), None, values, kernel_name="python3", progress_bar=False
+    )
+    figures = pages.recorded(executed)["reconcile"]
+    assert (figures["theirs"], figures["ours"], figures["residual"]) == ("96", "124", "0")
+    page = pages.render_notebook(executed)
+    assert "ServiceTitan has 96 leads, we have 124: the export covers Aug 18 to Aug 24, 2025" in page
+    assert "http" not in page.replace("http://www.w3.org", "")

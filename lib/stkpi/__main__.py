@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 from stkpi import demo, ingest, repair, settings, validation
 from stkpi.errors import UserError
@@ -49,7 +50,7 @@ def _reconcile(options: argparse.Namespace) -> int:
         result = reconcile.run(options.export, options.kpi, options.unit, options.first, options.last)
     print(present.text(result))
     if not result.matches:
-        folder = present.write(result, settings.ROOT / "runs" / "reconcile", names=options.names)
+        folder = present.write(result, options.out, names=options.names)
         print(f"Row by row: {folder / 'rows.csv'}")
     return 0 if result.matches else 1
 
@@ -102,6 +103,7 @@ def main() -> int:
     command.add_argument("--from", dest="first", default="", help="first day; default: the one that the export states")
     command.add_argument("--to", dest="last", default="", help="last day, included")
     command.add_argument("--names", action="store_true", help="write the customers' names instead of masking them")
+    command.add_argument("--out", type=Path, default=settings.ROOT / "runs" / "reconcile", help="where the rows go")
     command.set_defaults(run=_reconcile, tenant=False)
 
     options = parser.parse_args()

@@ -10,6 +10,15 @@ WITH keys AS (
   FROM st_stage_v2.reconcile_keys
 ),
 
+applications AS (
+  SELECT DISTINCT
+    payments.id AS payment_id,
+    JSON_VALUE(application, '$.appliedToReferenceNumber') AS invoice_number
+  FROM st_raw_v2.raw_payments AS payments
+  CROSS JOIN UNNEST(JSON_QUERY_ARRAY(payments.appliedTo)) AS application
+  WHERE payments.id IN (SELECT payment_id FROM keys)
+),
+
 invoices AS (
   SELECT
     raw.referenceNumber AS invoice_number,
@@ -43,10 +52,15 @@ payments AS (
     invoices.job_status,
     invoices.invoiced_date,
     invoices.start_date,
-    IF(COALESCE(invoices.is_active, FALSE), invoices.business_unit_id, raw.businessUnitId) AS business_unit_id
+    IF(COALESCE(invoices.is_active, FALSE), invoices.business_unit_id, raw.businessUnitId) AS business_unit_id,
+    IF(
+      keys.invoice_number IS NULL, COALESCE(raw.unappliedAmount, 0) != 0, applications.payment_id IS NOT NULL
+    ) AS has_amount
   FROM keys
   INNER JOIN st_raw_v2.raw_payments AS raw ON keys.payment_id = raw.id
   LEFT JOIN invoices ON keys.invoice_number = invoices.invoice_number
+  LEFT JOIN applications
+    ON keys.payment_id = applications.payment_id AND keys.invoice_number = applications.invoice_number
 ),
 
 final AS (
@@ -64,6 +78,7 @@ final AS (
     payments.modified_on,
     -- predicates; one that rests on another holds where the other does not
     payments.is_active,
+    payments.has_amount,
     COALESCE(units.division = @division, FALSE) AS in_division,
     COALESCE(units.division != @division, TRUE)
     OR COALESCE(units.business_unit IN (SELECT business_unit FROM st_stage_v2.reconcile_units), FALSE) AS in_unit,

@@ -188,7 +188,7 @@ COMPARISONS: Mapping[str, Comparison] = {
             key=("payment_number", "invoice_number"),
             explain="payments",
             date="paid",
-            predicates=("is_active", *_UNIT),
+            predicates=("is_active", *_UNIT, "has_amount"),
             needs=("amount",),
             columns=(Column("amount", ("amount",), tolerance=CENT),),
             parts=("amount",),

@@ -51,6 +51,7 @@ REASONS: Mapping[str, str] = {
     "no_customer": "a customer without a name",
     "refund": "a refund",
     "unapplied": "a payment that is not applied",
+    "not_applied": "a payment that is not applied like this",
     "adjustment": "an adjustment invoice",
     "change_order": "a change order",
     "no_job": "an estimate without a job",
@@ -77,6 +78,7 @@ _OF_PREDICATE = {
     "has_appointment": "status",
     "is_charged": "no_charge",
     "is_created_in_time": "created_later",
+    "has_amount": "not_applied",
     "has_balance": "zero",
     "is_large": "small_balance",
 }
