@@ -101,7 +101,7 @@ def read_field(target: warehouse.Warehouse, kpi: str, config: settings.Settings)
 
 
 def outside(field: Field, random: np.random.Generator) -> tuple[int, np.ndarray]:
-    """A truth, and which definitions lack one of its options, such that each of them differs from it on a third of the
+    """A truth, and which definitions lack one of its options, such that each of them differs from it on half of the
     periods at least: what differs once in 36 cannot be told by six numbers.
     """
     while True:
@@ -114,7 +114,7 @@ def outside(field: Field, random: np.random.Generator) -> tuple[int, np.ndarray]
         same = np.zeros(len(field.space), np.int8)
         for given in field.values:
             same += (given == given[truth]) | (np.isnan(given) & np.isnan(given[truth]))
-        if same[known].max() <= len(field.periods) * 2 / 3:
+        if same[known].max() <= len(field.periods) / 2:
             return truth, known
 
 

@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+
 from sandbox.reports import REPORTS
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate

@@ -42,7 +42,7 @@ class Landing:
 
 
 def line(seq: int, record: dict[str, Any]) -> tuple[bytes, str]:
-    """A record as a landing line `{"seq", "digest", "record"}` and its digest: SHA-256 of the record with sorted keys."""
+    """A record as a landing line `{"seq", "digest", "record"}` and its digest (SHA-256, sorted keys)."""
     body = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
     if b"\\u0000" in body:
         body = _NUL.sub(rb"\1\\ufffd", body)
