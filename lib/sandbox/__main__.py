@@ -67,12 +67,12 @@ def main() -> None:
     sandbox = start(store, port, seed=seed)
     seconds = time.monotonic() - began
     sys.stderr.write(f"{len(store):,} records after {seconds:.0f} s, served at {sandbox.url}; Ctrl-C stops it.\n")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # before the lines: who has read them may end us
+        signal.signal(number, lambda *_: stop.set())
     for name, value in (sandbox.environment | {"AS_OF": LAST_DAY.isoformat()}).items():
         sys.stdout.write(f"export {name}={value}\n")
     sys.stdout.flush()
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     stop.wait()
     sandbox.close()
 
