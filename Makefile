@@ -24,7 +24,7 @@ nightly: $(READY) ## ingest, build the KPIs, write the reports to runs/
 	@$(BIN)/python -m stkpi.runner notebooks/nightly.yml
 
 test: $(READY) ## all tests, notebooks included
-	@$(BIN)/python -m pytest -q -n 2 tests
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
 	@$(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=600 tests/nbval 2>/dev/null || true
 
 lab: $(READY) ## explore the notebooks in JupyterLab
@@ -69,4 +69,4 @@ lock: $(READY) ## renew the pins of requirements.txt from lib/pyproject.toml
 	@mv requirements.new requirements.txt
 
 clean: ## remove .venv and caches; runs/ stays
-	@rm -rf .venv lib/*.egg-info lib/build .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-bigquery* lib/*.egg-info lib/build .pytest_cache .ruff_cache .hypothesis

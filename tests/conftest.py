@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import requests
+from bigquery_proxy import Proxy
+from emulator import MISSING, find_python, run_emulator, told
 
 from sandbox import server
 from sandbox.store import Store
@@ -50,6 +52,38 @@ def healthy(built: Path, sandbox: server.Sandbox, tmp_path: Path, monkeypatch: p
     for name, value in (sandbox.environment | {"WAREHOUSE": str(file), "AS_OF": LAST_DAY.isoformat()}).items():
         monkeypatch.setenv(name, value)
     return file
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[str]:
+    """The URL of a BigQuery emulator. Its projects are apart: a test that writes takes one of its own."""
+    python = find_python()
+    if not python:
+        pytest.skip(MISSING)
+    with run_emulator(python) as url:
+        yield url
+
+
+@pytest.fixture
+def proxy(emulator: str) -> Iterator[Proxy]:
+    """A fault proxy before the emulator, for one test: `proxy.url`, `proxy.faults`, `proxy.requests`."""
+    with Proxy(emulator) as running:
+        yield running
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker runs all tests of the emulator: a second one would start a second emulator."""
+    for item in items:
+        if "emulator" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("emulator"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was not run is said at the end, where it is seen."""
+    line = told(str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
+    if line:
+        terminalreporter.write_line(line, red=True, bold=True)
 
 
 @pytest.fixture

@@ -1,0 +1,142 @@
+"""The BigQuery emulator local-bigquery, as a process of its own in an environment of its own: it needs Python 3.13+.
+
+`python tests/emulator.py` serves it until interrupted, and prints the lines to export.
+"""
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIREMENTS = Path(__file__).with_name("emulator-requirements.txt")
+ENVIRONMENT = ROOT / ".venv-bigquery"
+MISSING = "no Python 3.13+ for the BigQuery emulator"
+START_SECONDS = 120  # 4 s on an idle machine
+_VERSIONS = ("3.14", "3.13")
+# The emulator outlives neither the block nor a killed pytest: its pipe ends with either. `kill 0` is its own group.
+_UNTIL_STDIN_ENDS = '("$@" <&- ; kill 0) & cat; kill -KILL 0'
+
+
+def find_python() -> Path | None:
+    """A Python 3.13+ from PATH or pyenv's folder, or None. A pyenv shim counts only if it runs."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    found = [Path(sys.executable)]
+    for version in _VERSIONS:
+        found += [Path(path) for path in (shutil.which(f"python{version}"),) if path]
+        found += sorted(pyenv.glob(f"{version}*/bin/python{version}"))
+    return next((path for path in found if _runs(path)), None)
+
+
+def _runs(python: Path) -> bool:
+    test = "import sys; sys.exit(sys.version_info < (3, 13))"
+    return subprocess.run([python, "-c", test], capture_output=True, check=False).returncode == 0
+
+
+def install(python: Path) -> Path:
+    """The environment with the pinned emulator, made when it is missing or stale. Safe in several processes at once."""
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    ready = ENVIRONMENT / "ready"
+    with FileLock(f"{ENVIRONMENT}.lock"):
+        if not ready.exists() or ready.read_text() != wanted:
+            uv = [sys.executable, "-m", "uv"]
+            subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", python, ENVIRONMENT], check=True)
+            subprocess.run([*uv, "pip", "sync", "--quiet", "--python", ENVIRONMENT, REQUIREMENTS], check=True)
+            _place_extensions()
+            ready.write_text(wanted)
+    return ENVIRONMENT
+
+
+def _place_extensions() -> None:
+    """DuckDB looks for extensions under its home, and would download what it does not find there."""
+    ask = "import duckdb; print(*duckdb.sql('SELECT version(), (FROM pragma_platform())').fetchone())"
+    said = subprocess.run([ENVIRONMENT / "bin" / "python", "-c", ask], check=True, capture_output=True, text=True)
+    version, platform = said.stdout.split()
+    home = ENVIRONMENT / "home" / ".duckdb" / "extensions" / version / platform
+    home.mkdir(parents=True, exist_ok=True)
+    for extension in ENVIRONMENT.glob("lib/*/site-packages/duckdb_extension_*/extensions/*/*.duckdb_extension"):
+        shutil.copy(extension, home)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@contextmanager
+def run_emulator(python: Path) -> Iterator[str]:
+    """An empty emulator for the time of the block; yields its URL, for BIGQUERY_EMULATOR_HOST. Raises RuntimeError."""
+    environment = install(python)
+    port, grpc_port = free_ports(2)
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="emulator-") as folder:
+        log = Path(folder, "log")
+        options = ("--host", "127.0.0.1", "--port", port, "--grpc-port", grpc_port, "--data-dir", Path(folder, "data"))
+        command = _words(environment / "bin" / "local-bigquery", *options)
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(
+                ["/bin/sh", "-c", _UNTIL_STDIN_ENDS, "emulator", *command],
+                env=os.environ | {"HOME": str(environment / "home")},
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            ) as process,
+        ):
+            _wait_until_ready(url, process, log)
+            yield url
+            # Leaving Popen's block closes its stdin and waits.
+
+
+def _words(*words: object) -> list[str]:
+    return [str(word) for word in words]
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            if requests.get(f"{url}/discovery/v1/apis/bigquery/v2/rest", timeout=10).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.1)
+    raise RuntimeError(f"The BigQuery emulator did not start:\n{log.read_text()[-2000:]}")
+
+
+def told(reasons: Iterable[str]) -> str:
+    """The loud line for the end of a test run, given why tests were skipped; empty if none for want of a Python."""
+    count = sum(MISSING in reason for reason in reasons)
+    if not count:
+        return ""
+    return (
+        f"NOT RUN: {count} tests of the BigQuery warehouse, for there is {MISSING}. "
+        "Install it (such as `pyenv install 3.13`) and run `make test` again."
+    )
+
+
+if __name__ == "__main__":
+    interpreter = find_python()
+    if not interpreter:
+        sys.exit(f"There is {MISSING}: install it, such as by `pyenv install 3.13`.")
+    with run_emulator(interpreter) as host:
+        print(f"export BIGQUERY_EMULATOR_HOST={host} BQ_PROJECT=emulated", flush=True)
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            pass
