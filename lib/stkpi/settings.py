@@ -34,6 +34,11 @@ class Settings(BaseSettings):
     time_zone: str = "America/Phoenix"
     as_of: date | None = None
 
+    github_token: SecretStr | None = None
+    github_repository: str | None = None
+    github_api_url: str = "https://api.github.com"
+    slack_webhook: SecretStr | None = None
+
     sandbox_port: int = Field(8900, ge=0, le=65535)
     sandbox_seed: int = 1
     sandbox_scale: float = Field(1, gt=0)
