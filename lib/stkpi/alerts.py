@@ -104,11 +104,10 @@ def read(runs: Path, exit_code: int) -> Night:
     checks = [check for check in validation.get("checks", ()) if check["color"] != "green"]
     stopping = [check for check in checks if check["color"] == "red" and check["severity"] == "critical"]
     problems = [Problem(check["title"], f"fails: {_found(check)}", check["remedy"]) for check in stopping]
-    problems += [
-        Problem(step["name"], f"{step['status']}: {_clean(step['error'] or 'its page says why').rstrip('.')}")
-        for step in summary.get("steps", ())
-        if step["status"] != "ok"
-    ]
+    for step in summary.get("steps", ()):
+        error = step["error"] or "its page says why"
+        if step["status"] != "ok" and not any(check["title"] in error for check in stopping):  # else it is told above
+            problems.append(Problem(step["name"], f"{step['status']}: {_clean(error).rstrip('.')}"))
     if not summary:
         problems = [Problem("There is no report", f"The night ended with exit code {exit_code}: its log says why")]
     elif exit_code and not problems:
