@@ -12,13 +12,13 @@ import threading
 import time
 import uuid
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -38,6 +38,7 @@ THREADS = 4
 WINDOW_ROWS = 10_000  # about as many make a window, of whole months
 READS = 3  # of one window, until as many records came as the server counts
 FEED_PAGES = 20  # pages of a feed that are merged together
+QUIET = 10  # seconds without a word, where no bar can show that the work goes on
 EPOCH, DAYS = datetime(2000, 1, 1, tzinfo=UTC), 40_000  # no company's calendar reaches further
 
 
@@ -100,10 +101,11 @@ def run(entities: str = "all", mode: str = "incremental", window_start: str = ""
         ledger.claim(target, config.st_tenant_id)
 
         def ingest(entity: Entity) -> EntityResult:
-            task = _Task(entity, client, target, folder, run_id, mode, span, ZoneInfo(config.time_zone), stopping)
-            return tick(_guarded(task))
+            zone = ZoneInfo(config.time_zone)
+            task = _Task(entity, client, target, folder, run_id, mode, span, zone, stopping, progress.window)
+            return progress.entity(_guarded(task))
 
-        with _progress(len(chosen)) as tick, _finish_on_sigterm(stopping), ThreadPoolExecutor(THREADS) as pool:
+        with _Progress(len(chosen)) as progress, _finish_on_sigterm(stopping), ThreadPoolExecutor(THREADS) as pool:
             try:
                 results = tuple(pool.map(ingest, chosen))
             except BaseException:
@@ -159,6 +161,7 @@ class _Task:
     span: tuple[date, date] | None
     zone: ZoneInfo
     stopping: threading.Event
+    tell: Callable[[str], None]
 
     windows: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
@@ -185,6 +188,7 @@ class _Task:
         self.drift.update(done.drift)
         for name in _COUNTS:
             self.counts[name] += getattr(done, name)
+        self.tell(f"{self.entity.name}: {self.counts['fetched']:,} rows so far, {self.in_hand}")
         self.in_hand = ""
         return done.complete
 
@@ -411,21 +415,41 @@ def _timestamp(moment: datetime) -> str:
 # --- progress and signals -------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _progress(count: int) -> Iterator[Any]:
-    """A bar on a terminal, a plain line per entity elsewhere."""
-    with tqdm(total=count, unit="entity", disable=None) as bar:
+class _Progress:
+    """A bar on a terminal; elsewhere a plain line per entity, and one now and then of an entity that takes long."""
 
-        def tick(result: EntityResult) -> EntityResult:
-            text = f"{result.entity}: {result.fetched:,} rows fetched, {result.changed:,} new or changed"
-            if bar.disable:
-                print(f"{text}, {result.seconds} s" + (f" — {result.error}" if result.error else ""), flush=True)
+    def __init__(self, entities: int) -> None:
+        self._bar = tqdm(total=entities, unit="entity", disable=None)
+        self._lock, self._told = threading.Lock(), time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def window(self, text: str) -> None:
+        """Tell that a window was read."""
+        with self._lock:
+            if not self._bar.disable:
+                self._bar.set_postfix_str(text)
+            elif time.monotonic() - self._told > QUIET:
+                self._print(text)
+
+    def entity(self, result: EntityResult) -> EntityResult:
+        """Tell that an entity has ended, and hand its result on."""
+        text = f"{result.entity}: {result.fetched:,} rows fetched, {result.changed:,} new or changed"
+        with self._lock:
+            if self._bar.disable:
+                self._print(f"{text}, {result.seconds} s" + (f" — {result.error}" if result.error else ""))
             else:
-                bar.set_postfix_str(text)
-                bar.update()
-            return result
+                self._bar.set_postfix_str(text)
+                self._bar.update()
+        return result
 
-        yield tick
+    def _print(self, text: str) -> None:
+        print(text, flush=True)
+        self._told = time.monotonic()
 
 
 @contextmanager

@@ -245,6 +245,7 @@ def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
             dict(step.parameters),
             kernel_name="python3",
             progress_bar=False,
+            stdout_file=sys.stdout,  # the progress of long work
             execution_timeout=step.timeout,
             kernel_manager_class=_Kernel,
             shutdown_kernel="immediate",  # a graceful shutdown waits for seconds on some kernels
