@@ -55,6 +55,11 @@ class Number(Period):
         return np.abs(values - float(self.value)) <= float(self.tolerance) + 1e-9
 
     @property
+    def tells(self) -> bool:
+        """Whether something was counted."""
+        return bool(self.value) and not self.value.is_nan()
+
+    @property
     def period(self) -> Period:
         """Where it was read."""
         return Period(self.unit, self.first, self.last)

@@ -147,19 +147,20 @@ def next_question(panel: np.ndarray, weights: np.ndarray, asked: Collection[int]
 
 
 def confirming(periods: Sequence[Period], numbers: Sequence[Number], given: np.ndarray, near: np.ndarray) -> int:
-    """The period (its place) to read where nothing is left to tell apart: of another unit or season than all that was
-    read, and where most of the nearest definitions would give another number.
+    """The period (its place) to read where nothing is left to tell apart: one where something happened, of another unit
+    or season than all that was read, and where most of the nearest definitions would give another number.
 
     given: what is left gives, by period; near: what its `neighbours` give, periods by definitions
     """
-    units = {number.unit for number in numbers}
-    seasons = {_is_summer(number.first) for number in numbers}
+    units = {number.unit for number in numbers if number.tells}
+    seasons = {_is_summer(number.first) for number in numbers if number.tells}
     read = {number.period for number in numbers}
 
-    def worth(place: int) -> tuple[bool, int, int]:
+    def worth(place: int) -> tuple[bool, bool, int, int]:
         period = periods[place]
         news = (period.unit not in units) + (_is_summer(period.first) not in seasons)
-        return period not in read, news, int((near[place] != given[place]).sum())
+        something = bool(given[place]) and not np.isnan(given[place])
+        return period not in read, something, news, int((near[place] != given[place]).sum())
 
     return max(range(len(periods)), key=worth)
 
@@ -180,10 +181,12 @@ def readable(space: Space, panel: np.ndarray) -> np.ndarray:
 
 
 def lacking(numbers: Sequence[Number], *, held_out: bool) -> list[str]:
-    """What the numbers still lack as evidence for a definition; nothing where it may be accepted.
+    """What the numbers still lack as evidence for a definition; nothing where it may be accepted. A zero is no evidence:
+    every definition that looks where nothing is gives it.
 
     held_out: whether one of the numbers was foretold by all the definitions that the others leave
     """
+    numbers = [number for number in numbers if number.tells]
     seasons = {_is_summer(number.first) for number in numbers}
     units = {number.unit for number in numbers}
     found = []
@@ -271,7 +274,7 @@ def find(
     panel = readable(space, np.stack([values(candidates, period)[kept] for period in periods]))
     panel, given, near = panel[:, : len(alive)], panel[:, len(alive)], panel[:, len(alive) + 1 :]
     classes = ranked(alive, likelihood, space.bits[alive], fingerprints(panel))
-    missing = lacking(numbers, held_out=foretold(each))
+    missing = lacking(numbers, held_out=foretold(numbers, each))
     verdict = "likely" if careless else "ambiguous" if len(classes) > 1 else "thin" if missing else "accepted"
     question = expected = None
     if verdict != "accepted":
@@ -284,11 +287,15 @@ def find(
     return Finding(space, numbers, verdict, tuple(classes[:LISTED]), len(classes), question, expected, sentence, sql)
 
 
-def foretold(each: np.ndarray) -> bool:
-    """Whether one of the numbers (rows of log2 likelihoods) could be left out without another definition coming in."""
+def foretold(numbers: Sequence[Number], each: np.ndarray) -> bool:
+    """Whether one of the numbers could be left out without another definition coming in.
+
+    each: their log2 likelihoods, numbers by definitions
+    """
     gives = each > -np.inf
     left = gives.all(0).sum()
-    return len(each) > 1 and any(np.delete(gives, i, 0).all(0).sum() == left for i in range(len(each)))
+    could = [i for i, number in enumerate(numbers) if number.tells]
+    return len(could) > 1 and any(np.delete(gives, i, 0).all(0).sum() == left for i in could)
 
 
 def _sentence(
