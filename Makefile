@@ -7,7 +7,7 @@ READY := .venv/ready
 RUFF := $(BIN)/ruff --config lib/pyproject.toml
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help nightly test lab check format sandbox ingest backfill repair validate reconcile status bench lock clean
+.PHONY: help nightly test lab check format sandbox ingest backfill repair validate reconcile status doctor bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ reconcile: $(READY) ## why a ServiceTitan export differs; EXPORT=Leads.xlsx KPI=
 
 status: $(READY) ## per entity: last read, watermark, lag, rows in quarantine
 	@$(BIN)/python -m stkpi status
+
+doctor: $(READY) ## credentials, permissions, datasets, clock, disk: what is missing for a run, and how to get it
+	@$(BIN)/python -m stkpi doctor
 
 bench: $(READY) ## rows a second of the sandbox and of the ingest
 	@$(BIN)/python tests/bench_sandbox.py
