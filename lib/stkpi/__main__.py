@@ -1,4 +1,4 @@
-"""The commands behind the Makefile: `python -m stkpi ingest|backfill|status …`."""
+"""The commands behind the Makefile: `python -m stkpi ingest|backfill|doctor …`."""
 
 from __future__ import annotations
 
@@ -55,6 +55,17 @@ def _reconcile(options: argparse.Namespace) -> int:
     return 0 if result.matches else 1
 
 
+def _doctor(_: argparse.Namespace) -> int:
+    from stkpi import doctor  # noqa: PLC0415 - with Google's client, which costs every other command half a second
+
+    todo = 0
+    for finding in doctor.examine(settings.load()):
+        print(finding.line(), flush=True)
+        todo += not finding.ok
+    print(f"{todo} to do." if todo else "All is there: `make nightly`.")
+    return 2 if todo else 0
+
+
 def _tell(report: ingest.IngestReport) -> int:
     for result in report.entities:
         if result.error:
@@ -82,6 +93,9 @@ def main() -> int:
 
     command = commands.add_parser("status", help="per entity: last run, watermark, lag, quarantined rows")
     command.set_defaults(run=_status, tenant=False)
+
+    command = commands.add_parser("doctor", help="what is missing for a run, and how to get it")
+    command.set_defaults(run=_doctor, tenant=True)
 
     command = commands.add_parser("repair", help="old invoices without a job: link them by evidence")
     command.add_argument("--dry-run", action="store_true", help="only tell what would happen")

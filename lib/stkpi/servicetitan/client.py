@@ -50,6 +50,10 @@ class RequestFailed(Exception):
     """A request that did not succeed after all retries: the window fails, other entities go on."""
 
 
+class NotPermitted(RequestFailed):
+    """The API application lacks the scope for an endpoint, or the tenant is not its own."""
+
+
 class _Retryable(Exception):
     """A try that may succeed later; `wait` is the number of seconds the server asked for."""
 
@@ -329,7 +333,7 @@ def _refusal(reply: requests.Response, path: str) -> Exception:
     if status == requests.codes.unauthorized:
         return UserError("ServiceTitan refuses the app key or the token: check ST_APP_KEY and ST_TENANT_ID in .env.")
     if status == requests.codes.forbidden:
-        return RequestFailed(f"{path}: not permitted (403); give the API application the scope for it in ServiceTitan")
+        return NotPermitted(f"{path}: not permitted (403); give the API application the scope for it in ServiceTitan")
     return RequestFailed(f"{path}: ServiceTitan answers {status} {title}".strip())
 
 
