@@ -135,6 +135,12 @@ def test_actions_are_pinned_and_values_reach_a_script_through_its_environment(na
         assert "${{" not in each.get("run", "")
 
 
+def test_what_the_owner_has_to_set_is_in_the_readme():
+    used = set(re.findall(r"(?:vars|secrets)\.(\w+)", (ROOT / ".github" / "workflows" / "nightly.yml").read_text()))
+    section = (ROOT / "README.md").read_text().partition("## Every night on GitHub")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`([A-Z_]+)`", section)) == used
+
+
 # --- what they do ----------------------------------------------------------------------------------------------------
 
 
