@@ -382,7 +382,8 @@ def _run(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading.Event
     def report(outcome: Outcome) -> None:
         rows = sum(entity["loaded"] for entity in outcome.figures.get("ingest", {}).values())
         note("step", **_told(outcome), rows=rows)
-        print(_line(outcome, folder), *outcome.figures.get("lines", ()), sep="\n  ", flush=True)
+        if outcome.status != "skipped":  # the page tells why; a list of them would hide the sentence that matters
+            print(_line(outcome, folder), *outcome.figures.get("lines", ()), sep="\n  ", flush=True)
 
     started_at = _now()
     note("started", sandbox=sandbox)
@@ -392,6 +393,8 @@ def _run(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading.Event
         _write(folder / "validation.json", json.dumps(validation, indent=2))
     status = "interrupted" if stop.is_set() and _status(outcomes) == "failed" else _status(outcomes)
     note("finished", status=status)
+    if skipped := [outcome.name for outcome in outcomes if outcome.status == "skipped"]:
+        print(f"Not run: {', '.join(skipped)}.")
     print(f"The run is {status}: {index}", flush=True)
     bad = [outcome for outcome in outcomes if outcome.status not in ("ok", "skipped")]
     if bad and all(outcome.wrong_use for outcome in bad):
