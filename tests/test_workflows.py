@@ -89,7 +89,7 @@ def test_a_broken_workflow_is_refused(tmp_path, was, broken, complaint):
     assert complaint in checked.stdout
 
 
-@pytest.mark.parametrize("path", [*FILES, ROOT / ".ci" / "run"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*FILES, ROOT / ".ci" / "run", ROOT / "Makefile"], ids=lambda path: path.name)
 def test_no_failure_is_swallowed(path):
     assert swallowed(path.read_text()) == []
 
