@@ -141,12 +141,18 @@ def too_large(limit: int = REQUEST_LIMIT, html: bool = True, times: int | None =
 
 
 def row_too_large(limit: int = ROW_LIMIT) -> Fault:
-    """A load job with a row over `limit` bytes fails as a whole."""
-    text = f"Error while reading data, error message: JSON parsing error: Row size is larger than: {limit}."
-    return Fault(
-        lambda request: any(len(row) > limit for row in request.rows.split(b"\n")),
-        lambda *_: JobError("invalid", text),
-    )
+    """A load job with a row over `limit` bytes fails as a whole (https://github.com/m-lab/etl/pull/1133 shows it)."""
+
+    def answer(request: Request, _: Proceed) -> JobError:
+        rows = request.rows.splitlines(keepends=True)
+        place = next(place for place, row in enumerate(rows) if len(row) > limit)
+        return JobError(
+            "invalid",
+            "Error while reading data, error message: JSON parsing error in row starting at position "
+            f"{sum(map(len, rows[:place]))}: Row size is larger than: {limit}.",
+        )
+
+    return Fault(lambda request: any(len(row) > limit for row in request.rows.splitlines(keepends=True)), answer)
 
 
 def null_in_required() -> Fault:

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = Path(__file__).with_name("emulator-requirements.txt")
+COMMAND = Path(__file__).with_name("local_bigquery_mended.py")
 ENVIRONMENT = ROOT / ".venv-bigquery"
 MISSING = "no Python 3.13+ for the BigQuery emulator"
 START_SECONDS = 120  # 4 s on an idle machine
@@ -86,7 +87,7 @@ def run_emulator(python: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="emulator-") as folder:
         log = Path(folder, "log")
         options = ("--host", "127.0.0.1", "--port", port, "--grpc-port", grpc_port, "--data-dir", Path(folder, "data"))
-        command = _words(environment / "bin" / "local-bigquery", *options)
+        command = _words(environment / "bin" / "python", COMMAND, *options)
         with (
             log.open("wb") as output,
             subprocess.Popen(

@@ -110,6 +110,21 @@ def test_dml_is_refused_for_a_while(client: bigquery.Client, proxy: Proxy, fault
     assert count(client) == 0
 
 
+def test_a_transaction_with_a_merge_is_done_whole_or_not_at_all(client: bigquery.Client) -> None:
+    load(client, [{"id": 1, "text": "a"}])
+    merge = (
+        "MERGE INTO shop.things t USING (SELECT 1 AS id) s ON t.id = s.id "
+        "WHEN MATCHED THEN UPDATE SET text = CONCAT(t.text, 'b')"
+    )
+    insert = "INSERT INTO shop.things (id, text) VALUES (2, 'c')"
+    with pytest.raises(exceptions.BadRequest, match="Function not found"):
+        client.query(f"BEGIN TRANSACTION; {merge}; {insert}; SELECT no_such_function(1); COMMIT TRANSACTION").result()
+    assert [tuple(row) for row in client.query_and_wait("SELECT id, text FROM shop.things")] == [(1, "a")]
+    client.query(f"BEGIN TRANSACTION; {merge}; {insert}; {merge}; COMMIT TRANSACTION").result()
+    found = client.query_and_wait("SELECT id, text FROM shop.things ORDER BY id")
+    assert [tuple(row) for row in found] == [(1, "abb"), (2, "c")]
+
+
 def test_other_tables_and_inserts_are_not_refused(client: bigquery.Client, proxy: Proxy) -> None:
     proxy.faults = [faults.streaming_buffer("shop.things"), faults.streaming_buffer("shop.thing")]
     client.query_and_wait("INSERT INTO shop.things (id, text) VALUES (1, 'UPDATE')")
