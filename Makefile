@@ -7,7 +7,7 @@ READY := .venv/ready
 RUFF := $(BIN)/ruff --config lib/pyproject.toml
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help nightly test lab check format sandbox ingest backfill repair validate reconcile status doctor bench lock clean
+.PHONY: help nightly test lab check format sandbox ingest backfill repair validate reconcile find observe status doctor bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,12 @@ validate: $(READY) ## every check of the warehouse, one line each, worst first
 
 reconcile: $(READY) ## why a ServiceTitan export differs; EXPORT=Leads.xlsx KPI= BU= FROM= TO= (all but the first may be left out)
 	@$(BIN)/python -m stkpi reconcile --export "$(EXPORT)" --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)"
+
+find: $(READY) ## which definition gives the observed numbers; KPI=leads CARELESS=1 (some numbers may be off)
+	@$(BIN)/python -m stkpi find --kpi "$(KPI)" $(if $(CARELESS),--careless)
+
+observe: $(READY) ## note a number that ServiceTitan shows; KPI= BU= FROM= TO= VALUE= TOLERANCE= SOURCE= REPORT= BY= (from TOLERANCE on may be left out)
+	@$(BIN)/python -m stkpi observe --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)" "--value=$(value VALUE)" --tolerance "$(TOLERANCE)" --source "$(or $(SOURCE),screen)" --report "$(REPORT)" --by "$(BY)"
 
 status: $(READY) ## per entity: last read, watermark, lag, rows in quarantine
 	@$(BIN)/python -m stkpi status

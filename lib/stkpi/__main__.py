@@ -6,11 +6,12 @@ import argparse
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from stkpi import demo, ingest, repair, settings, validation
 from stkpi.errors import UserError
 from stkpi.reconcile import command as reconcile
-from stkpi.reconcile import present, pull
+from stkpi.reconcile import night, present, pull
 
 
 def _ingest(options: argparse.Namespace) -> int:
@@ -66,6 +67,18 @@ def _doctor(_: argparse.Namespace) -> int:
     return 2 if todo else 0
 
 
+def _find(options: argparse.Namespace) -> int:
+    found = night.find(options.kpi, careless=options.careless)
+    print(night.text(found))
+    return 1 if found.finding.verdict == "none" else 0
+
+
+def _observe(options: argparse.Namespace) -> int:
+    row = {name: getattr(options, name) for name in night.ROW}
+    print(night.added(*night.observe(row)))
+    return 0
+
+
 def _tell(report: ingest.IngestReport) -> int:
     for result in report.entities:
         if result.error:
@@ -74,6 +87,28 @@ def _tell(report: ingest.IngestReport) -> int:
     changed = sum(result.changed for result in report.entities)
     print(f"Ingest {report.status}: {total:,} rows fetched, {changed:,} new or changed.")
     return 0 if report.status == "ok" else 1
+
+
+def _add_ledger(commands: Any) -> None:
+    """The commands of observed numbers."""
+    command = commands.add_parser("find", help="which definition of a KPI gives the numbers of the ledger; 1: none")
+    command.add_argument("--kpi", required=True, help="a column of the weekly table, such as leads")
+    command.add_argument(
+        "--careless", action="store_true", help="up to a third of the numbers may be off by one or two"
+    )
+    command.set_defaults(run=_find, tenant=False)
+
+    command = commands.add_parser("observe", help="add a number that ServiceTitan shows to the ledger")
+    command.add_argument("--kpi", required=True, help="a column of the weekly table, such as leads")
+    command.add_argument("--bu", dest="unit", required=True, help="a rolled-up unit, such as Phoenix-Sales")
+    command.add_argument("--from", dest="first_day", required=True, help="first day, such as 2025-08-18")
+    command.add_argument("--to", dest="last_day", required=True, help="last day, included")
+    command.add_argument("--value", required=True, help="the number as it is shown: 96, $1,234.56 or 39.74%%")
+    command.add_argument("--tolerance", default="", help="the largest difference; default: half of the last digit")
+    command.add_argument("--source", default="screen", help="api report, export file, screen (default) or said")
+    command.add_argument("--report", default="", help="the report's name and its filters")
+    command.add_argument("--by", dest="read_by", default="", help="who read it")
+    command.set_defaults(run=_observe, tenant=False)
 
 
 def main() -> int:
@@ -119,6 +154,8 @@ def main() -> int:
     command.add_argument("--names", action="store_true", help="write the customers' names instead of masking them")
     command.add_argument("--out", type=Path, default=settings.ROOT / "runs" / "reconcile", help="where the rows go")
     command.set_defaults(run=_reconcile, tenant=False)
+
+    _add_ledger(commands)
 
     options = parser.parse_args()
     try:

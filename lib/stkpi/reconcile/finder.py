@@ -30,7 +30,11 @@ OFF = 2  # a careless reader's numbers are off by this many steps at most
 RIGHT, WRONG = np.log2(0.7), np.log2(0.3 / 4)
 LISTED = 10
 EXACT = 1_000_000_000  # larger than any denominator that a company's week has in its ratios and cents
-ASKED_MONTHS = (7, 8, 1)  # two in summer, so that their year before is in the books of a young tenant, too
+# First month and length of the periods asked about. More of them are in summer, whose year before is in the books of a
+# young tenant, too.
+ASKED = ((6, 3), (7, 1), (8, 1), (12, 3), (1, 1), (9, 12))
+WEEK_IN = (8, 1)  # months of which a week is asked about, too
+SEASON = timedelta(days=100)  # what is longer is neither summer nor winter
 DST_ZONE = ZoneInfo("America/Los_Angeles")  # Phoenix equals it in summer and Denver in winter
 
 
@@ -153,12 +157,12 @@ def confirming(periods: Sequence[Period], numbers: Sequence[Number], given: np.n
     given: what is left gives, by period; near: what its `neighbours` give, periods by definitions
     """
     units = {number.unit for number in numbers if number.tells}
-    seasons = {_is_summer(number.first) for number in numbers if number.tells}
+    seasons = {_is_summer(number) for number in numbers if number.tells}
     read = {number.period for number in numbers}
 
     def worth(place: int) -> tuple[bool, bool, int, int]:
         period = periods[place]
-        news = (period.unit not in units) + (_is_summer(period.first) not in seasons)
+        news = (period.unit not in units) + (_is_summer(period) not in seasons)
         something = bool(given[place]) and not np.isnan(given[place])
         return period not in read, something, news, int((near[place] != given[place]).sum())
 
@@ -181,13 +185,13 @@ def readable(space: Space, panel: np.ndarray) -> np.ndarray:
 
 
 def lacking(numbers: Sequence[Number], *, held_out: bool) -> list[str]:
-    """What the numbers still lack as evidence for a definition; nothing where it may be accepted. A zero is no evidence:
-    every definition that looks where nothing is gives it.
+    """What the numbers still lack as evidence for a definition; nothing where it may be accepted. A zero is no
+    evidence: every definition that looks where nothing is gives it.
 
     held_out: whether one of the numbers was foretold by all the definitions that the others leave
     """
     numbers = [number for number in numbers if number.tells]
-    seasons = {_is_summer(number.first) for number in numbers}
+    seasons = {_is_summer(number) for number in numbers}
     units = {number.unit for number in numbers}
     found = []
     if len(numbers) < NUMBERS_NEEDED:
@@ -200,25 +204,35 @@ def lacking(numbers: Sequence[Number], *, held_out: bool) -> list[str]:
     return found
 
 
-def _is_summer(day: date) -> bool:
-    return bool(pd.Timestamp(day, tz=DST_ZONE).dst())
+def _is_summer(period: Period) -> bool | None:
+    """Whether a period is in daylight saving time, None where it is too long to be in a season."""
+    if period.last - period.first > SEASON:
+        return None
+    return bool(pd.Timestamp(period.first, tz=DST_ZONE).dst())
 
 
 # --- questions that can be asked --------------------------------------------------------------------------------------
 
 
 def questions(units: Sequence[str], as_of: date, count: int = 6) -> list[Period]:
-    """Periods whose number a person can read off ServiceTitan: for each of the first `count` units three months and a
-    week in each, the newest of summer and winter. A month's number says more than a week's, a week is easier to check.
+    """Periods whose number a person can read off ServiceTitan: for each of the first `count` units a year, quarters,
+    months and weeks, the newest of summer and winter. A longer period says more, a week is easier to check.
     """
     found = []
-    for month in ASKED_MONTHS:
-        first = max(date(year, month, 1) for year in (as_of.year - 1, as_of.year) if date(year, month, 28) < as_of)
-        last = (pd.Timestamp(first) + pd.offsets.MonthEnd()).date()
-        monday = first + timedelta(days=7 + -first.weekday() % 7)
-        for unit in units[:count]:
-            found += [Period(unit, first, last), Period(unit, monday, monday + timedelta(days=6))]
+    for month, length in ASKED:
+        ends = (_months(year, month, length) for year in range(as_of.year - 2, as_of.year + 1))
+        days = [max((first, last) for first, last in ends if last <= as_of)]
+        if length == 1 and month in WEEK_IN:
+            monday = days[0][0] + timedelta(days=7 + -days[0][0].weekday() % 7)
+            days.append((monday, monday + timedelta(days=6)))
+        found += [Period(unit, *each) for unit in units[:count] for each in days]
     return found
+
+
+def _months(year: int, month: int, length: int) -> tuple[date, date]:
+    """The first day of a month and the last day of the months that begin with it."""
+    first = date(year, month, 1)
+    return first, (pd.Timestamp(first) + pd.DateOffset(months=length, days=-1)).date()
 
 
 def known_units(target: Warehouse, division: str) -> list[str]:

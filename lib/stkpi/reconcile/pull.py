@@ -19,7 +19,7 @@ PREFIX = "report:"  # before the report's category and id, such as report:market
 
 def pull(
     client: Client,
-    target: Warehouse,
+    target: Warehouse | None,
     reference: str,
     *,
     first_day: date | None,
@@ -29,6 +29,7 @@ def pull(
 ) -> Export:
     """Run a saved report (`report:category/id`) over a period and a rolled-up unit; its rows as an export.
 
+    target: where the unit's ServiceTitan units are known; not needed for all units
     Raises UserError where the report does not exist, is refused, or has no column that is known.
     """
     category, _, report = reference.removeprefix(PREFIX).partition("/")
@@ -42,7 +43,8 @@ def pull(
         window = window_of(
             comparison_for(exports.table(described["name"], [list(labels.values())]), kpi), first_day, last_day
         )
-        values = parameters(described["parameters"], window, _unit_ids(target, business_unit) if business_unit else ())
+        units = _unit_ids(target, business_unit) if target and business_unit else ()
+        values = parameters(described["parameters"], window, units)
         rows = [
             {labels.get(name, name): value for name, value in row.items()}
             for row in client.report(category, report, values)

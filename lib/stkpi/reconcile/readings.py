@@ -1,0 +1,103 @@
+"""Numbers for the ledger straight from ServiceTitan: one run of the owner's totals by unit (Daily WBR) a night."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import pandas as pd
+
+from stkpi.errors import UserError
+from stkpi.reconcile import finder, kpis
+from stkpi.reconcile.exports import Export
+from stkpi.reconcile.observed import API, OPEN, Checked, Observation
+from stkpi.warehouse import Warehouse
+
+TABLE = "CREATE TABLE IF NOT EXISTS st_logs_v2.report_columns (report STRING, column_names STRING, seen_at TIMESTAMP)"
+READ_AS = {
+    # KPI: the columns that are added up over the units of a rollup, and half of the last digit that is shown
+    "estimates": (("completed_jobs",), Decimal(0)),
+    "success_rate": (("closed", "sales_opportunity"), Decimal("0.00005")),
+    "total_booked": (("total_sales",), Decimal("0.01")),
+}
+
+Days = tuple[date, date]
+
+
+def next_period(checked: Iterable[Checked], covered: pd.DataFrame) -> Days | None:
+    """The days to read tonight: those whose number has changed since it was read; else the last full week, if it was
+    not read yet; else the next that the definition finder would ask about. None where all of them were read.
+
+    covered: as `observed.reach` gives it
+    """
+    of_api = [one for one in checked if one.observation.source == API]
+    for one in of_api:
+        if one.outcome == OPEN and one.ours is not None:
+            return one.observation.first_day, one.observation.last_day
+    read = {(one.observation.first_day, one.observation.last_day) for one in of_api}
+    first_day, as_of = covered["first_day"].min(), covered["last_day"].max()
+    sunday = as_of - timedelta(days=(as_of.weekday() + 1) % 7)
+    asked = [(period.first, period.last) for period in finder.questions(["any"], as_of)]
+    wanted = [(sunday - timedelta(days=6), sunday), *asked]
+    return next((days for days in wanted if days not in read and days[0] >= first_day), None)
+
+
+def observations(export: Export, units: pd.DataFrame, reference: str, days: Days) -> list[Observation]:
+    """The numbers of a report with totals by unit (see READ_AS) for the rolled-up units, which it does not know.
+
+    units: unit_name, business_unit, division. Raises UserError for a report without such totals.
+    """
+    if not kpis.is_summary(export):
+        raise UserError(f"{export.name} has no totals by unit: name a report with Business Unit and Completed Jobs.")
+    division = dict.fromkeys(units["business_unit"]) | dict(zip(units["business_unit"], units["division"], strict=True))
+    rollup = dict(zip(units["unit_name"], units["business_unit"], strict=True))
+    unit = export.text("business_unit").map(lambda name: rollup.get(name, name))
+    found = []
+    for kpi, (fields, tolerance) in READ_AS.items():
+        if any(field not in export.headers for field in fields):
+            continue
+        comparison = kpis.COMPARISONS[kpi]
+        sums = pd.DataFrame({field: export.money(field) for field in fields}).groupby(unit).sum()
+        for name, row in sums.iterrows():
+            if division.get(name, comparison.division) != comparison.division:
+                continue
+            value = row[fields[0]]
+            if len(fields) > 1:
+                if not row[fields[1]]:
+                    continue  # a ratio without a denominator is no number
+                value = (value / row[fields[1]]).quantize(Decimal("0.0001"))
+            text = f"{export.name}: {', '.join(export.headers[field] for field in fields)}"
+            id = f"api:{reference}:{kpi}:{name}:{days[0]}:{days[1]}"
+            today = datetime.now(UTC).date()
+            found.append(Observation(id, kpi, str(name), *days, value, tolerance, API, text, "nightly", today, OPEN))
+    return found
+
+
+def columns_changed(target: Warehouse, reference: str, export: Export) -> str | None:
+    """What is new and what is gone among a report's columns since it was last read, in one sentence; None if nothing.
+    The columns are remembered.
+    """
+    target.execute(TABLE)
+    now = sorted([*export.headers.values(), *export.unknown])
+    seen = target.query(
+        "SELECT column_names FROM st_logs_v2.report_columns WHERE report = @report ORDER BY seen_at DESC LIMIT 1",
+        report=reference,
+    )["column_names"]
+    before = seen[0].split("\n") if len(seen) else None
+    if before == now:
+        return None
+    target.transaction(
+        "INSERT INTO st_logs_v2.report_columns (report, column_names, seen_at) VALUES (@report, @names, @now)",
+        report=reference,
+        names="\n".join(now),
+        now=datetime.now(UTC),
+    )
+    if before is None:
+        return None
+    new, gone = _listed(set(now) - set(before)), _listed(set(before) - set(now))
+    return f"yellow: the columns of {export.name} ({reference}) have changed; new: {new}; gone: {gone}."
+
+
+def _listed(names: Sequence[str] | set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
