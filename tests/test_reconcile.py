@@ -22,6 +22,7 @@ from sandbox.truth import Books, Job, opportunity_instant, read
 from stkpi import marts, pages, settings, warehouse
 from stkpi.__main__ import main
 from stkpi.errors import UserError
+from stkpi.load import raw_table
 from stkpi.reconcile import exports, present
 from stkpi.reconcile.compare import Window, compare
 from stkpi.reconcile.exports import Export
@@ -29,8 +30,9 @@ from stkpi.reconcile.kpis import COMPARISONS
 from stkpi.reconcile.pull import parameters, pull
 from stkpi.reconcile.reasons import DIFFERENT, HERE, IDENTICAL, REASONS, THERE
 from stkpi.servicetitan.client import Client
-from stkpi.servicetitan.entities import ENTITIES, create_table_sql
+from stkpi.servicetitan.entities import ENTITIES
 from stkpi.warehouse.duckdb import DuckDBWarehouse
+from stkpi.warehouse.tables import create_sql
 
 WEEK = ("2025-08-18", "2025-08-24")
 MONTHS = ("2025-01-01", "2025-08-31")
@@ -676,7 +678,7 @@ def judge() -> Judge:
     """GoogleSQL's analyzer, knowing the tables that the comparison reads."""
     judge = Judge()
     for entity in ENTITIES.values():
-        judge.declare_ddl(create_table_sql(entity))
+        judge.declare_ddl(create_sql(raw_table(entity)))
     for table, file in marts.OWNED.items():
         header = (marts.SQL / file).read_text(encoding="utf-8").splitlines()[0].split(",")
         judge.declare(f"st_ref_v2.{table}", tuple((column, "STRING") for column in header))

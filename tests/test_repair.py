@@ -12,9 +12,10 @@ from zetasql_judge import Judge
 from sandbox import legacy
 from stkpi import ingest, repair, warehouse
 from stkpi.errors import UserError
-from stkpi.servicetitan import entities
+from stkpi.load import raw_table
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.warehouse.duckdb import DuckDBWarehouse
+from stkpi.warehouse.tables import create_sql
 
 CREATED = datetime(2024, 3, 5, 12, tzinfo=UTC)
 BOUNDS = {"start": datetime(2024, 1, 1, tzinfo=UTC), "end": datetime(2025, 1, 1, tzinfo=UTC)}
@@ -201,7 +202,7 @@ CASES = {
 def judge() -> Judge:
     judge = Judge()
     for name in ("invoices", "jobs"):
-        judge.declare_ddl(entities.create_table_sql(ENTITIES[name]))
+        judge.declare_ddl(create_sql(raw_table(ENTITIES[name])))
     return judge
 
 
@@ -209,7 +210,7 @@ def judge() -> Judge:
 def tables(tmp_path_factory) -> Iterator[DuckDBWarehouse]:
     """Empty tables of invoices and jobs."""
     with DuckDBWarehouse(tmp_path_factory.mktemp("cases") / "warehouse.duckdb", wait=0) as target:
-        target.execute(*(entities.create_table_sql(ENTITIES[name]) for name in ("invoices", "jobs")))
+        target.execute(*(create_sql(raw_table(ENTITIES[name])) for name in ("invoices", "jobs")))
         yield target
 
 

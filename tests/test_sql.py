@@ -22,6 +22,7 @@ from stkpi import ledger, marts
 from stkpi import load as loading
 from stkpi.servicetitan import entities
 from stkpi.warehouse.googlesql import to_duckdb
+from stkpi.warehouse.tables import create_sql
 
 CASES = Path(__file__).parent / "cases"
 PARAMETERS = {"time_zone": "STRING", "as_of": "DATE", "first_day": "DATE"}
@@ -32,7 +33,7 @@ LANDING = "st_stage_v2.landing"
 
 LINE = {
     **dict.fromkeys(("run_id", "entity", "mode", "source", "status", "digest", "cycle"), "STRING"),
-    **dict.fromkeys(("window_start", "window_end", "now"), "TIMESTAMP"),
+    **dict.fromkeys(("window_start", "window_end", "now", "gone"), "TIMESTAMP"),
     **dict.fromkeys(("first", "end"), "DATE"),
     **dict.fromkeys(("fetched", "total"), "INT64"),
     "seconds": "FLOAT64",
@@ -60,7 +61,7 @@ def judge() -> Judge:
     """The analyzer, knowing the raw tables by their DDL and every mart by the analysis of its SELECT."""
     judge = Judge()
     for entity in entities.ENTITIES.values():
-        judge.declare_ddl(entities.create_table_sql(entity))
+        judge.declare_ddl(create_sql(loading.raw_table(entity)))
     for table, columns in owned_tables().items():
         judge.declare(table, columns)
     judge.declare(LANDING, tuple((field.name, field.type) for field in entities.LANDING))
@@ -83,8 +84,8 @@ def test_the_projection_yields_the_columns_of_its_raw_table(judge, entity):
 
 @pytest.mark.parametrize("entity", entities.ENTITIES.values(), ids=lambda entity: entity.name)
 def test_what_loads_an_entity_is_googlesql(judge, entity):
-    for statement in ledger.TABLES:
-        judge.declare_ddl(statement)
+    for table in ledger.TABLES:
+        judge.declare_ddl(create_sql(table))
     judge.declare("st_stage_v2.typed", judge.analyze(entities.projection_sql(entity, LANDING)))
     for statement in (
         *loading.quarantine_sql("st_stage_v2.typed"),

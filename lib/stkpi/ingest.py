@@ -25,12 +25,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from stkpi import ledger, log, settings, warehouse
-from stkpi.errors import UserError
+from stkpi.errors import UserError, WarehouseError
 from stkpi.ledger import State
-from stkpi.load import Read, load
+from stkpi.load import Read, load, raw_table
 from stkpi.servicetitan import windows
 from stkpi.servicetitan.client import MAX_PAGE_SIZE, PAGE_SIZE, Client, Page, RequestFailed
-from stkpi.servicetitan.entities import Entity, create_table_sql, select
+from stkpi.servicetitan.entities import Entity, select
 from stkpi.servicetitan.windows import Window
 
 MODES = ("incremental", "window", "full")
@@ -97,7 +97,7 @@ def run(entities: str = "all", mode: str = "incremental", window_start: str = ""
     folder = config.warehouse.with_suffix(".landing")
     stopping = threading.Event()
     with warehouse.connect(config) as target:
-        target.execute(*ledger.TABLES, *(create_table_sql(entity) for entity in chosen))
+        warehouse.ensure(target, (*ledger.TABLES, *map(raw_table, chosen)))
         ledger.claim(target, config.st_tenant_id)
 
         def ingest(entity: Entity) -> EntityResult:
@@ -118,7 +118,7 @@ def status() -> pd.DataFrame:
     """One row per entity: last read, watermark, lag, rows in quarantine. Raises UserError before the first ingest."""
     config = settings.load()
     with warehouse.connect(config) as target:
-        target.execute(*ledger.TABLES)
+        warehouse.ensure(target, ledger.TABLES)
         found = ledger.status(target)
     if found.empty:
         raise UserError("Nothing was ingested yet: run `make nightly` first.")
@@ -303,7 +303,7 @@ def _guarded(task: _Task) -> EntityResult:
         _ingest(task)
     except _Stopped:
         error = "Stopped on request"
-    except (RequestFailed, UserError) as failure:
+    except (RequestFailed, UserError, WarehouseError) as failure:
         error = str(failure).rstrip(".")
     except Exception as failure:
         log.event("bug", entity=task.entity.name, error=repr(failure))

@@ -18,6 +18,9 @@ from stkpi.servicetitan.client import Page
 # Neither engine can hold a NUL in a text; an even number of backslashes before it would make it plain text.
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
+# What remains of a record that is too large: by it the row is found, and counted in its window.
+IDENTITY = ("id", "createdOn", "modifiedOn", "date")
+
 
 @dataclass
 class Landing:
@@ -48,6 +51,13 @@ def line(seq: int, record: dict[str, Any]) -> tuple[bytes, str]:
         body = _NUL.sub(rb"\1\\ufffd", body)
     digest = hashlib.sha256(body).hexdigest()
     return b'{"seq":%d,"digest":"%s","record":%s}\n' % (seq, digest.encode(), body), digest
+
+
+def stand_in(text: bytes, reason: str) -> bytes:
+    """The line that is loaded for one that is too large: its number, digest, reason, and what identifies the record."""
+    whole = orjson.loads(text)
+    record = {name: whole["record"].get(name) for name in IDENTITY}
+    return orjson.dumps({"seq": whole["seq"], "digest": whole["digest"], "record": record, "refused": reason}) + b"\n"
 
 
 def write(path: Path, pages: Iterable[Page], repeats: bool = False) -> Landing:

@@ -12,23 +12,37 @@ from stkpi.errors import UserError
 from stkpi.servicetitan.entities import Entity
 from stkpi.servicetitan.windows import Window
 from stkpi.warehouse import Warehouse
+from stkpi.warehouse.tables import Column, Table
+
+
+def _table(name: str, description: str, columns: str, **stored: Any) -> Table:
+    """A table of st_logs_v2; `columns` as name and type, with commas between."""
+    declared = tuple(Column(*column.split()) for column in columns.split(","))
+    return Table(f"st_logs_v2.{name}", declared, description=description, **stored)
+
 
 TABLES = (
-    """CREATE TABLE IF NOT EXISTS st_logs_v2.ingestion_logs (
-  run_id STRING, entity STRING, mode STRING, source STRING, window_start TIMESTAMP, window_end TIMESTAMP,
-  status STRING, fetched INT64, loaded INT64, quarantined INT64, changed INT64, total INT64, watermark TIMESTAMP,
-  digest STRING, cycle STRING, seconds FLOAT64, finished_at TIMESTAMP
-)
-PARTITION BY TIMESTAMP_TRUNC(finished_at, MONTH)
-CLUSTER BY entity""",
-    """CREATE TABLE IF NOT EXISTS st_logs_v2.sync_state (
-  entity STRING, watermark TIMESTAMP, cycle STRING, run_id STRING, updated_at TIMESTAMP
-)""",
-    """CREATE TABLE IF NOT EXISTS st_logs_v2.quarantine (
-  entity STRING, key STRING, reason STRING, digest STRING, record JSON, run_id STRING, quarantined_at TIMESTAMP
-)
-CLUSTER BY entity""",
-    "CREATE TABLE IF NOT EXISTS st_logs_v2.tenant (tenant STRING)",
+    _table(
+        "ingestion_logs",
+        "A row per reading of a window or list: what was fetched, loaded and quarantined.",
+        "run_id STRING, entity STRING, mode STRING, source STRING, window_start TIMESTAMP, window_end TIMESTAMP,"
+        "status STRING, fetched INT64, loaded INT64, quarantined INT64, changed INT64, total INT64,"
+        "watermark TIMESTAMP, digest STRING, cycle STRING, seconds FLOAT64, finished_at TIMESTAMP, oldest TIMESTAMP",
+        partition="TIMESTAMP_TRUNC(finished_at, MONTH)",
+        cluster=("entity",),
+    ),
+    _table(
+        "sync_state",
+        "A row per entity: up to which modification its rows are read.",
+        "entity STRING, watermark TIMESTAMP, cycle STRING, run_id STRING, updated_at TIMESTAMP",
+    ),
+    _table(
+        "quarantine",
+        "Records that could not be loaded, each with the reason; a record that has come well since is gone from here.",
+        "entity STRING, key STRING, reason STRING, digest STRING, record JSON, run_id STRING, quarantined_at TIMESTAMP",
+        cluster=("entity",),
+    ),
+    _table("tenant", "Whose data this is.", "tenant STRING"),
 )
 
 

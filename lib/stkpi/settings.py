@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 from zoneinfo import available_timezones
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stkpi.errors import UserError
@@ -28,6 +28,7 @@ class Settings(BaseSettings):
 
     bq_project: str | None = None
     bq_location: str = "US"
+    bq_step_budget: ByteSize = ByteSize(200_000_000_000)
     bigquery_emulator_host: str | None = None
     warehouse: Path = ROOT / "runs" / "warehouse.duckdb"
 

@@ -94,8 +94,14 @@ METADATA: tuple[Field, ...] = (
     Field("_ingested_at", "TIMESTAMP"),
     Field("_source", "STRING"),
 )
-# The columns of a landing file: one line per fetched record, in the order of reading.
-LANDING: tuple[Field, ...] = (Field("seq", "INT64"), Field("digest", "STRING"), Field("record", "JSON"))
+# The columns of a landing file: one line per fetched record, in the order of reading. `refused` says why, where the
+# record itself could not be loaded: what stands for it has only what identifies it.
+LANDING: tuple[Field, ...] = (
+    Field("seq", "INT64"),
+    Field("digest", "STRING"),
+    Field("record", "JSON"),
+    Field("refused", "STRING"),
+)
 
 
 def _columns(kind: Type) -> Any:
@@ -414,15 +420,6 @@ def select(names: str) -> tuple[Entity, ...]:
 # --- the GoogleSQL that derives from the registry -------------------------------------------------------------------
 
 
-def create_table_sql(entity: Entity) -> str:
-    """The DDL of the raw table. Partitioned on the creation date, which never changes: a MERGE may prune by it."""
-    columns = ",\n  ".join(f"`{f.name}` {f.type}" for f in (*entity.fields, *METADATA))
-    return (
-        f"CREATE TABLE IF NOT EXISTS {entity.table} (\n  {columns}\n)\n"
-        f"PARTITION BY TIMESTAMP_TRUNC(createdOn, MONTH)\nCLUSTER BY _key"
-    )
-
-
 def _extracted(field: Field) -> str:
     if field.type == "JSON":
         return f"JSON_QUERY(record, '$.{field.sources[0]}')"
@@ -467,7 +464,9 @@ def projection_sql(entity: Entity, landing: str) -> str:
         for f in text_fields
     )
     return (
-        f"WITH extracted AS (\n  SELECT\n    seq,\n    digest,\n    record,\n    {extracted}\n  FROM {landing}\n)\n"
+        f"WITH extracted AS (\n  SELECT\n    seq,\n    digest,\n    record,\n    refused,\n    {extracted}\n"
+        f"  FROM {landing}\n)\n"
         f"SELECT\n    {typed},\n    {key} AS _key,\n    digest AS _hash,\n    record AS _record,\n    seq AS _seq,\n"
-        f"    CASE\n      WHEN {key} IS NULL THEN 'id is missing'\n      {reasons}\n    END AS _reject\nFROM extracted"
+        f"    CASE\n      WHEN refused IS NOT NULL THEN refused\n      WHEN {key} IS NULL THEN 'id is missing'\n"
+        f"      {reasons}\n    END AS _reject\nFROM extracted"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -16,9 +16,19 @@ import pandas as pd
 from stkpi.errors import UserError
 from stkpi.warehouse import DATASETS
 from stkpi.warehouse.googlesql import to_duckdb
+from stkpi.warehouse.tables import Columns
 
 # What does not fit spills to disk beside the warehouse: a large backfill must not need a large machine.
 _CONFIG = {"memory_limit": "350MB", "preserve_insertion_order": "false"}
+# DuckDB's names for GoogleSQL's types.
+_GOOGLESQL = {
+    "BIGINT": "INT64",
+    "VARCHAR": "STRING",
+    "DECIMAL(38,9)": "NUMERIC",
+    "DOUBLE": "FLOAT64",
+    "BOOLEAN": "BOOL",
+    "TIMESTAMP WITH TIME ZONE": "TIMESTAMP",
+}
 _PARAMETER = re.compile(r"\$([a-z_]+)")
 
 
@@ -26,6 +36,7 @@ class DuckDBWarehouse:
     """`stkpi.warehouse.Warehouse` on a DuckDB file. One program at a time can have it open."""
 
     name = "duckdb"
+    remote = False
     NotFound = duckdb.CatalogException
 
     def __init__(self, path: Path, wait: float) -> None:
@@ -57,7 +68,30 @@ class DuckDBWarehouse:
                 raise
             session.commit()
 
-    def load(self, table: str, path: Path, columns: Sequence[tuple[str, str]]) -> int:
+    def columns(self, *datasets: str) -> dict[str, Columns]:
+        """See `Warehouse.columns`."""
+        found: dict[str, dict[str, str]] = {}
+        with self._session() as session:
+            listed = session.execute("SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns()")
+            for dataset, table, column, kind in listed.fetchall():
+                if dataset in datasets:
+                    found.setdefault(f"{dataset}.{table}", {})[column] = _GOOGLESQL.get(kind, kind)
+        return found
+
+    def dry_run(self, sql: str, **parameters: Any) -> int:
+        """See `Warehouse.dry_run`. Raises as the statement itself would, where it is not one."""
+        for statement in to_duckdb(sql):
+            with self._session() as session:
+                session.execute(f"EXPLAIN {statement}", _used(statement, parameters))
+        return 0
+
+    def load(
+        self,
+        table: str,
+        path: Path,
+        columns: Sequence[tuple[str, str]],
+        stand_in: Callable[[bytes, str], bytes] | None = None,
+    ) -> int:
         """See `Warehouse.load`."""
         declared = ", ".join(f"`{name}` {kind}" for name, kind in columns)
         types = {name: {"INT64": "BIGINT", "STRING": "VARCHAR"}.get(kind, kind) for name, kind in columns}
