@@ -56,7 +56,6 @@ NULLABLE = {
     "gone": "TIMESTAMP",
     "cycle": "STRING",
     "total": "INT64",
-    "gone": "TIMESTAMP",
 }
 _TYPES: tuple[tuple[type, str], ...] = (  # bool before int and datetime before date, which they are, too
     (bool, "BOOL"),

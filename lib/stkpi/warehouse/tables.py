@@ -26,7 +26,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table by its full name. `partition` is an expression over a date that never changes, by which a MERGE prunes."""
+    """A table by its full name. `partition` is over a date that never changes: a MERGE prunes by it."""
 
     name: str
     columns: tuple[Column, ...]
