@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -227,10 +227,10 @@ def denied(match: Match, permission: str = "bigquery.jobs.create", project: str 
     return Fault(match, lambda *_: error(403, "accessDenied", text, "PERMISSION_DENIED"))
 
 
-def too_many_requests(match: Match, times: int | None = None) -> Fault:
+def too_many_requests(match: Match, times: int | None = None, skip: int = 0) -> Fault:
     """429 from the front end."""
     text = "Exceeded rate limits: too many api requests per user per method for this user_method."
-    return Fault(match, lambda *_: error(429, "rateLimitExceeded", text, "RESOURCE_EXHAUSTED"), times)
+    return Fault(match, lambda *_: error(429, "rateLimitExceeded", text, "RESOURCE_EXHAUSTED"), times, skip)
 
 
 def polls(request: Request) -> bool:
@@ -238,10 +238,22 @@ def polls(request: Request) -> bool:
     return request.method == "GET" and bool(_JOB.search(request.path))
 
 
-def backend_error(match: Match = polls, times: int | None = None) -> Fault:
+def backend_error(match: Match = polls, times: int | None = None, skip: int = 0) -> Fault:
     """503: an error of the server's, which may have passed at the next try."""
     text = "Error encountered during execution. Retrying may solve the problem."
-    return Fault(match, lambda *_: error(503, "backendError", text, "UNAVAILABLE"), times)
+    return Fault(match, lambda *_: error(503, "backendError", text, "UNAVAILABLE"), times, skip)
+
+
+def unfinished(times: int | None = None) -> Fault:
+    """A job that is started and not done at once, as with Google nearly always and in the emulator never."""
+
+    def answer(_: Request, proceed: Proceed) -> Reply:
+        reply = proceed()
+        job = json.loads(reply.body)
+        job["status"] = {"state": "RUNNING"}
+        return replace(reply, body=json.dumps(job).encode())
+
+    return Fault(lambda request: request.submits and bool(request.job_id), answer, times)
 
 
 def failed(match: Match, reason: str, message: str, times: int | None = None) -> Fault:
@@ -249,14 +261,14 @@ def failed(match: Match, reason: str, message: str, times: int | None = None) ->
     return Fault(match, lambda *_: JobError(reason, message), times)
 
 
-def reset_after(match: Match, times: int | None = None) -> Fault:
+def reset_after(match: Match, times: int | None = None, skip: int = 0) -> Fault:
     """The server does what it was asked, and the connection breaks before its answer arrives."""
 
     def answer(_: Request, proceed: Proceed) -> Reply:
         proceed()
         return Reply(0, reset=True)
 
-    return Fault(match, answer, times)
+    return Fault(match, answer, times, skip)
 
 
 # --- the proxy ----------------------------------------------------------------------------------------------------

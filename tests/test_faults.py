@@ -3,11 +3,13 @@
 The sandbox breaks its answers on command; the client, the ingest and the warehouse are the real ones.
 """
 
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import bigquery_proxy
 import pandas as pd
 import pytest
 import requests
@@ -362,3 +364,28 @@ def test_retry_after_is_read_in_every_form():
     assert client.requested_wait({"Retry-After": "Mon, 18 Aug 2025 11:59:09 GMT"}, "", now) == 0
     assert client.requested_wait({}, "Rate limit is exceeded. Try again in 13 seconds.", now) == 13
     assert client.requested_wait({"Retry-After": "soon"}, "", now) == 0
+
+
+# --- the warehouse is BigQuery ------------------------------------------------------------------------------------
+
+
+def test_bigquery_with_every_fault_has_the_tables_of_duckdb_without(api, healthy, proxy, monkeypatch) -> None:
+    monkeypatch.setenv("BQ_PROJECT", f"faults-{uuid.uuid4().hex[:12]}")
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", proxy.url)
+    too_large = bigquery_proxy.Fault(
+        lambda request: bool(request.rows) and request.size > 6_000, bigquery_proxy.too_large().answer
+    )
+    passing = [
+        bigquery_proxy.reset_after(lambda request: request.submits, times=2, skip=3),
+        bigquery_proxy.streaming_buffer("st_raw_v2.raw_jobs", times=1),
+        bigquery_proxy.too_many_dml("st_raw_v2.raw_returns", times=1),
+        bigquery_proxy.too_many_requests(lambda request: request.submits, times=1, skip=9),
+        bigquery_proxy.backend_error(times=2, skip=4),
+    ]
+    proxy.faults = [*passing, too_large, bigquery_proxy.unfinished()]
+    results = run()
+    assert {result.error for result in results.values()} == {None}
+    assert {result.status for result in results.values()} == {"ok"}
+    assert [fault.times for fault in passing] == [0] * 5
+    assert too_large.met >= 2
+    assert_equal(tables(), healthy)

@@ -26,7 +26,7 @@ from google.auth.transport.requests import Request
 from google.cloud import bigquery
 
 from stkpi import log
-from stkpi.errors import UserError
+from stkpi.errors import UserError, WarehouseError
 from stkpi.servicetitan.client import Client, NotPermitted, RequestFailed
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.settings import ROOT, Settings
@@ -60,7 +60,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         for name, check in chain:
             try:
                 text, ok = check(settings), True
-            except UserError as error:
+            except (UserError, WarehouseError) as error:
                 text, ok = str(error), False
             yield Finding(name, ok, log.redact(text))
             if not ok:

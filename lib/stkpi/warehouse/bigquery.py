@@ -121,8 +121,9 @@ _REFUSALS = (
         for reason in ("ateLimitExceeded", "ackendError", "nternalError")  # rate…, jobRate…, backend…, jobBackend…
     ),
 )
-# A request that the front end finds too large answers with 413, or with 400 and these words.
-_TOO_LARGE = re.compile(r"payload size exceeds|too large|exceeds the (maximum|limit)", re.IGNORECASE)
+# A request that the front end finds too large answers with 413, or with 400 and these words; a load job with a row over
+# 100 MB fails with "Row size is larger than".
+_TOO_LARGE = re.compile(r"payload size exceeds|too large|larger than|exceeds the (maximum|limit)", re.IGNORECASE)
 
 
 class BigQueryWarehouse:
