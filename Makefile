@@ -24,7 +24,6 @@ nightly: $(READY) ## ingest, build the KPIs, write the reports to runs/
 
 test: $(READY) ## all tests, notebooks included
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
-	@$(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=600 tests/nbval 2>/dev/null || true
 
 lab: $(READY) ## explore the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
