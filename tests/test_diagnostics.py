@@ -183,7 +183,7 @@ def test_the_queries_are_googlesql():
         judge.declare(f"st_ref_v2.{table}", tuple((column, "STRING") for column in header.split(",")))
     for mart in marts.all_marts():
         if mart.name.startswith("st_ref_v2."):
-            judge.declare(mart.name, judge.analyze(mart.sql, DATES))
+            judge.declare(mart.name, judge.analyze(mart.sql, marts.PARAMETERS))
     for path in (marts.SQL / "diagnostics").glob("*.sql"):
         columns = dict(judge.analyze(path.read_text(encoding="utf-8"), DATES))
         assert "FLOAT64" not in columns.values()

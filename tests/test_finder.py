@@ -16,7 +16,7 @@ from zetasql_judge import Judge
 from sandbox.tenant import LAST_DAY, TIME_ZONE
 from stkpi import marts, warehouse
 from stkpi.errors import UserError
-from stkpi.reconcile import cube, definitions, finder, shapley
+from stkpi.reconcile import cube, definitions, finder, observed, readings, shapley
 from stkpi.reconcile.cube import Number, Period
 from stkpi.servicetitan import entities
 
@@ -233,7 +233,7 @@ def same(value: float, other: float | None) -> bool:
 
 @pytest.fixture(scope="session")
 def judge() -> Judge:
-    """The analyzer with the raw tables and the dimensions."""
+    """The analyzer with the raw tables and the marts."""
     judge = Judge()
     for entity in entities.ENTITIES.values():
         judge.declare_ddl(entities.create_table_sql(entity))
@@ -242,7 +242,7 @@ def judge() -> Judge:
         judge.declare(f"st_ref_v2.{table}", tuple((column, "STRING") for column in header.split(",")))
     for mart in marts.all_marts():
         if mart.name.startswith("st_ref_v2."):
-            judge.declare(mart.name, judge.analyze(mart.sql, {"time_zone": "STRING"}))
+            judge.declare(mart.name, judge.analyze(mart.sql, marts.PARAMETERS))
     return judge
 
 
@@ -263,6 +263,23 @@ def test_the_query_and_every_option_are_googlesql(judge, kpi):
         [(name, kind)] = judge.analyze(definitions.as_sql(space, number, dates), PARAMETERS)
         ratio = "ratio" in space.options(number)["measure"].says
         assert (name, kind in ("INT64", "NUMERIC", "FLOAT64" if ratio else "NUMERIC")) == ("value", True)
+
+
+def test_what_the_ledger_asks_and_remembers_is_googlesql(judge):
+    sql = (marts.SQL / "reconcile" / "observed.sql").read_text(encoding="utf-8")
+    assert judge.analyze(sql, {"numbers": "STRING"}) == (("id", "STRING"), ("value", "NUMERIC"))
+    for table in (observed.TABLE, readings.TABLE):
+        judge.declare_ddl(table)
+    texts = dict.fromkeys(("source", "lines", "report", "names"), "STRING") | {"runs": "INT64"}
+    for statement in (
+        observed.MATCHED_BEFORE,
+        observed.FROM_API,
+        observed.KEEP,
+        observed.HISTORY,
+        readings.SEEN,
+        readings.REMEMBER,
+    ):
+        judge.analyze(statement, texts | {"at": "TIMESTAMP"})
 
 
 # --- the arithmetic, by hand ------------------------------------------------------------------------------------------

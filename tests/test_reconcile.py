@@ -683,7 +683,7 @@ def judge() -> Judge:
         header = (marts.SQL / file).read_text(encoding="utf-8").splitlines()[0].split(",")
         judge.declare(f"st_ref_v2.{table}", tuple((column, "STRING") for column in header))
     for mart in marts.all_marts():
-        judge.declare(mart.name, judge.analyze(mart.sql, DAYS | {"time_zone": "STRING"}))
+        judge.declare(mart.name, judge.analyze(mart.sql, marts.PARAMETERS))
     judge.declare("st_stage_v2.reconcile_keys", (("key", "STRING"),))
     judge.declare("st_stage_v2.reconcile_units", (("business_unit", "STRING"),))
     return judge

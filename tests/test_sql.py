@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ import pytest
 import yaml
 from zetasql_judge import Columns, Judge, Rejected, Row
 
-from stkpi import ledger, marts
+from stkpi import increment, ledger, marts
 from stkpi import load as loading
 from stkpi.servicetitan import entities
 from stkpi.warehouse.googlesql import to_duckdb
 from stkpi.warehouse.tables import create_sql
 
 CASES = Path(__file__).parent / "cases"
-PARAMETERS = {"time_zone": "STRING", "as_of": "DATE", "first_day": "DATE"}
+PARAMETERS = marts.PARAMETERS
 MARTS = {mart.name: mart for mart in marts.all_marts()}
 CHECKS = sorted((marts.SQL / "checks").glob("*.sql"))
 LANDING = "st_stage_v2.landing"
@@ -107,6 +107,23 @@ def test_a_view_takes_no_parameters(judge):
     assert judge.analyze(view.sql)
 
 
+def test_an_increment_is_googlesql(judge):
+    judge.declare("st_stage_v2.records", judge.analyze(MARTS[increment.RECORDS].sql, PARAMETERS))
+    bounds = (marts.SQL / "increment" / "bounds.sql").read_text(encoding="utf-8")
+    kinds = dict(judge.analyze(bounds, {"oldest": "TIMESTAMP"}))
+    assert {name: kinds[name] for name in PARAMETERS.keys() & kinds.keys()} == {
+        "changed_from": "DATE",
+        "replaced_from": "TIMESTAMP",
+        "created_from": "TIMESTAMP",
+    }
+    for mart in MARTS.values():
+        if mart.kind == "TABLE":
+            judge.analyze(mart.create_sql, PARAMETERS)
+        if mart.replaces:
+            for statement in mart.replace_sql:
+                judge.analyze(statement, PARAMETERS)
+
+
 @pytest.mark.parametrize("path", CHECKS, ids=lambda path: path.stem)
 def test_every_check_is_googlesql(judge, path):
     assert judge.analyze(path.read_text(encoding="utf-8"), PARAMETERS)
@@ -149,7 +166,7 @@ def load(path: Path) -> Case:
     names = {name.partition(".")[2]: name for name in RAW}
     return Case(
         target=case["target"],
-        parameters=company["parameters"] | case.get("parameters", {}),
+        parameters=asdict(increment.Bounds()) | company["parameters"] | case.get("parameters", {}),
         given={names[table]: [typed(row, RAW[names[table]]) for row in rows] for table, rows in given.items()},
         expect=case["expect"],
     )

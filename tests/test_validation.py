@@ -55,7 +55,7 @@ def damaged(healthy, tmp_path, monkeypatch) -> Callable[..., None]:
         with duckdb.connect(copy) as connection:
             connection.execute(sql)
         if rebuild:
-            marts.build()
+            marts.build(full=True)
 
     return run
 

@@ -42,6 +42,12 @@ TABLES = (
         "entity STRING, key STRING, reason STRING, digest STRING, record JSON, run_id STRING, quarantined_at TIMESTAMP",
         cluster=("entity",),
     ),
+    _table(
+        "builds",
+        "Two rows per build of the marts: what it was going to compute (planned), and that it did (complete).",
+        "started_at TIMESTAMP, noted_at TIMESTAMP, status STRING, mode STRING, reason STRING, as_of DATE,"
+        "digest STRING, changed_from DATE, replaced_from TIMESTAMP, created_from TIMESTAMP",
+    ),
     _table("tenant", "Whose data this is.", "tenant STRING"),
 )
 

@@ -2,8 +2,11 @@
 -- Source: dim_estimates. ServiceTitan's report: Daily WBR, column Total Sales.
 -- Purpose: Total Booked = SUM(amount) by event_date, the day of the sale in the tenant's time zone. Estimates of Sales
 -- units whose status is Sold, whatever the type of the job.
+-- Partition: DATE_TRUNC(event_date, MONTH)
+-- Cluster: business_unit, job_id
+-- Replaces: event_date >= @changed_from
 WITH estimates AS (
-  SELECT * FROM st_ref_v2.dim_estimates
+  SELECT * FROM st_ref_v2.dim_estimates WHERE created_on >= @created_from OR created_on IS NULL
 ),
 
 final AS (
@@ -28,4 +31,4 @@ final AS (
     AND sold_date IS NOT NULL
 )
 
-SELECT * FROM final
+SELECT * FROM final WHERE event_date >= @changed_from

@@ -3,16 +3,19 @@
 -- Purpose: $ Collected = SUM(amount) by event_date, the payment's calendar date. Production units: an application counts
 -- for the unit of its invoice, but for the payment's own unit where that invoice is inactive or unknown, as does what is
 -- unapplied. Refunds are negative.
+-- Partition: DATE_TRUNC(event_date, MONTH)
+-- Cluster: business_unit, job_id
+-- Replaces: event_date >= @changed_from
 WITH applications AS (
-  SELECT * FROM st_ref_v2.dim_payment_applications
+  SELECT * FROM st_ref_v2.dim_payment_applications WHERE created_on >= @created_from OR created_on IS NULL
 ),
 
 payments AS (
-  SELECT * FROM st_raw_v2.raw_payments WHERE COALESCE(active, TRUE)
+  SELECT * FROM st_raw_v2.raw_payments WHERE (createdOn >= @created_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
 ),
 
 invoices AS (
-  SELECT * FROM st_ref_v2.dim_invoices
+  SELECT * FROM st_ref_v2.dim_invoices WHERE created_on >= @created_from OR created_on IS NULL
 ),
 
 units AS (
@@ -59,4 +62,4 @@ final AS (
     AND amounts.paid_date IS NOT NULL
 )
 
-SELECT * FROM final
+SELECT * FROM final WHERE event_date >= @changed_from

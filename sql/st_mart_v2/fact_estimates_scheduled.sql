@@ -2,17 +2,21 @@
 -- Source: raw_appointments, dim_jobs. ServiceTitan's screen: the dispatch board.
 -- Purpose: Estimates Scheduled = COUNT(DISTINCT job_id) by event_date, the day the appointment starts. Appointments that
 -- are active and not Canceled, for jobs of Sales units whose type is an estimate.
+-- Partition: DATE_TRUNC(event_date, MONTH)
+-- Cluster: business_unit, job_id
+-- Replaces: event_date >= @changed_from
 WITH appointments AS (
   SELECT *
   FROM st_raw_v2.raw_appointments
   WHERE
-    COALESCE(active, TRUE)
+    (createdOn >= @created_from OR createdOn IS NULL)
+    AND COALESCE(active, TRUE)
     AND COALESCE(status, '') != 'Canceled'
     AND start IS NOT NULL
 ),
 
 jobs AS (
-  SELECT * FROM st_ref_v2.dim_jobs WHERE division = 'Sales' AND is_estimate
+  SELECT * FROM st_ref_v2.dim_jobs WHERE (created_on >= @created_from OR created_on IS NULL) AND division = 'Sales' AND is_estimate
 ),
 
 final AS (
@@ -35,4 +39,4 @@ final AS (
   INNER JOIN jobs ON appointments.jobId = jobs.job_id
 )
 
-SELECT * FROM final
+SELECT * FROM final WHERE event_date >= @changed_from

@@ -2,8 +2,11 @@
 -- Source: dim_jobs. ServiceTitan's report: Leads.
 -- Purpose: Leads = COUNT(DISTINCT customer_id) by event_date, the day the job was created. Jobs of Sales units whose
 -- type is an estimate, in any status, RES and COMM; not those of test customers.
+-- Partition: DATE_TRUNC(event_date, MONTH)
+-- Cluster: business_unit, job_id
+-- Replaces: event_date >= @changed_from
 WITH jobs AS (
-  SELECT * FROM st_ref_v2.dim_jobs
+  SELECT * FROM st_ref_v2.dim_jobs WHERE created_on >= @created_from OR created_on IS NULL
 ),
 
 final AS (
@@ -28,4 +31,4 @@ final AS (
     AND created_date IS NOT NULL
 )
 
-SELECT * FROM final
+SELECT * FROM final WHERE event_date >= @changed_from

@@ -3,8 +3,11 @@
 -- Purpose: Success Rate = COUNTIF(is_closed) / COUNT(*) by event_date, the day of the first sale, else of the
 -- completion. Jobs of Sales units, of any type, that are Completed or have a sold estimate; not no-charge jobs, which
 -- have no estimate and invoices that sum to zero.
+-- Partition: DATE_TRUNC(event_date, MONTH)
+-- Cluster: business_unit, job_id
+-- Replaces: event_date >= @changed_from
 WITH jobs AS (
-  SELECT * FROM st_ref_v2.dim_jobs
+  SELECT * FROM st_ref_v2.dim_jobs WHERE created_on >= @created_from OR created_on IS NULL
 ),
 
 estimates AS (
@@ -14,12 +17,14 @@ estimates AS (
     COUNTIF(is_sold) AS sold_estimates,
     MIN(IF(is_sold, sold_date, NULL)) AS first_sold_date
   FROM st_ref_v2.dim_estimates
+  WHERE created_on >= @created_from OR created_on IS NULL
   GROUP BY job_id
 ),
 
 invoices AS (
   SELECT job_id, SUM(subtotal) AS subtotal
   FROM st_ref_v2.dim_invoices
+  WHERE created_on >= @created_from OR created_on IS NULL
   GROUP BY job_id
 ),
 
@@ -49,4 +54,4 @@ final AS (
     AND COALESCE(estimates.first_sold_date, jobs.completed_date) IS NOT NULL
 )
 
-SELECT * FROM final
+SELECT * FROM final WHERE event_date >= @changed_from

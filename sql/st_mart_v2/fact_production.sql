@@ -4,11 +4,15 @@
 -- same with full_cost, Warranty % = SUM(IF(is_warranty, full_cost, 0)) / produced; Future Bookings = SUM(produced) of
 -- the jobs that are not Canceled and start within the next year. Jobs of Production units; the types that
 -- sql/job_type_rules.csv excludes are left out. A job's costs are all its costs, whenever they were paid.
+-- Partition: DATE_TRUNC(event_date, MONTH)
+-- Cluster: business_unit, job_id
+-- Replaces: event_date >= @changed_from
 WITH jobs AS (
   SELECT *
   FROM st_ref_v2.dim_jobs
   WHERE
-    division = 'Production'
+    (created_on >= @created_from OR created_on IS NULL)
+    AND division = 'Production'
     AND NOT is_excluded_from_production
     AND start_date IS NOT NULL
 ),
@@ -16,6 +20,7 @@ WITH jobs AS (
 invoices AS (
   SELECT job_id, SUM(subtotal) AS produced, SUM(materials) AS materials
   FROM st_ref_v2.dim_invoices
+  WHERE created_on >= @created_from OR created_on IS NULL
   GROUP BY job_id
 ),
 
@@ -23,20 +28,21 @@ invoices AS (
 labor AS (
   SELECT jobId AS job_id, SUM(amount) AS labor
   FROM st_raw_v2.raw_payroll
+  WHERE createdOn >= @created_from OR createdOn IS NULL
   GROUP BY job_id
 ),
 
 purchase_orders AS (
   SELECT jobId AS job_id, SUM(total) AS purchase_orders
   FROM st_raw_v2.raw_purchase_orders
-  WHERE COALESCE(status, '') != 'Canceled'
+  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND COALESCE(status, '') != 'Canceled'
   GROUP BY job_id
 ),
 
 returns AS (
   SELECT jobId AS job_id, SUM(returnAmount) AS returns
   FROM st_raw_v2.raw_returns
-  WHERE COALESCE(active, TRUE)
+  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
   GROUP BY job_id
 ),
 
@@ -80,4 +86,4 @@ final AS (
   FROM costs
 )
 
-SELECT * FROM final
+SELECT * FROM final WHERE event_date >= @changed_from

@@ -3,12 +3,15 @@
 -- Purpose: Outstanding A/R of a day = the sum of amount up to that day, without the locations whose movements in the unit
 -- net to less than $10 on it. event_date is the invoice's calendar date, or the day of the application. Active invoices
 -- of Production units; an application to any other invoice is no movement.
+-- Partition: DATE_TRUNC(event_date, MONTH)
+-- Cluster: business_unit, job_id
+-- Replaces: event_date >= @changed_from
 WITH invoices AS (
-  SELECT * FROM st_ref_v2.dim_invoices WHERE division = 'Production'
+  SELECT * FROM st_ref_v2.dim_invoices WHERE (created_on >= @created_from OR created_on IS NULL) AND division = 'Production'
 ),
 
 applications AS (
-  SELECT * FROM st_ref_v2.dim_payment_applications
+  SELECT * FROM st_ref_v2.dim_payment_applications WHERE created_on >= @created_from OR created_on IS NULL
 ),
 
 movements AS (
@@ -53,4 +56,4 @@ final AS (
   WHERE movements.event_date IS NOT NULL
 )
 
-SELECT * FROM final
+SELECT * FROM final WHERE event_date >= @changed_from

@@ -3,6 +3,10 @@
 -- Purpose: the eleven KPIs of a day. Counts and money are zero where nothing happened; a ratio is NULL where its
 -- denominator is zero. Ratios are NUMERIC fractions of nine decimals. leads and estimates_scheduled are distinct counts
 -- and must not be summed; outstanding_ar and future_bookings are as of the end of the day.
+-- Partition: DATE_TRUNC(event_date, MONTH)
+-- Cluster: business_unit
+-- Replaces: event_date >= @changed_from
+-- Unbounded: A/R carries every movement forward; four narrow columns of fact_receivables are read.
 WITH units AS (
   SELECT business_unit, MIN(region) AS region, MIN(division) AS division
   FROM st_ref_v2.dim_business_units
@@ -12,30 +16,34 @@ WITH units AS (
 calendar AS (
   SELECT event_date, units.business_unit, units.region, units.division
   FROM units
-  CROSS JOIN UNNEST(GENERATE_DATE_ARRAY(@first_day, @as_of)) AS event_date
+  CROSS JOIN UNNEST(GENERATE_DATE_ARRAY(GREATEST(@first_day, @changed_from), @as_of)) AS event_date
 ),
 
 leads AS (
   SELECT event_date, business_unit, COUNT(DISTINCT customer_id) AS leads
   FROM st_mart_v2.fact_leads
+  WHERE event_date >= @changed_from
   GROUP BY event_date, business_unit
 ),
 
 estimates AS (
   SELECT event_date, business_unit, COUNT(*) AS estimates
   FROM st_mart_v2.fact_estimates
+  WHERE event_date >= @changed_from
   GROUP BY event_date, business_unit
 ),
 
 opportunities AS (
   SELECT event_date, business_unit, COUNT(*) AS opportunities, COUNTIF(is_closed) AS closed
   FROM st_mart_v2.fact_opportunities
+  WHERE event_date >= @changed_from
   GROUP BY event_date, business_unit
 ),
 
 booked AS (
   SELECT event_date, business_unit, SUM(amount) AS total_booked
   FROM st_mart_v2.fact_booked
+  WHERE event_date >= @changed_from
   GROUP BY event_date, business_unit
 ),
 
@@ -48,23 +56,27 @@ production AS (
     SUM(full_cost) AS full_cost,
     SUM(IF(is_warranty, full_cost, 0)) AS warranty_cost
   FROM st_mart_v2.fact_production
+  WHERE event_date >= @changed_from
   GROUP BY event_date, business_unit
 ),
 
 collected AS (
   SELECT event_date, business_unit, SUM(amount) AS dollars_collected
   FROM st_mart_v2.fact_collected
+  WHERE event_date >= @changed_from
   GROUP BY event_date, business_unit
 ),
 
 estimates_scheduled AS (
   SELECT event_date, business_unit, COUNT(DISTINCT job_id) AS estimates_scheduled
   FROM st_mart_v2.fact_estimates_scheduled
+  WHERE event_date >= @changed_from
   GROUP BY event_date, business_unit
 ),
 
 -- Future Bookings: a job is ahead from first_ahead to the Sunday of the week of its start. It comes in on the first of
--- these days and leaves after the last, so that a running sum needs each job twice instead of once for every day.
+-- these days and leaves after the last, so that a running sum needs each job twice instead of once for every day. The
+-- first computed day is a Monday: what started before it is ahead no more.
 bookings AS (
   SELECT
     business_unit,
@@ -74,7 +86,7 @@ bookings AS (
     DATE_SUB(event_date, INTERVAL 1 YEAR) AS year_before,
     DATE_ADD(CAST(DATE_TRUNC(event_date, WEEK(MONDAY)) AS DATE), INTERVAL 7 DAY) AS next_monday
   FROM st_mart_v2.fact_production
-  WHERE COALESCE(job_status, '') != 'Canceled' AND produced != 0
+  WHERE event_date >= @changed_from AND COALESCE(job_status, '') != 'Canceled' AND produced != 0
 ),
 
 ahead AS (
@@ -84,6 +96,7 @@ ahead AS (
     next_monday,
     GREATEST(
       @first_day,
+      @changed_from,
       job_created_date,
       -- A year before 29 February is the 28th, but a year after that day ends before the 29th.
       IF(DATE_ADD(year_before, INTERVAL 1 YEAR) < start_date, DATE_ADD(year_before, INTERVAL 1 DAY), year_before)
@@ -107,7 +120,7 @@ future AS (
 -- changes in the unit's sum. What moved before the calendar begins is its opening balance.
 movements AS (
   SELECT
-    GREATEST(event_date, @first_day) AS event_date,
+    GREATEST(event_date, @first_day, @changed_from) AS event_date,
     business_unit,
     location_id,
     SUM(amount) AS amount

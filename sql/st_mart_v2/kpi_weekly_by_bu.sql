@@ -3,9 +3,13 @@
 -- Purpose: the eleven KPIs of a week up to last_day: its Sunday, or as_of in the running week. Leads and estimates
 -- scheduled are counted anew from the week's rows; A/R and future bookings are those of the last day; a ratio is a ratio
 -- of the week's sums, a NUMERIC fraction of nine decimals, NULL where its denominator is zero.
+-- Partition: DATE_TRUNC(week_start, MONTH)
+-- Cluster: business_unit
+-- Replaces: week_start >= @changed_from
 WITH daily AS (
   SELECT *, CAST(DATE_TRUNC(event_date, WEEK(MONDAY)) AS DATE) AS week_start
   FROM st_mart_v2.kpi_daily_by_bu
+  WHERE event_date >= @changed_from
 ),
 
 leads AS (
@@ -14,7 +18,7 @@ leads AS (
     business_unit,
     COUNT(DISTINCT customer_id) AS leads
   FROM st_mart_v2.fact_leads
-  WHERE event_date <= @as_of
+  WHERE event_date >= @changed_from AND event_date <= @as_of
   GROUP BY 1, 2
 ),
 
@@ -24,7 +28,7 @@ estimates_scheduled AS (
     business_unit,
     COUNT(DISTINCT job_id) AS estimates_scheduled
   FROM st_mart_v2.fact_estimates_scheduled
-  WHERE event_date <= @as_of
+  WHERE event_date >= @changed_from AND event_date <= @as_of
   GROUP BY 1, 2
 ),
 

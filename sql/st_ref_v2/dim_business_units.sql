@@ -2,6 +2,7 @@
 -- Source: raw_business_units; the owner's sql/business_units.csv, matched by exact name.
 -- Purpose: the rolled-up name, region, division (Sales, Production) and segment (RES, COMM) of every unit. A unit that
 -- the CSV lacks keeps its own name, has no division and is flagged by is_mapped.
+-- Unbounded: every unit is needed; there are some dozens.
 WITH units AS (
   SELECT * FROM st_raw_v2.raw_business_units
 ),

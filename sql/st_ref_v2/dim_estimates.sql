@@ -1,12 +1,17 @@
 -- Grain: one row per active estimate.
 -- Source: raw_estimates; the job from dim_jobs; dim_business_units.
 -- Purpose: which estimates are sold, on which business day, and for which unit: the job's, else the estimate's own.
+-- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
+-- Cluster: job_id
+-- Replaces: created_on >= @replaced_from OR created_on IS NULL
 WITH estimates AS (
-  SELECT * FROM st_raw_v2.raw_estimates WHERE COALESCE(active, TRUE)
+  SELECT *
+  FROM st_raw_v2.raw_estimates
+  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
 ),
 
 jobs AS (
-  SELECT * FROM st_ref_v2.dim_jobs
+  SELECT * FROM st_ref_v2.dim_jobs WHERE created_on >= @created_from OR created_on IS NULL
 ),
 
 units AS (
@@ -35,7 +40,9 @@ final AS (
     COALESCE(estimates.subtotal, 0) AS subtotal,
     -- dates
     DATE(estimates.soldOn, @time_zone) AS sold_date,
-    estimates.soldOn AS sold_on
+    -- instants
+    estimates.soldOn AS sold_on,
+    estimates.createdOn AS created_on
   FROM estimates
   LEFT JOIN jobs ON estimates.jobId = jobs.job_id
   LEFT JOIN units ON IF(jobs.job_id IS NULL, estimates.businessUnitId, jobs.business_unit_id) = units.business_unit_id

@@ -2,12 +2,17 @@
 -- Source: raw_invoices with its items; the job from dim_jobs; dim_business_units.
 -- Purpose: an invoice's money, its unit (the job's, else its own) and materials: what its Material and Equipment items
 -- cost. job_id is NULL where the invoice has no job, or one that is unknown.
+-- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
+-- Cluster: invoice_id, job_id
+-- Replaces: created_on >= @replaced_from OR created_on IS NULL
 WITH invoices AS (
-  SELECT * FROM st_raw_v2.raw_invoices WHERE COALESCE(active, TRUE)
+  SELECT *
+  FROM st_raw_v2.raw_invoices
+  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
 ),
 
 jobs AS (
-  SELECT * FROM st_ref_v2.dim_jobs
+  SELECT * FROM st_ref_v2.dim_jobs WHERE created_on >= @created_from OR created_on IS NULL
 ),
 
 units AS (
@@ -47,7 +52,9 @@ final AS (
     COALESCE(invoices.balance, 0) AS balance,
     COALESCE(materials.materials, 0) AS materials,
     -- dates
-    invoices.invoiceDate AS invoice_date
+    invoices.invoiceDate AS invoice_date,
+    -- instants
+    invoices.createdOn AS created_on
   FROM invoices
   LEFT JOIN materials ON invoices.id = materials.invoice_id
   LEFT JOIN jobs ON invoices.jobId = jobs.job_id

@@ -1,6 +1,7 @@
 -- Grain: one row per job type, active or not.
 -- Source: raw_job_types; the owner's sql/job_type_rules.csv, matched by exact name.
 -- Purpose: which types are estimates, which are warranty work, and which are left out of production.
+-- Unbounded: every job type is needed; there are some dozens.
 WITH job_types AS (
   SELECT * FROM st_raw_v2.raw_job_types
 ),

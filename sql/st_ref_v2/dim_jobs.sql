@@ -1,13 +1,19 @@
 -- Grain: one row per job.
 -- Source: raw_jobs; names from dim_business_units, dim_job_types, dim_customers; raw_appointments for the start.
 -- Purpose: every job with its names resolved, inactive types and units included, and its three business dates in the
--- tenant's time zone. start_date is the start of the first appointment, else the completion, else the creation.
+-- tenant's time zone. start_date is the start of the first appointment (one that says it's another job's is not the
+-- first of this one), else the completion, else the creation.
+-- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
+-- Cluster: job_id
+-- Replaces: created_on >= @replaced_from OR created_on IS NULL
 WITH jobs AS (
-  SELECT * FROM st_raw_v2.raw_jobs
+  SELECT * FROM st_raw_v2.raw_jobs WHERE createdOn >= @replaced_from OR createdOn IS NULL
 ),
 
 appointments AS (
-  SELECT id, start FROM st_raw_v2.raw_appointments
+  SELECT id, jobId, start
+  FROM st_raw_v2.raw_appointments
+  WHERE createdOn >= @created_from OR createdOn IS NULL
 ),
 
 units AS (
@@ -54,7 +60,7 @@ final AS (
     jobs.createdOn AS created_on,
     jobs.completedOn AS completed_on
   FROM jobs
-  LEFT JOIN appointments ON jobs.firstAppointmentId = appointments.id
+  LEFT JOIN appointments ON jobs.firstAppointmentId = appointments.id AND jobs.id = appointments.jobId
   LEFT JOIN units ON jobs.businessUnitId = units.business_unit_id
   LEFT JOIN job_types ON jobs.jobTypeId = job_types.job_type_id
   LEFT JOIN customers ON jobs.customerId = customers.customer_id

@@ -2,8 +2,13 @@
 -- Source: the appliedTo list of raw_payments.
 -- Purpose: which payment paid which invoice, how much and when. paid_date is the payment's calendar date, applied_date
 -- the day of the application in the tenant's time zone.
+-- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
+-- Cluster: invoice_id, payment_id
+-- Replaces: created_on >= @replaced_from OR created_on IS NULL
 WITH payments AS (
-  SELECT * FROM st_raw_v2.raw_payments WHERE COALESCE(active, TRUE)
+  SELECT *
+  FROM st_raw_v2.raw_payments
+  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
 ),
 
 applications AS (
@@ -12,6 +17,7 @@ applications AS (
     payments.customerId AS customer_id,
     payments.businessUnitId AS business_unit_id,
     payments.date AS paid_date,
+    payments.createdOn AS created_on,
     SAFE_CAST(JSON_VALUE(application, '$.appliedId') AS INT64) AS application_id,
     SAFE_CAST(JSON_VALUE(application, '$.appliedTo') AS INT64) AS invoice_id,
     SAFE_CAST(REPLACE(JSON_VALUE(application, '$.appliedAmount'), ',', '') AS NUMERIC) AS amount,
@@ -32,7 +38,8 @@ final AS (
     business_unit_id,
     COALESCE(amount, 0) AS amount,
     paid_date,
-    DATE(applied_on, @time_zone) AS applied_date
+    DATE(applied_on, @time_zone) AS applied_date,
+    created_on
   FROM applications
 )
 

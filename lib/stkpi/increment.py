@@ -1,0 +1,182 @@
+"""What a build of the marts has to compute: everything, or the weeks that changed since the last build.
+
+A full rebuild and the nightly increment run the same SELECTs and differ in three bounds (`Bounds`). What changed is
+found by comparing the records with what the last build saw of them (st_ref_v2.records); st_ref_v2.spans says how far
+back the records lie that belong to the same jobs. An increment ends with the rows that a full rebuild would give; where
+no bound can promise that (other SQL, units, job types or rules, an earlier last day), everything is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import reduce
+from typing import Any, Literal
+
+import pandas as pd
+
+from stkpi import ledger, settings
+from stkpi.warehouse import Warehouse, ensure
+
+BUILDS = "st_logs_v2.builds"
+RECORDS = "st_ref_v2.records"
+# Any row may depend on these: where one of them changes, everything is computed.
+REFERENCES = ("st_ref_v2.dim_business_units", "st_ref_v2.dim_job_types")
+# The entities that are in RECORDS; of customers only the names count, and those are compared whole.
+COMPARED = "('jobs', 'appointments', 'estimates', 'invoices', 'payments', 'payroll', 'purchase_orders', 'returns')"
+# A window that was being read while the last build started may have been committed after it.
+OVERLAP = timedelta(days=1)
+EVER, NEVER = datetime.min.replace(tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """From where on rows are computed. A full rebuild has no bounds: the first day and instant that there are.
+
+    changed_from: a Monday; rows of facts and KPI tables from this day on are replaced
+    replaced_from: rows of dimensions that were created from then on are replaced
+    created_from: records that were created from then on are read; never after `replaced_from`
+    """
+
+    changed_from: date = date.min
+    replaced_from: datetime = EVER
+    created_from: datetime = EVER
+
+    def __or__(self, other: Bounds) -> Bounds:
+        """The bounds within which both are."""
+        return Bounds(*map(min, astuple(self), astuple(other)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build computes: all, what lies within the bounds, only the KPI tables of new days, or nothing."""
+
+    mode: Literal["full", "increment", "days", "nothing"]
+    reason: str
+    bounds: Bounds = Bounds()
+
+
+def plan(target: Warehouse, selects: Mapping[str, str], given: Mapping[str, Any], *, full: bool) -> Plan:
+    """What is to be computed.
+
+    selects: the SELECT of each mart by its table; given: the values of @time_zone, @first_day and @as_of
+    """
+    ensure(target, ledger.TABLES)
+    if full:
+        return Plan("full", "as asked")
+    lines = target.query(
+        f"SELECT * FROM {BUILDS}"
+        f" WHERE noted_at >= (SELECT MAX(noted_at) FROM {BUILDS} WHERE status = 'complete') ORDER BY noted_at"
+    ).to_dict("records")
+    if not lines:
+        return Plan("full", "it is the first build")
+    last, *unfinished = lines
+    for reason in _obstacles(target, selects, given, last, unfinished):
+        return Plan("full", reason)
+    return _increment(target, selects[RECORDS], given, last, unfinished)
+
+
+def note(target: Warehouse, status: str, line: Mapping[str, Any]) -> None:
+    """Write down what a build is going to do, or that it's done: the next one takes over what did not end."""
+    values = {**line, "status": status, "noted_at": datetime.now(UTC)}
+    names, marks = ", ".join(values), ", ".join(f"@{name}" for name in values)
+    target.execute(f"INSERT INTO {BUILDS} ({names}) VALUES ({marks})", **values)
+
+
+def digest(selects: Mapping[str, str], time_zone: str) -> str:
+    """Changes with what the tables are made by."""
+    return hashlib.sha256("\n".join((time_zone, *selects.values())).encode()).hexdigest()
+
+
+def _obstacles(
+    target: Warehouse,
+    selects: Mapping[str, str],
+    given: Mapping[str, Any],
+    last: Mapping[str, Any],
+    unfinished: Iterable[Mapping[str, Any]],
+) -> Iterable[str]:
+    """Why everything must be computed."""
+    if any(line["mode"] == "full" for line in unfinished):
+        yield "the last rebuild did not end"
+    if last["digest"] != digest(selects, given["time_zone"]):
+        yield "the SQL or the time zone changed"
+    if given["as_of"] < last["as_of"]:
+        yield f"the last build reached {last['as_of']}, a later day"
+    if missing := sorted(selects.keys() - target.columns("st_ref_v2", "st_mart_v2").keys()):
+        yield f"{', '.join(missing)} is missing"
+    if any(_differs(target, name, selects[name], given) for name in REFERENCES):
+        yield "a business unit, a job type or a rule of theirs changed"
+
+
+def _differs(target: Warehouse, table: str, select: str, given: Mapping[str, Any]) -> bool:
+    """Whether the SELECT gives other rows than the table has."""
+    now, before = (target.query(sql, **given).astype(str) for sql in (select, f"SELECT * FROM {table}"))
+    return set(now.itertuples(index=False, name=None)) != set(before.itertuples(index=False, name=None))
+
+
+def _increment(
+    target: Warehouse,
+    records: str,
+    given: Mapping[str, Any],
+    last: Mapping[str, Any],
+    unfinished: Iterable[Mapping[str, Any]],
+) -> Plan:
+    """The bounds of what changed, of new days, and of what builds since the last complete one may have left undone."""
+    parts = [(line["mode"], line["reason"], _bounds(line)) for line in unfinished if line["mode"] != "nothing"]
+    found = _compare(target, records, given, last["started_at"].to_pydatetime() - OVERLAP)
+    if found["records"] or found["customers"]:
+        told = (_counted(found["records"], "record"), _counted(found["jobs"], "job"))
+        names = f", {_counted(found['customers'], 'customer')} new or renamed" if found["customers"] else ""
+        parts.append(("increment", f"{told[0]} of {told[1]} changed{names}", _bounds(found)))
+    if given["as_of"] > last["as_of"]:
+        new = last["as_of"] + timedelta(days=1)
+        bounds = Bounds(new - timedelta(days=new.weekday()), NEVER, NEVER)
+        parts.append(("days", f"the days from {new} on are new", bounds))
+    if not parts:
+        none = Bounds(NEVER.date(), NEVER, NEVER)
+        return Plan("nothing", f"nothing changed since {last['started_at']:%Y-%m-%d %H:%M} UTC", none)
+    modes, reasons, bounds = zip(*parts, strict=True)
+    mode = "increment" if "increment" in modes else "days"
+    return Plan(mode, "; ".join(dict.fromkeys(reasons)), reduce(Bounds.__or__, bounds))
+
+
+def _compare(target: Warehouse, records: str, given: Mapping[str, Any], since: datetime) -> dict[str, Any]:
+    """How much changed since the last build and its bounds, see sql/increment/bounds.sql.
+
+    Records that were created before the oldest one that was loaded since have not changed: they are not compared.
+    """
+    oldest = target.query(
+        "SELECT MIN(oldest) AS oldest FROM st_logs_v2.ingestion_logs"
+        f" WHERE finished_at >= @since AND entity IN {COMPARED}",
+        since=since,
+    )["oldest"][0]
+    bound = NEVER if pd.isna(oldest) else oldest.to_pydatetime()
+    target.execute(f"CREATE OR REPLACE TABLE st_stage_v2.records AS\n{records}", **given, replaced_from=bound)
+    sql = (settings.ROOT / "sql" / "increment" / "bounds.sql").read_text(encoding="utf-8")
+    found = target.query(sql, oldest=bound).to_dict("records")[0]
+    target.execute("DROP TABLE st_stage_v2.records")
+    return found
+
+
+def _bounds(line: Mapping[str, Any]) -> Bounds:
+    """The bounds that a row has; what has no date is where no date can be."""
+    created, replaced = (
+        NEVER if pd.isna(line[name]) else line[name].to_pydatetime() for name in ("created_from", "replaced_from")
+    )
+    return Bounds(NEVER.date() if pd.isna(line["changed_from"]) else line["changed_from"], replaced, created)
+
+
+def sentence(done: Plan, first_day: date, as_of: date) -> str:
+    """Which weeks were computed and why."""
+    if done.mode in ("nothing", "full"):
+        return f"{'No week was' if done.mode == 'nothing' else 'All weeks were'} computed: {done.reason}."
+    start = max(done.bounds.changed_from, first_day)
+    weeks = max(0, (as_of - start).days // 7 + 1)
+    since = f" from {start:%A, %d %B %Y} on" if weeks else ""
+    return f"{_counted(weeks, 'week')}{since} computed: {done.reason}."
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -1,0 +1,88 @@
+-- Grain: one row per record that a KPI may count; of a payment one per application, and one for what is unapplied.
+-- Source: raw_jobs, raw_appointments, raw_estimates, raw_invoices, raw_payments, raw_payroll, raw_purchase_orders,
+-- raw_returns; active or not.
+-- Purpose: what the last build saw of each record: its version, the job and invoice that it belongs to, and the first
+-- and last business day on which it counts. The next build compares, and finds what changed, moved or is gone.
+-- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
+-- Cluster: entity, record_key
+-- Replaces: created_on >= @replaced_from OR created_on IS NULL
+WITH payments AS (
+  SELECT * FROM st_raw_v2.raw_payments WHERE createdOn >= @replaced_from OR createdOn IS NULL
+),
+
+applications AS (
+  SELECT
+    payments.id,
+    payments.createdOn,
+    payments._ingested_at,
+    payments.date,
+    SAFE_CAST(JSON_VALUE(application, '$.appliedTo') AS INT64) AS invoice_id,
+    DATE(
+      SAFE_CAST(
+        REGEXP_REPLACE(JSON_VALUE(application, '$.appliedOn'), r'(\.[0-9]{6})[0-9]+', r'\1') AS TIMESTAMP
+      ),
+      @time_zone
+    ) AS applied_date
+  FROM payments
+  CROSS JOIN UNNEST(JSON_QUERY_ARRAY(payments.appliedTo)) AS application
+),
+
+days AS (
+  SELECT
+    'jobs' AS entity,
+    CAST(id AS STRING) AS record_key,
+    id AS job_id,
+    CAST(NULL AS INT64) AS invoice_id,
+    createdOn AS created_on,
+    _ingested_at AS version,
+    DATE(createdOn, @time_zone) AS one_day,
+    DATE(completedOn, @time_zone) AS other_day
+  FROM st_raw_v2.raw_jobs
+  WHERE createdOn >= @replaced_from OR createdOn IS NULL
+  UNION ALL
+  SELECT 'appointments', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, DATE(start, @time_zone), NULL
+  FROM st_raw_v2.raw_appointments
+  WHERE createdOn >= @replaced_from OR createdOn IS NULL
+  UNION ALL
+  SELECT 'estimates', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, DATE(soldOn, @time_zone), NULL
+  FROM st_raw_v2.raw_estimates
+  WHERE createdOn >= @replaced_from OR createdOn IS NULL
+  UNION ALL
+  SELECT 'invoices', CAST(id AS STRING), jobId, id, createdOn, _ingested_at, invoiceDate, NULL
+  FROM st_raw_v2.raw_invoices
+  WHERE createdOn >= @replaced_from OR createdOn IS NULL
+  UNION ALL
+  SELECT 'payments', CAST(id AS STRING), NULL, NULL, createdOn, _ingested_at, date, NULL
+  FROM payments
+  WHERE unappliedAmount != 0
+  UNION ALL
+  SELECT 'payments', CAST(id AS STRING), NULL, invoice_id, createdOn, _ingested_at, date, applied_date
+  FROM applications
+  UNION ALL
+  SELECT 'payroll', _key, jobId, NULL, createdOn, _ingested_at, NULL, NULL
+  FROM st_raw_v2.raw_payroll
+  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND jobId IS NOT NULL
+  UNION ALL
+  SELECT 'purchase_orders', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, NULL, NULL
+  FROM st_raw_v2.raw_purchase_orders
+  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND jobId IS NOT NULL
+  UNION ALL
+  SELECT 'returns', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, NULL, NULL
+  FROM st_raw_v2.raw_returns
+  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND jobId IS NOT NULL
+),
+
+final AS (
+  SELECT
+    entity,
+    record_key,
+    job_id,
+    invoice_id,
+    created_on,
+    version,
+    LEAST(COALESCE(one_day, other_day), COALESCE(other_day, one_day)) AS first_day,
+    GREATEST(COALESCE(one_day, other_day), COALESCE(other_day, one_day)) AS last_day
+  FROM days
+)
+
+SELECT * FROM final
