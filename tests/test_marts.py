@@ -16,7 +16,7 @@ import requests
 
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
-from stkpi import ingest, load, marts, warehouse
+from stkpi import ingest, load, marts, repair, warehouse
 from stkpi.servicetitan.client import Page
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.servicetitan.windows import Window
@@ -225,6 +225,23 @@ def test_pay_that_is_taken_back_leaves_its_job(healthy):
     put(healthy, "payroll", items[1:], window)
     assert marts.build().plan.mode == "increment"
     assert difference(healthy, LAST_DAY) == {}
+
+
+def test_a_repair_counts_as_a_change(healthy):
+    with warehouse.connect() as target:
+        target.execute(
+            "UPDATE st_raw_v2.raw_invoices SET jobId = NULL, jobNumber = NULL"
+            " WHERE createdOn >= '2025-09-08' AND createdOn < '2025-09-09'"
+        )
+    marts.build(full=True)
+    repaired = repair.run(dry_run=False)
+    assert repaired.filled > 0
+    built = marts.build()
+    assert built.plan.mode == "increment"
+    assert f"{repaired.filled:,} records of" in built.headline
+    assert difference(healthy, LAST_DAY) == {}
+    assert repair.run(dry_run=False).filled == 0
+    assert marts.build().plan.mode == "nothing"
 
 
 # --- what makes a rebuild ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from zetasql_judge import Judge
 
 from sandbox import legacy
-from stkpi import ingest, repair, warehouse
+from stkpi import ingest, ledger, repair, warehouse
 from stkpi.errors import UserError
 from stkpi.load import raw_table
 from stkpi.servicetitan.entities import ENTITIES
@@ -238,9 +238,11 @@ def test_evidence(judge, tables, case):
 
 
 def test_the_statements_are_googlesql(judge):
-    types = {"start": "TIMESTAMP", "end": "TIMESTAMP"}
+    types = {"start": "TIMESTAMP", "end": "TIMESTAMP", "now": "TIMESTAMP"}
+    for table in ledger.TABLES:
+        judge.declare_ddl(create_sql(table))
     judge.declare(repair.LINKS, judge.analyze(repair.links_sql(), types))
-    for statement in repair.STATEMENTS:
+    for statement in (*repair.STATEMENTS, repair.NOTE):
         judge.analyze(statement.format(table="st_raw_v2.raw_invoices"), types)
         assert "createdOn >= @start" in statement
         assert "createdOn < @end" in statement

@@ -21,6 +21,7 @@ def _table(name: str, description: str, columns: str, **stored: Any) -> Table:
     return Table(f"st_logs_v2.{name}", declared, description=description, **stored)
 
 
+REPAIRED = "repaired"  # the status of a line that tells of no reading: rows were changed in the warehouse itself
 TABLES = (
     _table(
         "ingestion_logs",
@@ -150,7 +151,10 @@ def status(target: Warehouse) -> pd.DataFrame:
     """One row per entity: last successful read, watermark, lag in hours behind now, rows in quarantine."""
     return target.query(
         """WITH reads AS (
-  SELECT entity, MAX(finished_at) AS last_read FROM st_logs_v2.ingestion_logs GROUP BY entity
+  SELECT entity, MAX(finished_at) AS last_read
+  FROM st_logs_v2.ingestion_logs
+  WHERE status != @repaired
+  GROUP BY entity
 ),
 held AS (
   SELECT entity, COUNT(*) AS quarantined FROM st_logs_v2.quarantine GROUP BY entity
@@ -167,4 +171,5 @@ LEFT JOIN st_logs_v2.sync_state AS sync_state USING (entity)
 LEFT JOIN held USING (entity)
 ORDER BY reads.entity""",
         now=datetime.now(UTC),
+        repaired=REPAIRED,
     )

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from stkpi import marts, settings, warehouse
+from stkpi import ledger, marts, settings, warehouse
 from stkpi.errors import UserError
 from stkpi.servicetitan import windows
 from stkpi.servicetitan.entities import ENTITIES, METADATA
@@ -94,7 +94,11 @@ def run(dry_run: bool = True, window_start: str = "", window_end: str = "") -> R
         before = target.query(_COVERAGE.format(table=table), **bounds)
         target.execute(f"CREATE OR REPLACE TABLE {LINKS} AS\n{links_sql(table)}", **bounds)
         links = target.query(f"SELECT * FROM {LINKS} ORDER BY created_on, invoice_id")
-        target.transaction(*(statement.format(table=table) for statement in STATEMENTS), **bounds)
+        if not dry_run:
+            warehouse.ensure(target, ledger.TABLES)
+        statements = [statement.format(table=table) for statement in STATEMENTS]
+        note = [] if dry_run else [NOTE]
+        target.transaction(*note, *statements, **bounds, now=datetime.now(UTC))
         after = target.query(_COVERAGE.format(table=table), **bounds)
         target.execute(f"DROP TABLE {LINKS}", f"DROP TABLE IF EXISTS {COPY}")
     coverage = pd.concat([before, after]).set_axis(["before", "after"])
@@ -152,10 +156,19 @@ _LINK = f"""UPDATE {{table}} AS T
 SET
   jobId = COALESCE(S.job_id, T.jobId),
   jobNumber = COALESCE(T.jobNumber, S.job_number),
-  businessUnitId = COALESCE(T.businessUnitId, S.business_unit_id)
+  businessUnitId = COALESCE(T.businessUnitId, S.business_unit_id),
+  _ingested_at = @now
 FROM {LINKS} AS S
 WHERE T.id = S.invoice_id AND S.changes AND T.createdOn >= @start AND T.createdOn < @end"""
 _KEY = f"""UPDATE {{table}}
 SET _key = COALESCE(_key, CAST(id AS STRING)), _hash = COALESCE(_hash, '')
 WHERE {_IN_WINDOW} AND (_key IS NULL OR _hash IS NULL)"""
+# The ledger says what is about to change, as of a reading: the next build of the marts looks as far back.
+NOTE = f"""INSERT INTO st_logs_v2.ingestion_logs (
+  run_id, entity, mode, status, fetched, loaded, quarantined, changed, finished_at, oldest
+)
+SELECT 'repair', 'invoices', 'repair', '{ledger.REPAIRED}', 0, 0, 0, COUNT(*), @now, MIN(createdOn)
+FROM {INVOICES.table}
+WHERE {_IN_WINDOW} AND (_key IS NULL OR id IN (SELECT invoice_id FROM {LINKS} WHERE changes))
+HAVING COUNT(*) > 0"""
 STATEMENTS = (_SUPERSEDED, _LINK, _KEY)
