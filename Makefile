@@ -7,7 +7,7 @@ READY := .venv/ready
 RUFF := $(BIN)/ruff --config lib/pyproject.toml
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help nightly test lab check format sandbox ingest backfill repair validate reconcile find observe status doctor bench lock clean
+.PHONY: help nightly test lab check format sandbox ingest backfill rebuild repair validate reconcile find observe status doctor bench bench-increment bench-finder lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ nightly: $(READY) ## ingest, build the KPIs, write the reports to runs/
 	@$(BIN)/python -m stkpi.runner notebooks/nightly.yml
 
 test: $(READY) ## all tests, notebooks included
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
+	@$(BIN)/python -m pytest -q -n 2 tests
 
 lab: $(READY) ## explore the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
@@ -47,6 +47,9 @@ ingest: $(READY) ## what changed since the last ingest; ENTITIES=jobs,invoices
 backfill: $(READY) ## one entity again; ENTITY=invoices FROM=2025-08-01 TO=2025-08-31 (both included)
 	@$(BIN)/python -m stkpi backfill --entity "$(ENTITY)" --from "$(FROM)" --to "$(TO)"
 
+rebuild: $(READY) ## all weeks of the KPIs anew, not only those that changed since the last night
+	@$(BIN)/python -m stkpi rebuild
+
 repair: $(READY) ## old invoices without a job: link them by evidence; FROM=2024-01-01 TO=2024-12-31 DRY=1 (all may be left out)
 	@$(BIN)/python -m stkpi repair --from "$(FROM)" --to "$(TO)" $(if $(DRY),--dry-run)
 
@@ -60,7 +63,7 @@ find: $(READY) ## which definition gives the observed numbers; KPI=leads CARELES
 	@$(BIN)/python -m stkpi find --kpi "$(KPI)" $(if $(CARELESS),--careless)
 
 observe: $(READY) ## note a number that ServiceTitan shows; KPI= BU= FROM= TO= VALUE= TOLERANCE= SOURCE= REPORT= BY= (from TOLERANCE on may be left out)
-	@$(BIN)/python -m stkpi observe --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)" "--value=$(value VALUE)" --tolerance "$(TOLERANCE)" --source "$(or $(SOURCE),screen)" --report "$(REPORT)" --by "$(BY)"
+	@$(BIN)/python -m stkpi observe --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)" '--value=$(value VALUE)' --tolerance "$(TOLERANCE)" --source "$(or $(SOURCE),screen)" --report "$(REPORT)" --by "$(BY)"
 
 status: $(READY) ## per entity: last read, watermark, lag, rows in quarantine
 	@$(BIN)/python -m stkpi status
@@ -70,6 +73,12 @@ doctor: $(READY) ## credentials, permissions, datasets, clock, disk: what is mis
 
 bench: $(READY) ## rows a second of the sandbox and of the ingest
 	@$(BIN)/python tests/bench_sandbox.py
+
+bench-increment: $(READY) ## bytes that a nightly increment of the KPIs reads on BigQuery, by changed weeks and years of history
+	@$(BIN)/python tests/bench_increment.py
+
+bench-finder: $(READY) ## how well and how fast the definition finder finds, on the tenant in the warehouse; BENCH_SEED=2
+	@$(BIN)/python tests/bench_finder.py
 
 lock: $(READY) ## renew the pins of requirements.txt from lib/pyproject.toml
 	@{ echo "# Pinned by: make lock"; echo "-e ./lib"; $(BIN)/uv pip compile --quiet --upgrade --no-header --extra dev --python-version 3.11 lib/pyproject.toml; } > requirements.new

@@ -7,12 +7,13 @@ the number of rows per kind is one matrix product, however many definitions ther
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import compress, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -199,13 +200,19 @@ def _operands(measure: Mapping[str, Any]) -> list[str]:
 # --- the arithmetic ---------------------------------------------------------------------------------------------------
 
 
-def values(candidates: Candidates, period: Period) -> np.ndarray:
+def values(candidates: Candidates, period: Period, definitions: np.ndarray | None = None) -> np.ndarray:
     """The value of every definition for a period, in their order: float32 where all are counts, else float64 (NaN is a
     ratio without a denominator).
+
+    definitions: those that are wanted, by number; a few of them take a fraction of the time
     """
     space = candidates.space
-    cells = list(_cells(candidates, period))
-    rows = np.concatenate(cells)
+    places = math.prod(space.shape[-len(PLACING) :])
+    numbers = np.arange(len(space)) if definitions is None else definitions
+    wanted = np.zeros(places, bool)
+    wanted[numbers % places] = True
+    cells = list(_cells(candidates, period, wanted))
+    rows = np.concatenate([np.zeros(0, np.int64), *cells])
     cell = np.repeat(np.arange(len(cells)), [len(members) for members in cells])
     kind, passes = candidates.kinds
     used, kind = np.unique(kind[rows], return_inverse=True)  # few kinds occur in one period
@@ -230,11 +237,12 @@ def values(candidates: Candidates, period: Period) -> np.ndarray:
             case {"net": sql, "per": column, "least": least}:
                 measured.append(grid.net(amount(sql), candidates.codes[column][rows], least * SCALE) / SCALE)
     kind_of_number = np.float32 if space.counts else np.float64
-    return np.stack(measured).astype(kind_of_number, copy=False).ravel()
+    found = np.stack(measured).astype(kind_of_number, copy=False).reshape(-1, len(cells))
+    return found.ravel() if definitions is None else found[numbers // places, (np.cumsum(wanted) - 1)[numbers % places]]
 
 
-def _cells(candidates: Candidates, period: Period) -> Iterator[np.ndarray]:
-    """The rows of every combination of PLACING, in its order."""
+def _cells(candidates: Candidates, period: Period, wanted: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of the wanted combinations of PLACING, in its order."""
     assert PLACING == ("date", "zone", "window", "shift", "attribution", "rollup")  # noqa: S101 the loops below are it
     space = candidates.space
     units = [names == period.unit for names in candidates.units]
@@ -243,15 +251,18 @@ def _cells(candidates: Candidates, period: Period) -> Iterator[np.ndarray]:
     windows = [bounds(w, s, period.first, period.last) for w, s in product(space["window"], space["shift"])]
     known_by = [window.known_by for window, _ in product(space["window"], space["shift"])]
     known = {column: days[of_unit] for column, days in candidates.known.items()}
+    turn = iter(wanted.reshape(-1, len(units)))
     for column, zone in product(space["date"], space["zone"]):
         day = candidates.days[column.says, zone.says][of_unit]
         for (first, last, known_until), known_column in zip(windows, known_by, strict=True):
+            if not (of_units := next(turn)).any():
+                continue
             low = NEVER + 1 if first == date.min else _since_1970(first)
             within = (day >= low) & (day <= _since_1970(last))
             if known_column:
                 within &= (known[known_column] != NEVER) & (known[known_column] <= _since_1970(known_until))
             places = np.flatnonzero(within)
-            for mask in units:
+            for mask in compress(units, of_units):
                 yield of_unit[places[mask[places]]]
 
 
@@ -289,7 +300,8 @@ class _Grid:
         kinds = self.passes.shape[1]
         named = code >= 0
         key = self.cell[named] * (int(code.max(initial=0)) + 1) + code[named]
-        pairs = np.unique(key * kinds + self.kind[named])
+        pairs = np.sort(key * kinds + self.kind[named])
+        pairs = pairs[np.diff(pairs, prepend=-1) != 0]  # np.unique hashes whole numbers, which takes ten times as long
         key, kind = pairs // kinds, pairs % kinds
         starts = np.flatnonzero(np.diff(key, prepend=-1))
         if not len(starts):

@@ -17,7 +17,7 @@ import pandas as pd
 from stkpi import settings
 from stkpi.errors import UserError
 from stkpi.reconcile import shapley
-from stkpi.reconcile.cube import Number, Period, load, values
+from stkpi.reconcile.cube import Candidates, Number, Period, load, values
 from stkpi.reconcile.definitions import Space, as_sql, read_space
 from stkpi.reconcile.kpis import COMPARISONS
 from stkpi.warehouse import Warehouse
@@ -276,16 +276,15 @@ def find(
     periods = list(dict.fromkeys([*read, *could_ask]))
     candidates = load(target, space, periods, settings.load().time_zone)
     step = step_of(space) if careless else None
-    each = np.zeros((len(numbers), len(space)), np.float32)
-    for i, number in enumerate(numbers):
-        each[i] = log2_likelihood(values(candidates, number), number, step)
+    kept, each = _evaluated(candidates, numbers, step)
     alive = plausible(each.sum(0))
     if not len(alive):
-        return Finding(space, numbers, "none", (), 0, None, None, _none_fits(numbers, each), None)
-    likelihood = each[:, alive].sum(0)
+        every = np.stack([log2_likelihood(values(candidates, number), number, step) for number in numbers])
+        return Finding(space, numbers, "none", (), 0, None, None, _none_fits(numbers, every), None)
+    likelihood, alive = each[:, alive].sum(0), kept[alive]
     simplest = int(alive[np.argmin(space.bits[alive] - likelihood)])
-    kept = np.concatenate([alive, [simplest], neighbours(space, simplest)])
-    panel = readable(space, np.stack([values(candidates, period)[kept] for period in periods]))
+    shown = np.concatenate([alive, [simplest], neighbours(space, simplest)])
+    panel = readable(space, np.stack([values(candidates, period, shown) for period in periods]))
     panel, given, near = panel[:, : len(alive)], panel[:, len(alive)], panel[:, len(alive) + 1 :]
     classes = ranked(alive, likelihood, space.bits[alive], fingerprints(panel))
     missing = lacking(numbers, held_out=foretold(numbers, each))
@@ -299,6 +298,20 @@ def find(
     sentence = _sentence(space, verdict, classes, missing, question)
     sql = as_sql(space, classes[0].definition, candidates.dates)
     return Finding(space, numbers, verdict, tuple(classes[:LISTED]), len(classes), question, expected, sentence, sql)
+
+
+def _evaluated(candidates: Candidates, numbers: Sequence[Number], step: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """The definitions that give all numbers but one at least, and their log2 likelihoods (numbers by definitions).
+
+    Only these matter (see `foretold`), and after the first numbers they are few: the rest is not evaluated again.
+    """
+    kept = np.arange(len(candidates.space))
+    each = np.zeros((0, len(kept)), np.float32)
+    for number in numbers:
+        each = np.vstack([each, log2_likelihood(values(candidates, number, kept), number, step)])
+        few = (each == -np.inf).sum(0) <= 1
+        kept, each = kept[few], each[:, few]
+    return kept, each
 
 
 def foretold(numbers: Sequence[Number], each: np.ndarray) -> bool:

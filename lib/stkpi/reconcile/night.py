@@ -78,16 +78,16 @@ class Ledger:
             [
                 {
                     "outcome": one.outcome,
-                    "number": title(one.observation),
-                    "ServiceTitan": shown(one.observation, one.observation.value),
+                    "seen": shown(one.observation, one.observation.value),
                     "ours": shown(one.observation, one.ours),
+                    "number": title(one.observation),
                     "why": one.why or one.observation.note,
                     "source": f"{one.observation.source}, {one.observation.report}",
                     "read": f"{one.observation.read_on} by {one.observation.read_by}",
                 }
                 for one in sorted(rows, key=lambda one: order.index(one.outcome))
             ],
-            columns=["outcome", "number", "ServiceTitan", "ours", "why", "source", "read"],
+            columns=["outcome", "seen", "ours", "number", "why", "source", "read"],
         )
 
     def lines(self) -> list[str]:

@@ -25,19 +25,14 @@ from stkpi.errors import UserError
 from stkpi.reconcile import present
 from stkpi.reconcile.cube import Number
 from stkpi.reconcile.kpis import COMPARISONS
-from stkpi.warehouse import Warehouse
+from stkpi.warehouse import Warehouse, ensure
+from stkpi.warehouse.tables import Column, Table
 
 FILE = settings.ROOT / "expectations" / "observed.csv"
 SOURCES = ("api report", "export file", "screen", "said")
 STATUSES = ("open", "matched", "explained", "superseded")
 API = SOURCES[0]
 MATCHED, UNMATCHED, OPEN = "matched", "unmatched", "open"
-TABLE = """CREATE TABLE IF NOT EXISTS st_logs_v2.observations (
-  checked_at TIMESTAMP, id STRING, kpi STRING, unit STRING, first_day DATE, last_day DATE, value NUMERIC,
-  tolerance NUMERIC, source STRING, report STRING, read_by STRING, read_on DATE, status STRING, note STRING,
-  ours NUMERIC, outcome STRING, why STRING
-)
-PARTITION BY TIMESTAMP_TRUNC(checked_at, MONTH)"""
 
 
 @dataclass(frozen=True)
@@ -78,6 +73,33 @@ class Observation:
 
 
 COLUMNS = tuple(field.name for field in fields(Observation))
+MATCHED_BEFORE = (
+    "SELECT DISTINCT id, kpi, unit, first_day, last_day, value FROM st_logs_v2.observations WHERE outcome = 'matched'"
+)
+FROM_API = f"""SELECT {", ".join(COLUMNS)}
+FROM st_logs_v2.observations
+WHERE source = @source
+QUALIFY ROW_NUMBER() OVER (PARTITION BY id ORDER BY checked_at DESC) = 1"""
+HISTORY = """SELECT checked_at, id, source, outcome
+FROM st_logs_v2.observations
+WHERE TRUE
+QUALIFY DENSE_RANK() OVER (ORDER BY checked_at DESC) <= @runs"""
+_TYPES = {
+    **dict.fromkeys((*COLUMNS, "ours", "outcome", "why"), "STRING"),
+    **dict.fromkeys(("first_day", "last_day", "read_on"), "DATE"),
+    **dict.fromkeys(("value", "tolerance", "ours"), "NUMERIC"),
+}
+TABLE = Table(
+    "st_logs_v2.observations",
+    (Column("checked_at", "TIMESTAMP"), *(Column(name, kind) for name, kind in _TYPES.items())),
+    partition="TIMESTAMP_TRUNC(checked_at, MONTH)",
+    description="One row per observed number and run: what ServiceTitan showed, what our facts gave, the outcome",
+)
+KEEP = f"""INSERT INTO {TABLE.name} (checked_at, {", ".join(_TYPES)})
+SELECT
+  @at AS checked_at,
+  {", ".join(f"CAST(JSON_VALUE(line, '$.{name}') AS {kind}) AS {name}" for name, kind in _TYPES.items())}
+FROM UNNEST(JSON_QUERY_ARRAY(@lines)) AS line"""
 
 
 @dataclass(frozen=True)
@@ -136,7 +158,7 @@ def parse(row: Mapping[str, Any]) -> Observation:
         raise ValueError(f"first_day {days['first_day']} is after last_day {days['last_day']}")
     kind = COMPARISONS[text["kpi"]].kind
     value, step = _number(text["value"], kind)
-    tolerance = _number(text["tolerance"], kind)[0] if text["tolerance"] else step
+    tolerance = _number(text["tolerance"], "money")[0] if text["tolerance"] else step
     if tolerance < 0:
         raise ValueError(f"tolerance {tolerance} is below zero")
     return Observation(**text | days | {"value": value, "tolerance": tolerance})
@@ -274,11 +296,6 @@ def _exact(value: Any) -> Decimal | None:
 # --- history ----------------------------------------------------------------------------------------------------------
 
 
-def create(target: Warehouse) -> None:
-    """Create the table of the history where it is missing."""
-    target.execute(TABLE)
-
-
 def _said(one: Any) -> tuple[Any, ...]:
     """What a number says: a row of the ledger whose value or days are changed is another number."""
     return one.kpi, one.unit, one.first_day, one.last_day, _exact(one.value)
@@ -286,11 +303,8 @@ def _said(one: Any) -> tuple[Any, ...]:
 
 def _matched_before(target: Warehouse) -> dict[str, set[tuple[Any, ...]]]:
     """What was said, by id, when it matched."""
-    create(target)
-    rows = target.query(
-        "SELECT DISTINCT id, kpi, unit, first_day, last_day, value FROM st_logs_v2.observations"
-        " WHERE outcome = 'matched'"
-    )
+    ensure(target, [TABLE])
+    rows = target.query(MATCHED_BEFORE)
     found: dict[str, set[tuple[Any, ...]]] = {}
     for row in rows.itertuples():
         found.setdefault(row.id, set()).add(_said(row))
@@ -299,12 +313,8 @@ def _matched_before(target: Warehouse) -> dict[str, set[tuple[Any, ...]]]:
 
 def from_api(target: Warehouse) -> tuple[Observation, ...]:
     """The numbers that the Reporting API gave, the newest of each id."""
-    create(target)
-    rows = target.query(
-        f"SELECT {', '.join(COLUMNS)} FROM st_logs_v2.observations WHERE source = @source"
-        " QUALIFY ROW_NUMBER() OVER (PARTITION BY id ORDER BY checked_at DESC) = 1",
-        source=API,
-    )
+    ensure(target, [TABLE])
+    rows = target.query(FROM_API, source=API)
     return tuple(
         Observation(**row | {"value": _exact(row["value"]), "tolerance": _exact(row["tolerance"])})
         for row in rows.sort_values("id").to_dict("records")
@@ -313,37 +323,22 @@ def from_api(target: Warehouse) -> tuple[Observation, ...]:
 
 def keep(target: Warehouse, checked: Sequence[Checked], at: datetime | None = None) -> None:
     """Write one row per observation into the history, all or none."""
-    create(target)
+    ensure(target, [TABLE])
     at = at or datetime.now(UTC)
     rows = [
         told(one.observation) | {"ours": None if one.ours is None else f"{one.ours:f}", "outcome": one.outcome}
         | {"why": one.why}
         for one in checked
     ]  # fmt: skip
-    kinds = {"first_day": "DATE", "last_day": "DATE", "read_on": "DATE"} | dict.fromkeys(
-        ("value", "tolerance", "ours"), "NUMERIC"
-    )
-    names = [*COLUMNS, "ours", "outcome", "why"]
-    values = [f"CAST(JSON_VALUE(line, '$.{name}') AS {kinds.get(name, 'STRING')}) AS {name}" for name in names]
-    target.transaction(
-        f"INSERT INTO st_logs_v2.observations (checked_at, {', '.join(names)})"
-        f" SELECT @at AS checked_at, {', '.join(values)} FROM UNNEST(JSON_QUERY_ARRAY(@lines)) AS line",
-        at=at,
-        lines=json.dumps(rows),
-    )
+    target.transaction(KEEP, at=at, lines=json.dumps(rows))
 
 
 def history(target: Warehouse, runs: int = 14) -> pd.DataFrame:
-    """The outcomes of the last runs: a row per observation that was not always the same or does not match now, a
+    """The outcomes of the last runs: a row per number, of the Reporting API's only those that did not always match, a
     column per run, the newest first.
     """
-    create(target)
-    rows = target.query(
-        "SELECT checked_at, id, outcome, ours FROM st_logs_v2.observations"
-        " QUALIFY DENSE_RANK() OVER (ORDER BY checked_at DESC) <= @runs",
-        runs=runs,
-    )
-    rows["run"] = [f"{at:%b %-d %H:%M}" for at in rows["checked_at"]]
-    order = rows.sort_values("checked_at", ascending=False)["run"].unique()
-    table = rows.pivot_table(index="id", columns="run", values="outcome", aggfunc="last")
-    return table.reindex(columns=order).rename_axis(columns=None).reset_index()
+    ensure(target, [TABLE])
+    rows = target.query(HISTORY, runs=runs)
+    rows = rows[(rows["source"] != API) | rows["id"].isin(rows.loc[rows["outcome"] != MATCHED, "id"])]
+    table = rows.pivot(index="id", columns="checked_at", values="outcome").sort_index(axis=1, ascending=False)
+    return table.set_axis([f"{at:%b %-d, %H:%M:%S}" for at in table.columns], axis=1).reset_index()

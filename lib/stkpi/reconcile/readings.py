@@ -12,9 +12,16 @@ from stkpi.errors import UserError
 from stkpi.reconcile import finder, kpis
 from stkpi.reconcile.exports import Export
 from stkpi.reconcile.observed import API, OPEN, Checked, Observation
-from stkpi.warehouse import Warehouse
+from stkpi.warehouse import Warehouse, ensure
+from stkpi.warehouse.tables import Column, Table
 
-TABLE = "CREATE TABLE IF NOT EXISTS st_logs_v2.report_columns (report STRING, column_names STRING, seen_at TIMESTAMP)"
+TABLE = Table(
+    "st_logs_v2.report_columns",
+    (Column("report", "STRING"), Column("column_names", "STRING"), Column("seen_at", "TIMESTAMP")),
+    description="The columns of a saved report, one a line, each time they had changed",
+)
+SEEN = "SELECT column_names FROM st_logs_v2.report_columns WHERE report = @report ORDER BY seen_at DESC LIMIT 1"
+REMEMBER = "INSERT INTO st_logs_v2.report_columns (report, column_names, seen_at) VALUES (@report, @names, @at)"
 READ_AS = {
     # KPI: the columns that are added up over the units of a rollup, and half of the last digit that is shown
     "estimates": (("completed_jobs",), Decimal(0)),
@@ -78,21 +85,13 @@ def columns_changed(target: Warehouse, reference: str, export: Export) -> str | 
     """What is new and what is gone among a report's columns since it was last read, in one sentence; None if nothing.
     The columns are remembered.
     """
-    target.execute(TABLE)
+    ensure(target, [TABLE])
     now = sorted([*export.headers.values(), *export.unknown])
-    seen = target.query(
-        "SELECT column_names FROM st_logs_v2.report_columns WHERE report = @report ORDER BY seen_at DESC LIMIT 1",
-        report=reference,
-    )["column_names"]
+    seen = target.query(SEEN, report=reference)["column_names"]
     before = seen[0].split("\n") if len(seen) else None
     if before == now:
         return None
-    target.transaction(
-        "INSERT INTO st_logs_v2.report_columns (report, column_names, seen_at) VALUES (@report, @names, @now)",
-        report=reference,
-        names="\n".join(now),
-        now=datetime.now(UTC),
-    )
+    target.transaction(REMEMBER, report=reference, names="\n".join(now), at=datetime.now(UTC))
     if before is None:
         return None
     new, gone = _listed(set(now) - set(before)), _listed(set(before) - set(now))
