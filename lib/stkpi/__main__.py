@@ -8,8 +8,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from stkpi import demo, ingest, repair, settings, validation
-from stkpi.errors import UserError
+from stkpi import demo, ingest, marts, repair, settings, validation
+from stkpi.errors import UserError, WarehouseError
 from stkpi.reconcile import command as reconcile
 from stkpi.reconcile import night, present, pull
 
@@ -22,6 +22,12 @@ def _ingest(options: argparse.Namespace) -> int:
 def _backfill(options: argparse.Namespace) -> int:
     report = ingest.run(options.entity, "window", options.first, options.last)
     return _tell(report)
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    done = marts.build(options.as_of, full=True)
+    print(f"{done.headline} {int(done.tables['rows'].sum()):,} rows in {len(done.tables)} tables.")
+    return 0
 
 
 def _status(_: argparse.Namespace) -> int:
@@ -126,6 +132,10 @@ def main() -> int:
     command.add_argument("--to", dest="last", required=True, help="last day, included")
     command.set_defaults(run=_backfill, tenant=True)
 
+    command = commands.add_parser("rebuild", help="all weeks of the marts anew, not only those that changed")
+    command.add_argument("--as-of", default="", help="the last day that counts; default: AS_OF, else today")
+    command.set_defaults(run=_rebuild, tenant=False)
+
     command = commands.add_parser("status", help="per entity: last run, watermark, lag, quarantined rows")
     command.set_defaults(run=_status, tenant=False)
 
@@ -166,6 +176,9 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except WarehouseError as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Stopped. Nothing is lost: the next run resumes.", file=sys.stderr)
         return 1

@@ -67,7 +67,6 @@ def load(target: Warehouse, folder: Path, read: Read, pages: Iterable[Page]) -> 
         target.execute(f"DROP TABLE {stage}")
         raise RuntimeError(f"{landed.fetched} records were landed and {rows} loaded: nothing was merged")
     target.execute(f"CREATE OR REPLACE TABLE {typed} AS\n{projection_sql(entity, stage)}")
-    bound = created_in(_months(target, typed)) if target.remote else "TRUE"
     line = {
         "run_id": read.run_id,
         "entity": entity.name,
@@ -87,13 +86,7 @@ def load(target: Warehouse, folder: Path, read: Read, pages: Iterable[Page]) -> 
     replaces = slices and window is not None and landed.complete
     days = {"first": window.start.date(), "end": window.end.date()} if replaces else {}
     line["gone"] = _gone(target, entity, typed, days) if replaces else None
-    target.transaction(
-        *quarantine_sql(typed),
-        merge_sql(entity, typed, bound, replaces=replaces),
-        log_sql(entity, typed, bound),
-        **line,
-        **days,
-    )
+    target.transaction(*_statements(target, entity, typed, replaces=replaces), **line, **days)
     target.execute(f"DROP TABLE {stage}", f"DROP TABLE {typed}")
     landed.path.unlink()
     counts = target.query(
@@ -126,12 +119,33 @@ def raw_table(entity: Entity) -> Table:
     )
 
 
-def _months(target: Warehouse, typed: str) -> list[date | None]:
-    """The months (first days) in which the good rows of a stage were created; None for those that do not tell."""
-    found = target.query(
-        f"SELECT DISTINCT CAST(DATE_TRUNC(DATE(createdOn), MONTH) AS DATE) AS month FROM {typed} WHERE _reject IS NULL"
-    )
-    return list(found["month"])
+def _statements(target: Warehouse, entity: Entity, typed: str, *, replaces: bool) -> list[str]:
+    """What merges a stage and tells the ledger.
+
+    Where statements are billed, only those that have something to do, and within the months of the stage's rows.
+    """
+    if not target.remote:
+        return [*quarantine_sql(typed), merge_sql(entity, typed, replaces=replaces), log_sql(entity, typed)]
+    found = target.query(stage_sql(typed), entity=entity.name)
+    good = found[found["good"] > 0]
+    bound = created_in(good["month"])
+    statements = []
+    if len(found) and (found["held"][0] or (found["good"] < found["records"]).any()):
+        statements += quarantine_sql(typed)
+    if len(good) or replaces:
+        statements.append(merge_sql(entity, typed, bound, replaces=replaces))
+    return [*statements, log_sql(entity, typed, bound)]
+
+
+def stage_sql(typed: str) -> str:
+    """A row per month of creation: how many records, how many of them good, and how many the quarantine holds now."""
+    return f"""SELECT
+  CAST(DATE_TRUNC(DATE(createdOn), MONTH) AS DATE) AS month,
+  COUNTIF(_reject IS NULL) AS good,
+  COUNT(*) AS records,
+  (SELECT COUNT(*) FROM st_logs_v2.quarantine WHERE entity = @entity) AS held
+FROM {typed}
+GROUP BY month"""
 
 
 def created_in(months: Iterable[date | None], table: str = "T") -> str:

@@ -22,6 +22,8 @@ from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stkpi.warehouse import USAGE
+
 RECORD_MIME = "application/vnd.stkpi+json"
 HERE = Path(__file__).parent
 AVERAGE_WEEKS = 12
@@ -63,8 +65,10 @@ def record(**figures: Any) -> None:
 
     Names the summary knows: status ("ok", "partial", "failed"), error, as_of, ingest, checks, observed. `validation` is
     written to validation.json, each of `lines` to the terminal under the step's own, and `files` (see `files`) beside
-    the page.
+    the page. What BigQuery bills the notebook's process for is added as bytes_billed.
     """
+    if USAGE.statements:
+        figures["bytes_billed"] = USAGE.billed
     figures = json.loads(json.dumps(figures, default=str))
     display({RECORD_MIME: figures, "text/plain": f"Recorded: {', '.join(figures)}"}, raw=True)
 

@@ -35,7 +35,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 
 from stkpi import demo, pages, settings
-from stkpi.errors import UserError
+from stkpi.errors import UserError, WarehouseError
 
 AT_ONCE = 2
 RUNS = settings.ROOT / "runs"
@@ -256,7 +256,8 @@ def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
             status, error = "interrupted", "Stopped before its end: run again, finished work is kept."
         else:
             wrong_use = raised.ename == UserError.__name__
-            status, error = "failed", first_line if wrong_use else f"{raised.ename}: {first_line}".rstrip(": ")
+            a_sentence = wrong_use or raised.ename == WarehouseError.__name__
+            status, error = "failed", first_line if a_sentence else f"{raised.ename}: {first_line}".rstrip(": ")
     except DeadKernelError:
         status, error = "failed", "The notebook's process died, most often for want of memory."
     except CellTimeoutError:
@@ -404,11 +405,14 @@ def _run(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading.Event
 
 def _told(outcome: Outcome) -> dict[str, Any]:
     """What summary.json and the ledger tell of a step."""
-    return {key: getattr(outcome, key) for key in ("name", "status", "seconds", "html", "error")}
+    told = {key: getattr(outcome, key) for key in ("name", "status", "seconds", "html", "error")}
+    return told | {key: outcome.figures[key] for key in ("bytes_billed",) if key in outcome.figures}
 
 
 def _line(outcome: Outcome, folder: Path) -> str:
     line = f"{outcome.name:<20} {outcome.status:<11} {outcome.seconds:7.1f} s"
+    if "bytes_billed" in outcome.figures:
+        line += f"{outcome.figures['bytes_billed'] / 1e6:10,.1f} MB billed"
     if outcome.error:
         line += f"  {outcome.error}"
     if outcome.status == "failed" and not outcome.wrong_use:

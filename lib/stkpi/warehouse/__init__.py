@@ -25,6 +25,7 @@ STAGE_DAYS = 3  # after which a scratch table is gone, if a crash has left it
 class Usage:
     """What the statements of this process (of a step of the nightly) have read and are billed for, in bytes."""
 
+    statements: int = 0
     processed: int = 0
     billed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -32,6 +33,7 @@ class Usage:
     def add(self, processed: int, billed: int) -> None:
         """Count a statement."""
         with self._lock:
+            self.statements += 1
             self.processed += processed
             self.billed += billed
 

@@ -16,7 +16,6 @@ import io
 import re
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -67,6 +66,7 @@ _TYPES: tuple[tuple[type, str], ...] = (  # bool before int and datetime before 
     (date, "DATE"),
 )
 _PARAMETER = re.compile(r"@([a-z_]+)")
+_REPLACES = re.compile(r"^\s*CREATE OR REPLACE TABLE\s+([\w.]+)", re.MULTILINE)
 _CHANGES = re.compile(r"^\s*(?:UPDATE|DELETE FROM|MERGE INTO)\s+([\w.]+)", re.MULTILINE)
 
 
@@ -121,6 +121,8 @@ _REFUSALS = (
         for reason in ("ateLimitExceeded", "ackendError", "nternalError")  # rate…, jobRate…, backend…, jobBackend…
     ),
 )
+# A table that is to be partitioned or clustered otherwise has to go first.
+_REPARTITIONED = re.compile(r"Cannot replace a table with a different (partitioning|clustering) spec", re.IGNORECASE)
 # A request that the front end finds too large answers with 413, or with 400 and these words; a load job with a row over
 # 100 MB fails with "Row size is larger than".
 _TOO_LARGE = re.compile(r"payload size exceeds|too large|larger than|exceeds the (maximum|limit)", re.IGNORECASE)
@@ -182,14 +184,20 @@ class BigQueryWarehouse:
     def query(self, sql: str, **parameters: Any) -> pd.DataFrame:
         """See `Warehouse.query`."""
         job = self._run(sql, parameters)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "BigQuery Storage module not found")
-            rows = job.result(retry=self._retry, job_retry=None).to_arrow()
+        rows = job.result(retry=self._retry, job_retry=None).to_arrow(create_bqstorage_client=False)
         return rows.to_pandas(date_as_object=True, integer_object_nulls=True)
 
     def execute(self, *statements: str, **parameters: Any) -> None:
         """See `Warehouse.execute`. Several are one script: each of them alone would wait for its turn."""
-        self._run("\n;\n".join(statements), parameters)
+        script = "\n;\n".join(statements)
+        try:
+            self._run(script, parameters)
+        except GoogleAPICallError as error:
+            if not _REPARTITIONED.search(str(error.message)):
+                raise
+            for table in _REPLACES.findall(script):
+                self._client.delete_table(f"{self._project}.{table}", not_found_ok=True, retry=self._retry)
+            self._run(script, parameters)
 
     def transaction(self, *statements: str, **parameters: Any) -> None:
         """See `Warehouse.transaction`.

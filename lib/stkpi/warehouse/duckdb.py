@@ -14,12 +14,13 @@ import duckdb
 import pandas as pd
 
 from stkpi.errors import UserError
-from stkpi.warehouse import DATASETS
+from stkpi.warehouse import DATASETS, parts
 from stkpi.warehouse.googlesql import to_duckdb
 from stkpi.warehouse.tables import Columns
 
 # What does not fit spills to disk beside the warehouse: a large backfill must not need a large machine.
 _CONFIG = {"memory_limit": "350MB", "preserve_insertion_order": "false"}
+MAX_LINE = 32 * 2**20  # bytes of a record: what it reads at once must fit into memory, twice for each thread
 # DuckDB's names for GoogleSQL's types.
 _GOOGLESQL = {
     "BIGINT": "INT64",
@@ -99,14 +100,19 @@ class DuckDBWarehouse:
             options = "header = true, auto_detect = false"
             reader = "read_csv"
         else:
-            options = "format = 'newline_delimited', maximum_object_size = 33554432"
+            options = f"format = 'newline_delimited', maximum_object_size = {MAX_LINE}"
             reader = "read_json"
         with self._session() as session:
             _execute(session, [f"CREATE OR REPLACE TABLE {table} ({declared})"], {})
-            session.execute(
-                f"INSERT INTO {table} SELECT * FROM {reader}($path, columns = {types}, {options})",
-                {"path": str(path)},
-            )
+            insert = f"INSERT INTO {table} SELECT * FROM {reader}($path, columns = {types}, {options})"
+            try:
+                session.execute(insert, {"path": str(path)})
+            except duckdb.InvalidInputException as error:
+                if not stand_in or "maximum_object_size" not in str(error):
+                    raise
+                small = parts.without_large(path, MAX_LINE, stand_in)
+                session.execute(insert, {"path": str(small)})
+                small.unlink()
             return session.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,15 @@ class Part:
         """The first and the second half of its lines."""
         middle = len(self.lines) // 2
         return Part(self.first, self.lines[:middle]), Part(self.first + middle, self.lines[middle:])
+
+
+def without_large(path: Path, limit: int, stand_in: Callable[[bytes, str], bytes]) -> Path:
+    """A copy of the file, beside it, in which another line stands in for each that has more bytes than `limit`."""
+    copy = path.with_name(f"small.{path.name}")
+    with igzip.open(path, "rb") as lines, igzip.open(copy, "wb", compresslevel=1) as out:
+        for line in lines:
+            out.write(line if len(line) <= limit else stand_in(line, f"too large to load: {len(line):,} bytes"))
+    return copy
 
 
 def read(path: Path, max_bytes: int = MAX_BYTES, max_rows: int = MAX_ROWS) -> Iterator[Part]:
