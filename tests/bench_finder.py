@@ -12,12 +12,13 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 
 import numpy as np
 
 from stkpi import settings, warehouse
-from stkpi.reconcile import cube, definitions, finder
+from stkpi.reconcile import cube, definitions, finder, observed
 
 HIDDEN = 20  # definitions for each KPI and question
 READ = 6
@@ -94,10 +95,15 @@ def reading(field: Field, place: int, value: float) -> cube.Number:
 def read_field(target: warehouse.Warehouse, kpi: str, config: settings.Settings) -> Field:
     """The values of a KPI's definitions for every period that the finder could ask about."""
     space = definitions.read_space(kpi)
-    periods = finder.questions(finder.known_units(target, finder.division(kpi)), config.as_of)
+    periods = finder.questions(finder.known_units(target, finder.division(kpi)), newest_day(target))
     values = finder.readable(space, cube.cube(cube.load(target, space, periods, config.time_zone), periods))
     opening = finder.next_question(values, np.ones(len(space)), ())
     return Field(space, periods, values, finder.fingerprints(values), opening or 0)
+
+
+def newest_day(target: warehouse.Warehouse) -> date:
+    """The day that the KPI tables reach."""
+    return observed.reach(target)["last_day"].max()
 
 
 def outside(field: Field, random: np.random.Generator) -> tuple[int, np.ndarray]:
@@ -126,7 +132,7 @@ def share(games: list[Game], read: int, first: int) -> float:
 def speed(target: warehouse.Warehouse, config: settings.Settings) -> None:
     """Print how long the largest space takes for PERIODS numbers, the query included."""
     space = max(map(definitions.read_space, definitions.kpis()), key=len)
-    periods = finder.questions(finder.known_units(target, finder.division(space.kpi)), config.as_of)[:PERIODS]
+    periods = finder.questions(finder.known_units(target, finder.division(space.kpi)), newest_day(target))[:PERIODS]
     began = time.perf_counter()
     cube.cube(cube.load(target, space, periods, config.time_zone), periods)
     seconds = time.perf_counter() - began

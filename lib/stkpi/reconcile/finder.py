@@ -158,13 +158,13 @@ def confirming(periods: Sequence[Period], numbers: Sequence[Number], given: np.n
     """
     units = {number.unit for number in numbers if number.tells}
     seasons = {_is_summer(number) for number in numbers if number.tells}
-    read = {number.period for number in numbers}
+    read = {(number.unit, number.last) for number in numbers}  # what is as of a day is the same for a month and a year
 
     def worth(place: int) -> tuple[bool, bool, int, int]:
         period = periods[place]
         news = (period.unit not in units) + (_is_summer(period) not in seasons)
         something = bool(given[place]) and not np.isnan(given[place])
-        return period not in read, something, news, int((near[place] != given[place]).sum())
+        return (period.unit, period.last) not in read, something, news, int((near[place] != given[place]).sum())
 
     return max(range(len(periods)), key=worth)
 
