@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,12 +8,13 @@ from pathlib import Path
 import pytest
 import requests
 from bigquery_proxy import Proxy
-from emulator import MISSING, find_python, run_emulator, told
+from emulator import MISSING, find_python, start, told
+from filelock import FileLock
 
 from sandbox import server
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
-from stkpi import ingest, marts
+from stkpi import ingest, marts, settings
 
 UNLIMITED = 1_000_000
 
@@ -55,13 +57,19 @@ def healthy(built: Path, sandbox: server.Sandbox, tmp_path: Path, monkeypatch: p
 
 
 @pytest.fixture(scope="session")
-def emulator() -> Iterator[str]:
-    """The URL of a BigQuery emulator. Its projects are apart: a test that writes takes one of its own."""
+def emulator(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
+    """The URL of a BigQuery emulator, one for all workers. Its projects are apart: a test that writes takes its own."""
     python = find_python()
     if not python:
         pytest.skip(MISSING)
-    with run_emulator(python) as url:
-        yield url
+    base, owner = tmp_path_factory.getbasetemp(), os.getpid()
+    if worker_id != "master":
+        base, owner = base.parent, os.getppid()  # a worker's folder is inside of the one of its pytest
+    url = base / "emulator" / "url"
+    with FileLock(base / "emulator.lock"):
+        if not url.exists():
+            url.write_text(start(python, url.parent, owner))
+    return url.read_text()
 
 
 @pytest.fixture
@@ -71,12 +79,11 @@ def proxy(emulator: str) -> Iterator[Proxy]:
         yield running
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker runs all tests of the emulator: a second one would start a second emulator."""
-    for item in items:
-        if "emulator" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("emulator"))
+def pytest_configure() -> None:
+    """Nothing that a test or a process of its own does may reach a company: what .env and the shell say is not read."""
+    os.environ["ENV_FILE"] = os.devnull
+    for name in [name for name in os.environ if name.lower() in settings.Settings.model_fields]:
+        del os.environ[name]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -11,8 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import requests
@@ -24,22 +23,21 @@ COMMAND = Path(__file__).with_name("local_bigquery_mended.py")
 ENVIRONMENT = ROOT / ".venv-bigquery"
 MISSING = "no Python 3.13+ for the BigQuery emulator"
 START_SECONDS = 120  # 4 s on an idle machine
-_VERSIONS = ("3.14", "3.13")
-# The emulator outlives neither the block nor a killed pytest: its pipe ends with either. `kill 0` is its own group.
-_UNTIL_STDIN_ENDS = '("$@" <&- ; kill 0) & cat; kill -KILL 0'
+_VERSIONS = ("3.13", "3.14")
+# $0 is the process that it must not outlive, however that ends; `kill 0` is its own group.
+_WHILE_OWNER_LIVES = '"$@" & while kill -0 "$0" 2>/dev/null && kill -0 $! 2>/dev/null; do sleep 0.5; done; kill -KILL 0'
 
 
 def find_python() -> Path | None:
     """A Python 3.13+ from PATH or pyenv's folder, or None. A pyenv shim counts only if it runs."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    found = [Path(sys.executable)]
+    found = [sys.executable]
     for version in _VERSIONS:
-        found += [Path(path) for path in (shutil.which(f"python{version}"),) if path]
-        found += sorted(pyenv.glob(f"{version}*/bin/python{version}"))
-    return next((path for path in found if _runs(path)), None)
+        found += [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}*/bin/python{version}"))]
+    return next((Path(path) for path in found if path and _runs(path)), None)
 
 
-def _runs(python: Path) -> bool:
+def _runs(python: str | Path) -> bool:
     test = "import sys; sys.exit(sys.version_info < (3, 13))"
     return subprocess.run([python, "-c", test], capture_output=True, check=False).returncode == 0
 
@@ -50,9 +48,9 @@ def install(python: Path) -> Path:
     ready = ENVIRONMENT / "ready"
     with FileLock(f"{ENVIRONMENT}.lock"):
         if not ready.exists() or ready.read_text() != wanted:
-            uv = [sys.executable, "-m", "uv"]
-            subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", python, ENVIRONMENT], check=True)
-            subprocess.run([*uv, "pip", "sync", "--quiet", "--python", ENVIRONMENT, REQUIREMENTS], check=True)
+            subprocess.run([python, "-m", "venv", "--clear", ENVIRONMENT], check=True)
+            pip = [ENVIRONMENT / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*pip, "install", "--no-deps", "-r", REQUIREMENTS], check=True)
             _place_extensions()
             ready.write_text(wanted)
     return ENVIRONMENT
@@ -78,42 +76,33 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@contextmanager
-def run_emulator(python: Path) -> Iterator[str]:
-    """An empty emulator for the time of the block; yields its URL, for BIGQUERY_EMULATOR_HOST. Raises RuntimeError."""
+def start(python: Path, folder: Path, owner: int) -> str:
+    """Start an empty emulator with its data and log in `folder`; its URL, for BIGQUERY_EMULATOR_HOST.
+
+    owner: the process with which it ends
+    Raises RuntimeError where it does not start.
+    """
     environment = install(python)
     port, grpc_port = free_ports(2)
+    options = ("--host", "127.0.0.1", "--port", port, "--grpc-port", grpc_port, "--data-dir", folder / "data")
+    command = (environment / "bin" / "python", COMMAND, *options)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", _WHILE_OWNER_LIVES, *map(str, (owner, *command))],
+            env=os.environ | {"HOME": str(environment / "home")},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory(prefix="emulator-") as folder:
-        log = Path(folder, "log")
-        options = ("--host", "127.0.0.1", "--port", port, "--grpc-port", grpc_port, "--data-dir", Path(folder, "data"))
-        command = _words(environment / "bin" / "python", COMMAND, *options)
-        with (
-            log.open("wb") as output,
-            subprocess.Popen(
-                ["/bin/sh", "-c", _UNTIL_STDIN_ENDS, "emulator", *command],
-                env=os.environ | {"HOME": str(environment / "home")},
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            ) as process,
-        ):
-            _wait_until_ready(url, process, log)
-            yield url
-            # Leaving Popen's block closes its stdin and waits.
-
-
-def _words(*words: object) -> list[str]:
-    return [str(word) for word in words]
-
-
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < until:
         try:
             if requests.get(f"{url}/discovery/v1/apis/bigquery/v2/rest", timeout=10).ok:
-                return
+                return url
         except requests.ConnectionError:
             time.sleep(0.1)
     raise RuntimeError(f"The BigQuery emulator did not start:\n{log.read_text()[-2000:]}")
@@ -134,7 +123,8 @@ if __name__ == "__main__":
     interpreter = find_python()
     if not interpreter:
         sys.exit(f"There is {MISSING}: install it, such as by `pyenv install 3.13`.")
-    with run_emulator(interpreter) as host:
+    with tempfile.TemporaryDirectory(prefix="emulator-") as temporary:
+        host = start(interpreter, Path(temporary), os.getpid())
         print(f"export BIGQUERY_EMULATOR_HOST={host} BQ_PROJECT=emulated", flush=True)
         try:
             while True:

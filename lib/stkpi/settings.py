@@ -1,7 +1,8 @@
-"""The only reader of the environment and of `.env`."""
+"""The only reader of the environment and of `.env`, or of the file that ENV_FILE names instead."""
 
 from __future__ import annotations
 
+import os
 from datetime import date
 from pathlib import Path
 from zoneinfo import available_timezones
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class Settings(BaseSettings):
     """The settings of one run; `.env.example` documents each."""
 
-    model_config = SettingsConfigDict(env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     st_client_id: str | None = None
     st_client_secret: SecretStr | None = None
@@ -55,7 +56,7 @@ class Settings(BaseSettings):
 def load() -> Settings:
     """The settings as the environment and `.env` give them now. Raises UserError for a value that cannot be used."""
     try:
-        return Settings()
+        return Settings(_env_file=os.environ.get("ENV_FILE", ROOT / ".env"))
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(map(str, first["loc"])).upper()
