@@ -140,6 +140,15 @@ def test_a_right_that_is_missing_is_named_with_its_roles(target, proxy, project)
     assert proxy.faults[0].met == 1
 
 
+def test_a_statement_without_the_bound_that_its_table_wants_is_called_a_bug(target) -> None:
+    target.execute(
+        "CREATE OR REPLACE TABLE st_raw_v2.bounded (day DATE, id INT64) PARTITION BY day"
+        " OPTIONS (require_partition_filter = TRUE)"
+    )
+    with pytest.raises(WarehouseError, match="lacks its bound on the partition"):
+        target.query("SELECT id FROM st_raw_v2.bounded")
+
+
 # --- connections that break ---------------------------------------------------------------------------------------
 
 

@@ -240,6 +240,16 @@ def test_without_the_right_to_see_datasets_the_role_is_named(project, proxy) -> 
     assert text.endswith("--role=roles/bigquery.dataEditor`.")
 
 
+def test_without_the_right_to_make_tables_the_role_is_named(project, proxy) -> None:
+    proxy.faults = [
+        faults.denied(lambda request: "st_stage_v2.doctor" in request.statement, "bigquery.tables.create", project)
+    ]
+    check, text = to_do()
+    assert check == "BigQuery tables"
+    assert "bigquery.tables.create" in text
+    assert "roles/bigquery.dataEditor" in text
+
+
 def test_bigquery_that_is_switched_off_is_told(project, proxy) -> None:
     text = f"BigQuery API has not been used in project {project} before or it is disabled. Enable it by visiting …"
     refusal = faults.error(403, "accessNotConfigured", text)

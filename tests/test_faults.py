@@ -3,8 +3,10 @@
 The sandbox breaks its answers on command; the client, the ingest and the warehouse are the real ones.
 """
 
+import json
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -389,3 +391,24 @@ def test_bigquery_with_every_fault_has_the_tables_of_duckdb_without(api, healthy
     assert [fault.times for fault in passing] == [0] * 5
     assert too_large.met >= 2
     assert_equal(tables(), healthy)
+
+
+def test_bigquery_that_loses_a_row_of_a_load_merges_nothing(api, proxy, monkeypatch) -> None:
+    monkeypatch.setenv("BQ_PROJECT", f"faults-{uuid.uuid4().hex[:12]}")
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", proxy.url)
+
+    def one_row_less(_: bigquery_proxy.Request, proceed: bigquery_proxy.Proceed) -> bigquery_proxy.Reply:
+        reply = proceed()
+        table = json.loads(reply.body)
+        return replace(reply, body=json.dumps(table | {"numRows": str(int(table["numRows"]) - 1)}).encode())
+
+    counts = bigquery_proxy.Fault(lambda request: "/tables/landing_" in request.path, one_row_less)
+    proxy.faults = [counts]
+    (result,) = ingest.run("tag_types").entities
+    assert result.status == "failed"
+    assert "2 records were landed and 1 loaded: nothing was merged" in result.error
+    with warehouse.connect() as target:
+        assert target.query("SELECT COUNT(*) AS n FROM st_raw_v2.raw_tag_types")["n"].item() == 0
+    proxy.faults.clear()
+    (result,) = ingest.run("tag_types").entities
+    assert (result.status, result.changed) == ("ok", 2)

@@ -319,4 +319,6 @@ def _account(settings: Settings) -> str:
     if settings.bigquery_emulator_host:
         return ""
     credentials = _credentials()
+    with suppress(GoogleAuthError):
+        credentials.refresh(Request())  # in the cloud the account has no name before
     return getattr(credentials, "service_account_email", "") or getattr(credentials, "account", "")
