@@ -19,15 +19,14 @@ from stkpi.warehouse.bigquery import BigQueryWarehouse, Patience
 
 COLUMNS = (("id", "INT64"), ("text", "STRING"))
 TABLE = "st_raw_v2.things"
-LOG = "st_logs_v2.things"
 PATIENT = Patience(streaming=60, busy=60, network=60, pause=0.02)
 HASTY = Patience(streaming=0.1, busy=0.1, network=0.1, pause=0.02)
-# Neither may be done twice. Each has a table of its own: the emulator changes a table only once in a transaction.
-ADD_B = f"UPDATE {LOG} SET text = CONCAT(text, 'b') WHERE id = 1"
+# Neither may be done twice.
 MERGE_B = (
     f"MERGE INTO {TABLE} AS target\nUSING (SELECT 1 AS id) AS source ON target.id = source.id\n"
     "WHEN MATCHED THEN UPDATE SET text = CONCAT(target.text, 'b')"
 )
+ADD_C = f"UPDATE {TABLE} SET text = CONCAT(text, 'c') WHERE id = 1"
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +53,15 @@ def connect(proxy: Proxy, project: str) -> Iterator[Callable[..., BigQueryWareho
 
 @pytest.fixture
 def target(connect: Callable[..., BigQueryWarehouse], proxy: Proxy) -> BigQueryWarehouse:
-    """A warehouse with TABLE and LOG, whose one row is (1, 'a')."""
+    """A warehouse with TABLE, whose one row is (1, 'a')."""
     warehouse = connect()
-    warehouse.execute(*(f"CREATE OR REPLACE TABLE {name} AS SELECT 1 AS id, 'a' AS text" for name in (TABLE, LOG)))
+    warehouse.execute(f"CREATE OR REPLACE TABLE {TABLE} AS SELECT 1 AS id, 'a' AS text")
     proxy.requests.clear()
     return warehouse
 
 
-def texts(warehouse: BigQueryWarehouse) -> list[str]:
-    return warehouse.query(f"SELECT text FROM {TABLE} UNION ALL SELECT text FROM {LOG}")["text"].tolist()
+def text(warehouse: BigQueryWarehouse) -> str:
+    return warehouse.query(f"SELECT text FROM {TABLE}")["text"].item()
 
 
 def submits(request: faults.Request) -> bool:
@@ -92,25 +91,25 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_passes_is_waited_for_and_done_once(target, proxy, kind) -> None:
     proxy.faults = [REFUSED[kind](2)]
-    target.transaction(MERGE_B, ADD_B)
+    target.transaction(MERGE_B, ADD_C)
     assert proxy.faults[0].met == 2
     assert len(proxy.jobs()) == 3
-    assert texts(target) == ["ab", "ab"]
+    assert text(target) == "abc"
 
 
 @pytest.mark.parametrize("kind", ["streaming buffer", "too many statements", "aborted", "rate limit of jobs"])
 def test_what_does_not_pass_ends_with_one_sentence_and_nothing_done(connect, target, proxy, kind) -> None:
     proxy.faults = [REFUSED[kind](None)]
     with pytest.raises(WarehouseError) as raised:
-        connect(HASTY).transaction(MERGE_B, ADD_B)
+        connect(HASTY).transaction(MERGE_B, ADD_C)
     assert proxy.faults[0].met > 1
     said = str(raised.value)
     assert "\n" not in said
     assert re.search(r"[Rr]un again", said)
     proxy.faults.clear()
-    assert texts(target) == ["a", "a"]
-    target.transaction(MERGE_B, ADD_B)
-    assert texts(target) == ["ab", "ab"]
+    assert text(target) == "a"
+    target.transaction(MERGE_B, ADD_C)
+    assert text(target) == "abc"
 
 
 def test_the_sentence_on_the_streaming_buffer_names_the_table_and_the_time(connect, target, proxy) -> None:
@@ -122,14 +121,14 @@ def test_the_sentence_on_the_streaming_buffer_names_the_table_and_the_time(conne
 def test_a_quota_that_is_used_up_is_not_asked_again(target, proxy) -> None:
     proxy.faults = [faults.quota(submits)]
     with pytest.raises(WarehouseError, match=r"quota of the Google project is used up: .*Quota exceeded.* tomorrow"):
-        target.transaction(ADD_B)
+        target.transaction(ADD_C)
     assert proxy.faults[0].met == 1
 
 
 def test_a_quota_that_a_job_meets_is_not_asked_again_either(target, proxy) -> None:
     proxy.faults = [faults.failed(submits, "quotaExceeded", "Quota exceeded: DML statements per table per day")]
     with pytest.raises(WarehouseError, match="used up"):
-        target.transaction(ADD_B)
+        target.transaction(ADD_C)
     assert proxy.faults[0].met == 1
 
 
@@ -154,10 +153,10 @@ def test_a_statement_without_the_bound_that_its_table_wants_is_called_a_bug(targ
 
 def test_errors_while_polling_do_not_start_the_job_again(target, proxy) -> None:
     proxy.faults = [faults.unfinished(), faults.backend_error(times=3)]
-    target.transaction(MERGE_B, ADD_B)
+    target.transaction(MERGE_B, ADD_C)
     assert proxy.faults[1].met == 3
     assert len(proxy.jobs()) == 1
-    assert texts(target) == ["ab", "ab"]
+    assert text(target) == "abc"
 
 
 def test_a_server_that_stays_away_while_a_job_runs_ends_with_one_sentence(connect, target, proxy) -> None:
@@ -169,10 +168,10 @@ def test_a_server_that_stays_away_while_a_job_runs_ends_with_one_sentence(connec
 
 def test_a_transaction_whose_answer_is_lost_is_not_done_again(target, proxy) -> None:
     proxy.faults = [faults.reset_after(submits, times=1)]
-    target.transaction(MERGE_B, ADD_B)
+    target.transaction(MERGE_B, ADD_C)
     assert len(proxy.jobs()) == 2  # asked for twice …
     assert len(set(proxy.jobs())) == 1  # … under one id
-    assert texts(target) == ["ab", "ab"]
+    assert text(target) == "abc"
 
 
 def test_a_server_that_stays_away_ends_with_one_sentence(connect, target, proxy) -> None:
@@ -198,6 +197,19 @@ def landed(tmp_path: Path) -> Callable[[list[int]], Path]:
     return write
 
 
+@pytest.fixture
+def warehouse(connect: Callable[..., BigQueryWarehouse], proxy: Proxy) -> BigQueryWarehouse:
+    opened = connect()
+    proxy.requests.clear()
+    return opened
+
+
+@pytest.fixture
+def table() -> str:
+    """A table that no other load has."""
+    return f"st_stage_v2.landing_{uuid.uuid4().hex[:12]}"
+
+
 def stand_in(line: bytes, reason: str) -> bytes:
     return json.dumps({"id": json.loads(line)["id"], "text": reason}).encode() + b"\n"
 
@@ -207,12 +219,12 @@ def lengths(warehouse: BigQueryWarehouse, table: str) -> list[int]:
 
 
 @pytest.mark.parametrize("html", [True, False], ids=["413", "400"])
-def test_a_request_that_is_too_large_is_halved_until_it_fits(target, proxy, landed, html) -> None:
+def test_a_request_that_is_too_large_is_halved_until_it_fits(warehouse, table, proxy, landed, html) -> None:
     proxy.faults = [faults.too_large(10_000, html)]
     sizes = [1_000 + place for place in range(30)]
-    assert target.load("st_stage_v2.halved", landed(sizes), COLUMNS) == 30
+    assert warehouse.load(table, landed(sizes), COLUMNS) == 30
     assert proxy.faults[0].met == 3  # 30 rows, and each 15 of them; 7 or 8 fit
-    assert lengths(target, "st_stage_v2.halved") == sizes
+    assert lengths(warehouse, table) == sizes
 
 
 TOO_LARGE = {
@@ -223,43 +235,42 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize("kind", TOO_LARGE)
-def test_a_row_that_is_too_large_alone_is_stood_in_for(target, proxy, landed, kind) -> None:
+def test_a_row_that_is_too_large_alone_is_stood_in_for(warehouse, table, proxy, landed, kind) -> None:
     proxy.faults = [TOO_LARGE[kind]]
-    table = f"st_stage_v2.alone_{uuid.uuid4().hex[:8]}"
     path = landed([10, 20, 6_000, 40])
-    assert target.load(table, path, COLUMNS, stand_in) == 4
-    first, second, third, fourth = target.query(f"SELECT text FROM {table} ORDER BY id")["text"]
+    assert warehouse.load(table, path, COLUMNS, stand_in) == 4
+    first, second, third, fourth = warehouse.query(f"SELECT text FROM {table} ORDER BY id")["text"]
     assert [len(first), len(second), len(fourth)] == [10, 20, 40]
     assert third.startswith("too large for a request: 6,0")
     with pytest.raises(Exception, match=r"413|limit|larger"):
-        target.load(f"{table}_2", path, COLUMNS)
+        warehouse.load(f"{table}_2", path, COLUMNS)
 
 
-def test_a_load_whose_answer_is_lost_is_not_done_again(target, proxy, landed) -> None:
+def test_a_load_whose_answer_is_lost_is_not_done_again(warehouse, table, proxy, landed) -> None:
     proxy.faults = [faults.reset_after(submits, times=1)]
-    assert target.load("st_stage_v2.once", landed([1, 2, 3]), COLUMNS) == 3
-    assert lengths(target, "st_stage_v2.once") == [1, 2, 3]
+    assert warehouse.load(table, landed([1, 2, 3]), COLUMNS) == 3
+    assert lengths(warehouse, table) == [1, 2, 3]
 
 
-def test_a_load_that_goes_on_is_waited_for(target, proxy, landed) -> None:
+def test_a_load_that_goes_on_is_waited_for(warehouse, table, proxy, landed) -> None:
     proxy.faults = [faults.unfinished(), faults.backend_error(times=2)]
-    assert target.load("st_stage_v2.goes_on", landed([1, 2, 3]), COLUMNS) == 3
+    assert warehouse.load(table, landed([1, 2, 3]), COLUMNS) == 3
     assert proxy.faults[1].met == 2
     assert len(proxy.jobs()) == 1
 
 
 @pytest.mark.parametrize("kind", ["rate limit", "429", "rate limit of jobs", "backend error of a job"])
-def test_a_load_waits_for_what_passes(target, proxy, landed, kind) -> None:
+def test_a_load_waits_for_what_passes(warehouse, table, proxy, landed, kind) -> None:
     proxy.faults = [REFUSED[kind](1)]
-    assert target.load(f"st_stage_v2.waits_{uuid.uuid4().hex[:8]}", landed([1, 2, 3]), COLUMNS) == 3
+    assert warehouse.load(table, landed([1, 2, 3]), COLUMNS) == 3
     assert proxy.faults[0].met == 1
 
 
-def test_a_second_program_takes_the_finished_loads_of_the_first(connect, target, proxy, landed) -> None:
+def test_a_second_program_takes_the_finished_loads_of_the_first(warehouse, connect, table, proxy, landed) -> None:
     path = landed([4_000, 4_001, 4_002])
     proxy.faults = [faults.too_large(7_000)]
-    assert target.load("st_stage_v2.taken", path, COLUMNS) == 3
+    assert warehouse.load(table, path, COLUMNS) == 3
     first = set(proxy.jobs())
     proxy.requests.clear()
-    assert connect().load("st_stage_v2.taken", path, COLUMNS) == 3
+    assert connect().load(table, path, COLUMNS) == 3
     assert set(proxy.jobs()) == first
