@@ -8,7 +8,7 @@ import pytest
 import yaml
 from zetasql_judge import Judge
 
-from stkpi import diagnostics, marts, runner, settings, warehouse
+from stkpi import diagnostics, ledger, marts, runner, settings, warehouse
 from stkpi.errors import UserError
 from stkpi.load import raw_table
 from stkpi.servicetitan import entities
@@ -181,6 +181,8 @@ def test_the_queries_are_googlesql():
     for table, file in marts.OWNED.items():
         header = (marts.SQL / file).read_text(encoding="utf-8").split("\n", 1)[0]
         judge.declare(f"st_ref_v2.{table}", tuple((column, "STRING") for column in header.split(",")))
+    for table in ledger.TABLES:
+        judge.declare_ddl(create_sql(table))
     for mart in marts.all_marts():
         if mart.name.startswith("st_ref_v2."):
             judge.declare(mart.name, judge.analyze(mart.sql, marts.PARAMETERS))

@@ -14,8 +14,8 @@ from hypothesis import given, strategies
 from zetasql_judge import Judge
 
 from sandbox.tenant import LAST_DAY, TIME_ZONE
+from stkpi import ledger, marts, warehouse
 from stkpi import load as loading
-from stkpi import marts, warehouse
 from stkpi.errors import UserError
 from stkpi.reconcile import cube, definitions, finder, observed, readings, shapley
 from stkpi.reconcile.cube import Number, Period
@@ -245,6 +245,8 @@ def judge() -> Judge:
     for table, file in marts.OWNED.items():
         header = (marts.SQL / file).read_text(encoding="utf-8").split("\n", 1)[0]
         judge.declare(f"st_ref_v2.{table}", tuple((column, "STRING") for column in header.split(",")))
+    for table in ledger.TABLES:
+        judge.declare_ddl(create_sql(table))
     for mart in marts.all_marts():
         if mart.kind == "TABLE" and not mart.name.startswith("st_mart_v2.kpi_"):
             judge.declare(mart.name, judge.analyze(mart.sql, marts.PARAMETERS))

@@ -214,7 +214,7 @@ def test_only_the_weeks_from_the_first_changed_one_are_computed(healthy):
             "SELECT DISTINCT customer_name FROM st_mart_v2.fact_leads WHERE event_date < '2025-09-08'"
         )
     assert list(earlier["customer_name"]) == ["kept"]
-    assert built.plan.bounds.replaced_from >= datetime(2025, 9, 8, tzinfo=UTC)
+    assert built.plan.bounds.created_from >= datetime(2025, 9, 8, tzinfo=UTC)
 
 
 def test_pay_that_is_taken_back_leaves_its_job(healthy):

@@ -19,7 +19,7 @@ from zetasql_judge import Judge
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, TIME_ZONE
 from sandbox.truth import Books, Job, opportunity_instant, read
-from stkpi import marts, pages, settings, warehouse
+from stkpi import ledger, marts, pages, settings, warehouse
 from stkpi.__main__ import main
 from stkpi.errors import UserError
 from stkpi.load import raw_table
@@ -682,6 +682,8 @@ def judge() -> Judge:
     for table, file in marts.OWNED.items():
         header = (marts.SQL / file).read_text(encoding="utf-8").splitlines()[0].split(",")
         judge.declare(f"st_ref_v2.{table}", tuple((column, "STRING") for column in header))
+    for table in ledger.TABLES:
+        judge.declare_ddl(create_sql(table))
     for mart in marts.all_marts():
         judge.declare(mart.name, judge.analyze(mart.sql, marts.PARAMETERS))
     judge.declare("st_stage_v2.reconcile_keys", (("key", "STRING"),))

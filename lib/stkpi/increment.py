@@ -1,9 +1,10 @@
 """What a build of the marts has to compute: everything, or the weeks that changed since the last build.
 
-A full rebuild and the nightly increment run the same SELECTs and differ in three bounds (`Bounds`). What changed is
-found by comparing the records with what the last build saw of them (st_ref_v2.records); st_ref_v2.spans says how far
-back the records lie that belong to the same jobs. An increment ends with the rows that a full rebuild would give; where
-no bound can promise that (other SQL, units, job types or rules, an earlier last day), everything is computed.
+A full rebuild and the nightly increment run the same SELECTs and differ in two bounds (`Bounds`). What changed is
+found by comparing the records with what the last build saw of them (st_ref_v2.records); st_ref_v2.roots says when the
+first record of the same job was created: from then on is read, and no other part of the history. An increment ends with
+the rows that a full rebuild would give; where no bound can promise that (other SQL, units, job types or rules, an
+earlier last day), everything is computed.
 """
 
 from __future__ import annotations
@@ -35,14 +36,12 @@ EVER, NEVER = datetime.min.replace(tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UT
 class Bounds:
     """From where on rows are computed. A full rebuild has no bounds: the first day and instant that there are.
 
-    changed_from: a Monday; rows of facts and KPI tables from this day on are replaced
-    replaced_from: rows of dimensions that were created from then on are replaced
-    created_from: records that were created from then on are read; never after `replaced_from`
+    created_from: what hangs together and was created from then on is read, and its rows are replaced
+    changed_from: a Monday; of facts only the rows from this day on, and of KPI tables all rows from it on
     """
 
-    changed_from: date = date.min
-    replaced_from: datetime = EVER
     created_from: datetime = EVER
+    changed_from: date = date.min
 
     def __or__(self, other: Bounds) -> Bounds:
         """The bounds within which both are."""
@@ -132,10 +131,10 @@ def _increment(
         parts.append(("increment", f"{told[0]} of {told[1]} changed{names}", _bounds(found)))
     if given["as_of"] > last["as_of"]:
         new = last["as_of"] + timedelta(days=1)
-        bounds = Bounds(new - timedelta(days=new.weekday()), NEVER, NEVER)
+        bounds = Bounds(NEVER, new - timedelta(days=new.weekday()))
         parts.append(("days", f"the days from {new} on are new", bounds))
     if not parts:
-        none = Bounds(NEVER.date(), NEVER, NEVER)
+        none = Bounds(NEVER, NEVER.date())
         return Plan("nothing", f"nothing changed since {last['started_at']:%Y-%m-%d %H:%M} UTC", none)
     modes, reasons, bounds = zip(*parts, strict=True)
     mode = "increment" if "increment" in modes else "days"
@@ -153,7 +152,7 @@ def _compare(target: Warehouse, records: str, given: Mapping[str, Any], since: d
         since=since,
     )["oldest"][0]
     bound = NEVER if pd.isna(oldest) else oldest.to_pydatetime()
-    target.execute(f"CREATE OR REPLACE TABLE st_stage_v2.records AS\n{records}", **given, replaced_from=bound)
+    target.execute(f"CREATE OR REPLACE TABLE st_stage_v2.records AS\n{records}", **given, created_from=bound)
     sql = (settings.ROOT / "sql" / "increment" / "bounds.sql").read_text(encoding="utf-8")
     found = target.query(sql, oldest=bound).to_dict("records")[0]
     target.execute("DROP TABLE st_stage_v2.records")
@@ -162,10 +161,8 @@ def _compare(target: Warehouse, records: str, given: Mapping[str, Any], since: d
 
 def _bounds(line: Mapping[str, Any]) -> Bounds:
     """The bounds that a row has; what has no date is where no date can be."""
-    created, replaced = (
-        NEVER if pd.isna(line[name]) else line[name].to_pydatetime() for name in ("created_from", "replaced_from")
-    )
-    return Bounds(NEVER.date() if pd.isna(line["changed_from"]) else line["changed_from"], replaced, created)
+    created, changed = line["created_from"], line["changed_from"]
+    return Bounds(NEVER if pd.isna(created) else created.to_pydatetime(), NEVER.date() if pd.isna(changed) else changed)
 
 
 def sentence(done: Plan, first_day: date, as_of: date) -> str:

@@ -1,4 +1,5 @@
-"""The ledger of windows (ingestion_logs), the watermarks (sync_state) and the quarantine, in st_logs_v2."""
+"""The ledger of windows (ingestion_logs), the watermarks (sync_state), the quarantine, and what a build leaves for the
+next one."""
 
 from __future__ import annotations
 
@@ -16,15 +17,15 @@ from stkpi.warehouse.tables import Column, Table
 
 
 def _table(name: str, description: str, columns: str, **stored: Any) -> Table:
-    """A table of st_logs_v2; `columns` as name and type, with commas between."""
+    """A table; `columns` as name and type, with commas between."""
     declared = tuple(Column(*column.split()) for column in columns.split(","))
-    return Table(f"st_logs_v2.{name}", declared, description=description, **stored)
+    return Table(name, declared, description=description, **stored)
 
 
 REPAIRED = "repaired"  # the status of a line that tells of no reading: rows were changed in the warehouse itself
 TABLES = (
     _table(
-        "ingestion_logs",
+        "st_logs_v2.ingestion_logs",
         "A row per reading of a window or list: what was fetched, loaded and quarantined.",
         "run_id STRING, entity STRING, mode STRING, source STRING, window_start TIMESTAMP, window_end TIMESTAMP,"
         "status STRING, fetched INT64, loaded INT64, quarantined INT64, changed INT64, total INT64,"
@@ -33,23 +34,30 @@ TABLES = (
         cluster=("entity",),
     ),
     _table(
-        "sync_state",
+        "st_logs_v2.sync_state",
         "A row per entity: up to which modification its rows are read.",
         "entity STRING, watermark TIMESTAMP, cycle STRING, run_id STRING, updated_at TIMESTAMP",
     ),
     _table(
-        "quarantine",
+        "st_logs_v2.quarantine",
         "Records that could not be loaded, each with the reason; a record that has come well since is gone from here.",
         "entity STRING, key STRING, reason STRING, digest STRING, record JSON, run_id STRING, quarantined_at TIMESTAMP",
         cluster=("entity",),
     ),
     _table(
-        "builds",
+        "st_logs_v2.builds",
         "Two rows per build of the marts: what it was going to compute (planned), and that it did (complete).",
         "started_at TIMESTAMP, noted_at TIMESTAMP, status STRING, mode STRING, reason STRING, as_of DATE,"
-        "digest STRING, changed_from DATE, replaced_from TIMESTAMP, created_from TIMESTAMP",
+        "digest STRING, created_from TIMESTAMP, changed_from DATE",
     ),
-    _table("tenant", "Whose data this is.", "tenant STRING"),
+    _table(
+        "st_ref_v2.roots",
+        "Of each job with what belongs to it: when the first record was created, and its first day.",
+        "kind STRING, id INT64, first_day DATE, first_created TIMESTAMP",
+        partition="TIMESTAMP_TRUNC(first_created, MONTH)",
+        cluster=("kind", "id"),
+    ),
+    _table("st_logs_v2.tenant", "Whose data this is.", "tenant STRING"),
 )
 
 

@@ -64,7 +64,7 @@ def load(target: Warehouse, folder: Path, read: Read, pages: Iterable[Page]) -> 
     stage, typed = f"st_stage_v2.landing_{entity.name}{content}", f"st_stage_v2.typed_{entity.name}{content}"
     rows = target.load(stage, landed.path, [(field.name, field.type) for field in LANDING], landing.stand_in)
     if rows != landed.fetched:
-        target.execute(f"DROP TABLE {stage}")
+        target.drop(stage)
         raise RuntimeError(f"{landed.fetched} records were landed and {rows} loaded: nothing was merged")
     target.execute(f"CREATE OR REPLACE TABLE {typed} AS\n{projection_sql(entity, stage)}")
     line = {
@@ -87,7 +87,7 @@ def load(target: Warehouse, folder: Path, read: Read, pages: Iterable[Page]) -> 
     days = {"first": window.start.date(), "end": window.end.date()} if replaces else {}
     line["gone"] = _gone(target, entity, typed, days) if replaces else None
     target.transaction(*_statements(target, entity, typed, replaces=replaces), **line, **days)
-    target.execute(f"DROP TABLE {stage}", f"DROP TABLE {typed}")
+    target.drop(stage, typed)
     landed.path.unlink()
     counts = target.query(
         "SELECT fetched, loaded, quarantined, changed FROM st_logs_v2.ingestion_logs"

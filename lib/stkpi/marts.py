@@ -33,7 +33,6 @@ PARAMETERS = {
     "first_day": "DATE",
     "as_of": "DATE",
     "changed_from": "DATE",
-    "replaced_from": "TIMESTAMP",
     "created_from": "TIMESTAMP",
 }
 _READ = re.compile(r"\b(st_\w+_v2\.\w+)\b")
@@ -111,7 +110,9 @@ def all_marts() -> tuple[Mart, ...]:
         for dataset in DATASETS
         for p in (SQL / dataset).glob("*.sql")
     }
-    order = TopologicalSorter({name: sorted(mart.reads & found.keys()) for name, mart in sorted(found.items())})
+    order = TopologicalSorter(
+        {name: sorted((mart.reads & found.keys()) - {name}) for name, mart in sorted(found.items())}
+    )
     return tuple(found[name] for name in order.static_order())
 
 
@@ -160,7 +161,8 @@ def _compute(target: warehouse.Warehouse, mart: Mart, mode: str, parameters: dic
     started = time.perf_counter()
     if mode == "nothing" or (mode == "days" and "@as_of" not in mart.sql):
         return 0.0
-    if mode == "full" or not mart.replaces:
+    # What reads itself is kept: all of its rows are replaced.
+    if not mart.replaces or (mode == "full" and mart.name not in mart.reads):
         target.execute(mart.create_sql, **parameters)
     else:
         target.transaction(*mart.replace_sql, **parameters)

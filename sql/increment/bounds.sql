@@ -1,10 +1,9 @@
 -- Grain: one row: how much changed since the last build, and from where on the marts are to be computed anew.
 -- Source: st_stage_v2.records (as the raw tables are now, created since @oldest) beside records (as the last build saw
--- them), spans; raw_customers beside dim_customers; raw_invoices for the job of an invoice.
--- Purpose: changed_from, the Monday of the first day on which a root that changed counts or counted; replaced_from, the
--- creation of the first record of these roots; created_from, that of the first record of any root of which a replaced
--- row may be made. NULL where nothing that has such a date changed.
--- Unbounded: what changed may belong to a job of any age; keys, dates and the names of customers are read, no record.
+-- them), roots; raw_customers beside dim_customers; raw_invoices for the job of an invoice.
+-- Purpose: created_from, the creation of the first record of the roots that changed; changed_from, the Monday of the
+-- first day on which one of them counts or counted. NULL where nothing that has such a date changed.
+-- Unbounded: what changed may belong to a job of any age; ids, dates and the names of customers are read, no record.
 WITH fresh AS (
   SELECT * FROM st_stage_v2.records
 ),
@@ -27,66 +26,39 @@ customers AS (
   WHERE known.customer_id IS NULL OR customers.name IS DISTINCT FROM known.customer_name
 ),
 
-roots AS (
-  SELECT CONCAT('jobs ', CAST(job_id AS STRING)) AS root FROM changed WHERE job_id IS NOT NULL
+touched AS (
+  SELECT 'jobs' AS kind, job_id AS id FROM changed WHERE job_id IS NOT NULL
   UNION DISTINCT
-  SELECT CONCAT('invoices ', CAST(invoice_id AS STRING)) AS root FROM changed WHERE invoice_id IS NOT NULL
+  SELECT 'invoices' AS kind, invoice_id AS id FROM changed WHERE invoice_id IS NOT NULL
   UNION DISTINCT
-  SELECT CONCAT('jobs ', CAST(invoices.jobId AS STRING)) AS root
+  SELECT 'jobs' AS kind, invoices.jobId AS id
   FROM changed
   INNER JOIN st_raw_v2.raw_invoices AS invoices ON changed.invoice_id = invoices.id
   WHERE invoices.jobId IS NOT NULL
   UNION DISTINCT
-  SELECT CONCAT(entity, ' ', record_key) AS root FROM changed
+  SELECT entity AS kind, SAFE_CAST(record_key AS INT64) AS id FROM changed
   UNION DISTINCT
-  SELECT CONCAT('jobs ', CAST(jobs.job_id AS STRING)) AS root
+  SELECT 'jobs' AS kind, jobs.job_id AS id
   FROM st_ref_v2.dim_jobs AS jobs
   INNER JOIN customers ON jobs.customer_id = customers.customer_id
 ),
 
-touched AS (
-  SELECT spans.* FROM st_ref_v2.spans AS spans INNER JOIN roots ON spans.root = roots.root
-),
-
-dirty AS (
-  SELECT
-    MIN(first_day) AS first_day,
-    MIN(first_created) AS replaced_from
-  FROM (
-    SELECT first_day, first_created FROM touched
-    UNION ALL
-    SELECT first_day, created_on AS first_created FROM changed
-  ) AS dates
-),
-
-counted AS (
-  SELECT
-    (SELECT COUNT(DISTINCT CONCAT(entity, ' ', record_key)) FROM changed) AS records,
-    (SELECT COUNT(*) FROM roots WHERE root LIKE 'jobs %') AS jobs,
-    (SELECT COUNT(*) FROM customers) AS customers
-),
-
-reached AS (
-  SELECT MIN(spans.first_created) AS first_created
-  FROM st_ref_v2.spans AS spans
-  CROSS JOIN dirty
-  WHERE
-    spans.last_day >= DATE_TRUNC(dirty.first_day, WEEK(MONDAY))
-    OR spans.last_created >= dirty.replaced_from
+dates AS (
+  SELECT roots.first_day, roots.first_created
+  FROM st_ref_v2.roots AS roots
+  INNER JOIN touched ON roots.kind = touched.kind AND roots.id = touched.id
+  UNION ALL
+  SELECT first_day, created_on AS first_created FROM changed
 ),
 
 final AS (
   SELECT
-    counted.records,
-    counted.jobs,
-    counted.customers,
-    CAST(DATE_TRUNC(dirty.first_day, WEEK(MONDAY)) AS DATE) AS changed_from,
-    dirty.replaced_from,
-    COALESCE(LEAST(dirty.replaced_from, reached.first_created), dirty.replaced_from, reached.first_created)
-      AS created_from
-  FROM counted
-  CROSS JOIN dirty
-  CROSS JOIN reached
+    (SELECT COUNT(DISTINCT CONCAT(entity, ' ', record_key)) FROM changed) AS records,
+    (SELECT COUNT(*) FROM touched WHERE kind = 'jobs') AS jobs,
+    (SELECT COUNT(*) FROM customers) AS customers,
+    CAST(DATE_TRUNC(MIN(first_day), WEEK(MONDAY)) AS DATE) AS changed_from,
+    MIN(first_created) AS created_from
+  FROM dates
 )
 
 SELECT * FROM final

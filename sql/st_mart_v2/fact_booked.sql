@@ -4,9 +4,9 @@
 -- units whose status is Sold, whatever the type of the job.
 -- Partition: DATE_TRUNC(event_date, MONTH)
 -- Cluster: business_unit, job_id
--- Replaces: event_date >= @changed_from
+-- Replaces: event_date >= @changed_from AND root_created >= @created_from
 WITH estimates AS (
-  SELECT * FROM st_ref_v2.dim_estimates WHERE created_on >= @created_from OR created_on IS NULL
+  SELECT * FROM st_ref_v2.dim_estimates WHERE root_created >= @created_from
 ),
 
 final AS (
@@ -23,7 +23,8 @@ final AS (
     estimate_name,
     job_type_name,
     subtotal AS amount,
-    sold_on
+    sold_on,
+    root_created
   FROM estimates
   WHERE
     division = 'Sales'

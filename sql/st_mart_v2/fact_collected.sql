@@ -5,9 +5,9 @@
 -- unapplied. Refunds are negative.
 -- Partition: DATE_TRUNC(event_date, MONTH)
 -- Cluster: business_unit, job_id
--- Replaces: event_date >= @changed_from
+-- Replaces: event_date >= @changed_from AND root_created >= @created_from
 WITH applications AS (
-  SELECT * FROM st_ref_v2.dim_payment_applications WHERE created_on >= @created_from OR created_on IS NULL
+  SELECT * FROM st_ref_v2.dim_payment_applications WHERE root_created >= @created_from
 ),
 
 payments AS (
@@ -15,7 +15,7 @@ payments AS (
 ),
 
 invoices AS (
-  SELECT * FROM st_ref_v2.dim_invoices WHERE created_on >= @created_from OR created_on IS NULL
+  SELECT * FROM st_ref_v2.dim_invoices WHERE root_created >= @created_from
 ),
 
 units AS (
@@ -23,7 +23,7 @@ units AS (
 ),
 
 amounts AS (
-  SELECT payment_id, application_id, invoice_id, customer_id, business_unit_id, amount, paid_date
+  SELECT payment_id, application_id, invoice_id, customer_id, business_unit_id, amount, paid_date, root_created
   FROM applications
   UNION ALL
   SELECT
@@ -33,7 +33,8 @@ amounts AS (
     customerId AS customer_id,
     businessUnitId AS business_unit_id,
     unappliedAmount AS amount,
-    date AS paid_date
+    date AS paid_date,
+    COALESCE(createdOn, TIMESTAMP '9999-12-31 00:00:00+00') AS root_created
   FROM payments
   WHERE unappliedAmount != 0
 ),
@@ -52,7 +53,8 @@ final AS (
     invoices.invoice_number,
     invoices.job_id,
     invoices.job_number,
-    amounts.amount
+    amounts.amount,
+    amounts.root_created
   FROM amounts
   LEFT JOIN invoices ON amounts.invoice_id = invoices.invoice_id
   INNER JOIN units

@@ -4,7 +4,7 @@
 -- are active and not Canceled, for jobs of Sales units whose type is an estimate.
 -- Partition: DATE_TRUNC(event_date, MONTH)
 -- Cluster: business_unit, job_id
--- Replaces: event_date >= @changed_from
+-- Replaces: event_date >= @changed_from AND root_created >= @created_from
 WITH appointments AS (
   SELECT *
   FROM st_raw_v2.raw_appointments
@@ -16,7 +16,7 @@ WITH appointments AS (
 ),
 
 jobs AS (
-  SELECT * FROM st_ref_v2.dim_jobs WHERE (created_on >= @created_from OR created_on IS NULL) AND division = 'Sales' AND is_estimate
+  SELECT * FROM st_ref_v2.dim_jobs WHERE root_created >= @created_from AND division = 'Sales' AND is_estimate
 ),
 
 final AS (
@@ -34,7 +34,8 @@ final AS (
     jobs.job_status,
     appointments.id AS appointment_id,
     appointments.status AS appointment_status,
-    appointments.start AS appointment_start
+    appointments.start AS appointment_start,
+    jobs.root_created
   FROM appointments
   INNER JOIN jobs ON appointments.jobId = jobs.job_id
 )

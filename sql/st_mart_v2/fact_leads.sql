@@ -4,9 +4,9 @@
 -- type is an estimate, in any status, RES and COMM; not those of test customers.
 -- Partition: DATE_TRUNC(event_date, MONTH)
 -- Cluster: business_unit, job_id
--- Replaces: event_date >= @changed_from
+-- Replaces: event_date >= @changed_from AND root_created >= @created_from
 WITH jobs AS (
-  SELECT * FROM st_ref_v2.dim_jobs WHERE created_on >= @created_from OR created_on IS NULL
+  SELECT * FROM st_ref_v2.dim_jobs WHERE root_created >= @created_from
 ),
 
 final AS (
@@ -22,7 +22,8 @@ final AS (
     job_number,
     job_type_name,
     job_status,
-    created_on
+    created_on,
+    root_created
   FROM jobs
   WHERE
     division = 'Sales'

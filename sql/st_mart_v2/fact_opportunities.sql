@@ -5,9 +5,9 @@
 -- have no estimate and invoices that sum to zero.
 -- Partition: DATE_TRUNC(event_date, MONTH)
 -- Cluster: business_unit, job_id
--- Replaces: event_date >= @changed_from
+-- Replaces: event_date >= @changed_from AND root_created >= @created_from
 WITH jobs AS (
-  SELECT * FROM st_ref_v2.dim_jobs WHERE created_on >= @created_from OR created_on IS NULL
+  SELECT * FROM st_ref_v2.dim_jobs WHERE root_created >= @created_from
 ),
 
 estimates AS (
@@ -17,14 +17,14 @@ estimates AS (
     COUNTIF(is_sold) AS sold_estimates,
     MIN(IF(is_sold, sold_date, NULL)) AS first_sold_date
   FROM st_ref_v2.dim_estimates
-  WHERE created_on >= @created_from OR created_on IS NULL
+  WHERE root_created >= @created_from
   GROUP BY job_id
 ),
 
 invoices AS (
   SELECT job_id, SUM(subtotal) AS subtotal
   FROM st_ref_v2.dim_invoices
-  WHERE created_on >= @created_from OR created_on IS NULL
+  WHERE root_created >= @created_from
   GROUP BY job_id
 ),
 
@@ -43,7 +43,8 @@ final AS (
     jobs.job_status,
     COALESCE(estimates.estimates, 0) AS estimates,
     COALESCE(estimates.sold_estimates, 0) AS sold_estimates,
-    COALESCE(estimates.sold_estimates, 0) > 0 AS is_closed
+    COALESCE(estimates.sold_estimates, 0) > 0 AS is_closed,
+    jobs.root_created
   FROM jobs
   LEFT JOIN estimates ON jobs.job_id = estimates.job_id
   LEFT JOIN invoices ON jobs.job_id = invoices.job_id

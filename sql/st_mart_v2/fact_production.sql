@@ -6,12 +6,12 @@
 -- sql/job_type_rules.csv excludes are left out. A job's costs are all its costs, whenever they were paid.
 -- Partition: DATE_TRUNC(event_date, MONTH)
 -- Cluster: business_unit, job_id
--- Replaces: event_date >= @changed_from
+-- Replaces: event_date >= @changed_from AND root_created >= @created_from
 WITH jobs AS (
   SELECT *
   FROM st_ref_v2.dim_jobs
   WHERE
-    (created_on >= @created_from OR created_on IS NULL)
+    root_created >= @created_from
     AND division = 'Production'
     AND NOT is_excluded_from_production
     AND start_date IS NOT NULL
@@ -20,7 +20,7 @@ WITH jobs AS (
 invoices AS (
   SELECT job_id, SUM(subtotal) AS produced, SUM(materials) AS materials
   FROM st_ref_v2.dim_invoices
-  WHERE created_on >= @created_from OR created_on IS NULL
+  WHERE root_created >= @created_from
   GROUP BY job_id
 ),
 
@@ -82,7 +82,8 @@ final AS (
     purchase_orders,
     materials,
     returns,
-    labor + purchase_orders + materials - returns AS full_cost
+    labor + purchase_orders + materials - returns AS full_cost,
+    root_created
   FROM costs
 )
 

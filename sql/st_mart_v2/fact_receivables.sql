@@ -5,13 +5,13 @@
 -- of Production units; an application to any other invoice is no movement.
 -- Partition: DATE_TRUNC(event_date, MONTH)
 -- Cluster: business_unit, job_id
--- Replaces: event_date >= @changed_from
+-- Replaces: event_date >= @changed_from AND root_created >= @created_from
 WITH invoices AS (
-  SELECT * FROM st_ref_v2.dim_invoices WHERE (created_on >= @created_from OR created_on IS NULL) AND division = 'Production'
+  SELECT * FROM st_ref_v2.dim_invoices WHERE root_created >= @created_from AND division = 'Production'
 ),
 
 applications AS (
-  SELECT * FROM st_ref_v2.dim_payment_applications WHERE created_on >= @created_from OR created_on IS NULL
+  SELECT * FROM st_ref_v2.dim_payment_applications WHERE root_created >= @created_from
 ),
 
 movements AS (
@@ -50,7 +50,8 @@ final AS (
     invoices.job_id,
     invoices.job_number,
     movements.movement,
-    movements.amount
+    movements.amount,
+    invoices.root_created
   FROM movements
   INNER JOIN invoices ON movements.invoice_id = invoices.invoice_id
   WHERE movements.event_date IS NOT NULL

@@ -1,17 +1,21 @@
 -- Grain: one row per active estimate.
 -- Source: raw_estimates; the job from dim_jobs; dim_business_units.
 -- Purpose: which estimates are sold, on which business day, and for which unit: the job's, else the estimate's own.
--- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
+-- Partition: TIMESTAMP_TRUNC(root_created, MONTH)
 -- Cluster: job_id
--- Replaces: created_on >= @replaced_from OR created_on IS NULL
+-- Replaces: root_created >= @created_from
 WITH estimates AS (
   SELECT *
   FROM st_raw_v2.raw_estimates
-  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
+  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
+),
+
+roots AS (
+  SELECT * FROM st_ref_v2.roots WHERE first_created >= @created_from
 ),
 
 jobs AS (
-  SELECT * FROM st_ref_v2.dim_jobs WHERE created_on >= @created_from OR created_on IS NULL
+  SELECT * FROM st_ref_v2.dim_jobs WHERE root_created >= @created_from
 ),
 
 units AS (
@@ -42,8 +46,12 @@ final AS (
     DATE(estimates.soldOn, @time_zone) AS sold_date,
     -- instants
     estimates.soldOn AS sold_on,
-    estimates.createdOn AS created_on
+    roots.first_created AS root_created
   FROM estimates
+  INNER JOIN roots
+    ON
+      roots.kind = IF(estimates.jobId IS NULL, 'estimates', 'jobs')
+      AND roots.id = COALESCE(estimates.jobId, estimates.id)
   LEFT JOIN jobs ON estimates.jobId = jobs.job_id
   LEFT JOIN units ON IF(jobs.job_id IS NULL, estimates.businessUnitId, jobs.business_unit_id) = units.business_unit_id
 )

@@ -2,17 +2,21 @@
 -- Source: raw_invoices with its items; the job from dim_jobs; dim_business_units.
 -- Purpose: an invoice's money, its unit (the job's, else its own) and materials: what its Material and Equipment items
 -- cost. job_id is NULL where the invoice has no job, or one that is unknown.
--- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
+-- Partition: TIMESTAMP_TRUNC(root_created, MONTH)
 -- Cluster: invoice_id, job_id
--- Replaces: created_on >= @replaced_from OR created_on IS NULL
+-- Replaces: root_created >= @created_from
 WITH invoices AS (
   SELECT *
   FROM st_raw_v2.raw_invoices
-  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
+  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
+),
+
+roots AS (
+  SELECT * FROM st_ref_v2.roots WHERE first_created >= @created_from
 ),
 
 jobs AS (
-  SELECT * FROM st_ref_v2.dim_jobs WHERE created_on >= @created_from OR created_on IS NULL
+  SELECT * FROM st_ref_v2.dim_jobs WHERE root_created >= @created_from
 ),
 
 units AS (
@@ -54,8 +58,12 @@ final AS (
     -- dates
     invoices.invoiceDate AS invoice_date,
     -- instants
-    invoices.createdOn AS created_on
+    roots.first_created AS root_created
   FROM invoices
+  INNER JOIN roots
+    ON
+      roots.kind = IF(invoices.jobId IS NULL, 'invoices', 'jobs')
+      AND roots.id = COALESCE(invoices.jobId, invoices.id)
   LEFT JOIN materials ON invoices.id = materials.invoice_id
   LEFT JOIN jobs ON invoices.jobId = jobs.job_id
   LEFT JOIN units ON IF(jobs.job_id IS NULL, invoices.businessUnitId, jobs.business_unit_id) = units.business_unit_id

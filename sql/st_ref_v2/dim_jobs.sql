@@ -3,11 +3,15 @@
 -- Purpose: every job with its names resolved, inactive types and units included, and its three business dates in the
 -- tenant's time zone. start_date is the start of the first appointment (one that says it's another job's is not the
 -- first of this one), else the completion, else the creation.
--- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
+-- Partition: TIMESTAMP_TRUNC(root_created, MONTH)
 -- Cluster: job_id
--- Replaces: created_on >= @replaced_from OR created_on IS NULL
+-- Replaces: root_created >= @created_from
 WITH jobs AS (
-  SELECT * FROM st_raw_v2.raw_jobs WHERE createdOn >= @replaced_from OR createdOn IS NULL
+  SELECT * FROM st_raw_v2.raw_jobs WHERE createdOn >= @created_from OR createdOn IS NULL
+),
+
+roots AS (
+  SELECT * FROM st_ref_v2.roots WHERE first_created >= @created_from
 ),
 
 appointments AS (
@@ -58,8 +62,10 @@ final AS (
     DATE(COALESCE(appointments.start, jobs.completedOn, jobs.createdOn), @time_zone) AS start_date,
     -- instants
     jobs.createdOn AS created_on,
-    jobs.completedOn AS completed_on
+    jobs.completedOn AS completed_on,
+    roots.first_created AS root_created
   FROM jobs
+  INNER JOIN roots ON roots.kind = 'jobs' AND jobs.id = roots.id
   LEFT JOIN appointments ON jobs.firstAppointmentId = appointments.id AND jobs.id = appointments.jobId
   LEFT JOIN units ON jobs.businessUnitId = units.business_unit_id
   LEFT JOIN job_types ON jobs.jobTypeId = job_types.job_type_id

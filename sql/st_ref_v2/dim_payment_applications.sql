@@ -1,14 +1,26 @@
 -- Grain: one row per application of an active payment to an invoice, known or not.
--- Source: the appliedTo list of raw_payments.
+-- Source: the appliedTo list of raw_payments; raw_invoices for the job of an invoice.
 -- Purpose: which payment paid which invoice, how much and when. paid_date is the payment's calendar date, applied_date
 -- the day of the application in the tenant's time zone.
--- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
+-- Partition: TIMESTAMP_TRUNC(root_created, MONTH)
 -- Cluster: invoice_id, payment_id
--- Replaces: created_on >= @replaced_from OR created_on IS NULL
+-- Replaces: root_created >= @created_from
 WITH payments AS (
   SELECT *
   FROM st_raw_v2.raw_payments
-  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
+  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
+),
+
+invoices AS (
+  -- Grouped: an old row without a key may stand beside the one that the ingest wrote.
+  SELECT id, MAX(jobId) AS jobId
+  FROM st_raw_v2.raw_invoices
+  WHERE createdOn >= @created_from OR createdOn IS NULL
+  GROUP BY id
+),
+
+roots AS (
+  SELECT * FROM st_ref_v2.roots WHERE first_created >= @created_from
 ),
 
 applications AS (
@@ -17,7 +29,6 @@ applications AS (
     payments.customerId AS customer_id,
     payments.businessUnitId AS business_unit_id,
     payments.date AS paid_date,
-    payments.createdOn AS created_on,
     SAFE_CAST(JSON_VALUE(application, '$.appliedId') AS INT64) AS application_id,
     SAFE_CAST(JSON_VALUE(application, '$.appliedTo') AS INT64) AS invoice_id,
     SAFE_CAST(REPLACE(JSON_VALUE(application, '$.appliedAmount'), ',', '') AS NUMERIC) AS amount,
@@ -31,16 +42,25 @@ applications AS (
 
 final AS (
   SELECT
-    payment_id,
-    application_id,
-    invoice_id,
-    customer_id,
-    business_unit_id,
-    COALESCE(amount, 0) AS amount,
-    paid_date,
-    DATE(applied_on, @time_zone) AS applied_date,
-    created_on
+    applications.payment_id,
+    applications.application_id,
+    applications.invoice_id,
+    applications.customer_id,
+    applications.business_unit_id,
+    COALESCE(applications.amount, 0) AS amount,
+    applications.paid_date,
+    DATE(applications.applied_on, @time_zone) AS applied_date,
+    roots.first_created AS root_created
   FROM applications
+  LEFT JOIN invoices ON applications.invoice_id = invoices.id
+  INNER JOIN roots
+    ON
+      roots.kind = CASE
+        WHEN invoices.jobId IS NOT NULL THEN 'jobs'
+        WHEN applications.invoice_id IS NOT NULL THEN 'invoices'
+        ELSE 'payments'
+      END
+      AND roots.id = COALESCE(invoices.jobId, applications.invoice_id, applications.payment_id)
 )
 
 SELECT * FROM final

@@ -5,9 +5,9 @@
 -- and last business day on which it counts. The next build compares, and finds what changed, moved or is gone.
 -- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
 -- Cluster: entity, record_key
--- Replaces: created_on >= @replaced_from OR created_on IS NULL
+-- Replaces: created_on >= @created_from OR created_on IS NULL
 WITH payments AS (
-  SELECT * FROM st_raw_v2.raw_payments WHERE createdOn >= @replaced_from OR createdOn IS NULL
+  SELECT * FROM st_raw_v2.raw_payments WHERE createdOn >= @created_from OR createdOn IS NULL
 ),
 
 applications AS (
@@ -38,19 +38,19 @@ days AS (
     DATE(createdOn, @time_zone) AS one_day,
     DATE(completedOn, @time_zone) AS other_day
   FROM st_raw_v2.raw_jobs
-  WHERE createdOn >= @replaced_from OR createdOn IS NULL
+  WHERE createdOn >= @created_from OR createdOn IS NULL
   UNION ALL
   SELECT 'appointments', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, DATE(start, @time_zone), NULL
   FROM st_raw_v2.raw_appointments
-  WHERE createdOn >= @replaced_from OR createdOn IS NULL
+  WHERE createdOn >= @created_from OR createdOn IS NULL
   UNION ALL
   SELECT 'estimates', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, DATE(soldOn, @time_zone), NULL
   FROM st_raw_v2.raw_estimates
-  WHERE createdOn >= @replaced_from OR createdOn IS NULL
+  WHERE createdOn >= @created_from OR createdOn IS NULL
   UNION ALL
   SELECT 'invoices', CAST(id AS STRING), jobId, id, createdOn, _ingested_at, invoiceDate, NULL
   FROM st_raw_v2.raw_invoices
-  WHERE createdOn >= @replaced_from OR createdOn IS NULL
+  WHERE createdOn >= @created_from OR createdOn IS NULL
   UNION ALL
   SELECT 'payments', CAST(id AS STRING), NULL, NULL, createdOn, _ingested_at, date, NULL
   FROM payments
@@ -61,15 +61,15 @@ days AS (
   UNION ALL
   SELECT 'payroll', _key, jobId, NULL, createdOn, _ingested_at, NULL, NULL
   FROM st_raw_v2.raw_payroll
-  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND jobId IS NOT NULL
+  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND jobId IS NOT NULL
   UNION ALL
   SELECT 'purchase_orders', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, NULL, NULL
   FROM st_raw_v2.raw_purchase_orders
-  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND jobId IS NOT NULL
+  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND jobId IS NOT NULL
   UNION ALL
   SELECT 'returns', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, NULL, NULL
   FROM st_raw_v2.raw_returns
-  WHERE (createdOn >= @replaced_from OR createdOn IS NULL) AND jobId IS NOT NULL
+  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND jobId IS NOT NULL
 ),
 
 final AS (

@@ -71,6 +71,9 @@ class Warehouse(Protocol):
         that is loaded in place of one that is too large.
         """
 
+    def drop(self, *tables: str) -> None:
+        """Drop tables, if they are there."""
+
     def columns(self, *datasets: str) -> dict[str, Columns]:
         """The tables of datasets, by full name, each with the types of its columns by name."""
 

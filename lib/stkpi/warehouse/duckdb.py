@@ -69,6 +69,10 @@ class DuckDBWarehouse:
                 raise
             session.commit()
 
+    def drop(self, *tables: str) -> None:
+        """See `Warehouse.drop`."""
+        self.execute(*(f"DROP TABLE IF EXISTS {table}" for table in tables))
+
     def columns(self, *datasets: str) -> dict[str, Columns]:
         """See `Warehouse.columns`."""
         found: dict[str, dict[str, str]] = {}
