@@ -402,7 +402,9 @@ def test_bigquery_that_loses_a_row_of_a_load_merges_nothing(api, proxy, monkeypa
         table = json.loads(reply.body)
         return replace(reply, body=json.dumps(table | {"numRows": str(int(table["numRows"]) - 1)}).encode())
 
-    counts = bigquery_proxy.Fault(lambda request: "/tables/landing_" in request.path, one_row_less)
+    counts = bigquery_proxy.Fault(
+        lambda request: request.method == "GET" and "/tables/landing_" in request.path, one_row_less
+    )
     proxy.faults = [counts]
     (result,) = ingest.run("tag_types").entities
     assert result.status == "failed"

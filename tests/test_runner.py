@@ -179,7 +179,7 @@ def test_a_stopped_run_is_marked_and_leaves_no_kernel(tmp_path, number):
         {"name": "after", "notebook": "01_ok.ipynb", "needs": ["slow"]},
     ]
     process = start(tmp_path / "runs", spec(tmp_path, steps), "-p", f"pid_file={pid_file}")
-    wait_for(pid_file.exists)
+    wait_for(lambda: pid_file.exists() and pid_file.read_text())
     process.send_signal(number)
     process.communicate(timeout=20)
     kernel = int(pid_file.read_text())
@@ -309,4 +309,4 @@ def test_the_nightly_spec_and_its_notebooks_hold_together():
     chain = ("ingest", "invoice_repair", "kpi_build", "validate")
     assert [list(steps[name].needs) for name in chain] == [[], ["ingest"], ["invoice_repair"], ["kpi_build"]]
     assert list(runner.parameter_types(steps["ingest"].notebook)) == ["entities", "mode", "window_start", "window_end"]
-    assert runner.parameter_types(steps["kpi_build"].notebook) == {"weeks": "int", "as_of": "str"}
+    assert runner.parameter_types(steps["kpi_build"].notebook) == {"weeks": "int", "as_of": "str", "full": "bool"}
