@@ -6,6 +6,7 @@ The google client is the real one; the server is an emulator, or a proxy before 
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from stkpi import load as loading
 from stkpi.errors import UserError, WarehouseError
 from stkpi.servicetitan.client import Page
 from stkpi.servicetitan.entities import ENTITIES
-from stkpi.warehouse import Usage, ensure, parts
+from stkpi.warehouse import Usage, ensure
 from stkpi.warehouse.bigquery import BigQueryWarehouse
 from stkpi.warehouse.duckdb import DuckDBWarehouse
 from stkpi.warehouse.tables import Column, Table
@@ -81,8 +82,9 @@ def summer(serve, monkeypatch) -> Store:
 
 
 def rows(frame: pd.DataFrame) -> list[tuple]:
-    """The rows with their types (Decimal, date, …), in an order of their own."""
-    return sorted(frame.itertuples(index=False, name=None), key=repr)
+    """The rows with their types (Decimal, date, …) and None for NULL, in an order of their own."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    return sorted(plain.itertuples(index=False, name=None), key=repr)
 
 
 def test_the_eleven_kpis_of_all_weeks_are_equal_to_the_cent_on_both(summer, emulator, tmp_path, monkeypatch) -> None:
@@ -146,13 +148,9 @@ def test_frames_have_the_same_values_and_types_on_both(file, target) -> None:
 
 def test_values_go_in_as_they_come_out(either) -> None:
     given = {"number": 7, "money": Decimal("0.1"), "text": "O'Neil @x", "day": date(2024, 2, 29), "moment": UTC_NOW}
-    found = either.query("SELECT @number AS number, @money AS money, @text AS text, @day AS day, @moment AS moment, "
-                         "CAST(@watermark AS TIMESTAMP) AS nothing", **given, watermark=None)  # fmt: skip
-    assert found.iloc[0].to_dict() == {**given, "moment": pd.Timestamp(UTC_NOW), "nothing": pd.NaT} or pd.isna(
-        found["nothing"][0]
-    )
-    assert found["money"][0] == Decimal("0.1")
-    assert found["moment"][0] == pd.Timestamp(UTC_NOW)
+    columns = ", ".join(f"@{name} AS {name}" for name in given)
+    found = either.query(f"SELECT {columns}, CAST(@watermark AS TIMESTAMP) AS nothing", **given, watermark=None)
+    assert rows(found) == [(*given.values(), None)]
 
 
 def test_an_empty_cell_of_a_csv_file_is_null_on_both(either, tmp_path) -> None:
@@ -161,7 +159,7 @@ def test_an_empty_cell_of_a_csv_file_is_null_on_both(either, tmp_path) -> None:
     for _ in range(2):  # a second load replaces the first
         assert either.load("st_stage_v2.units", path, [("name", "STRING"), ("rule", "STRING")]) == 2
     found = either.query("SELECT * FROM st_stage_v2.units")
-    assert rows(found.astype(object).where(found.notna(), None)) == [("Sales, North", None), (None, "x")]
+    assert rows(found) == [("Sales, North", None), (None, "x")]
 
 
 # --- tables that grow -----------------------------------------------------------------------------------------------
@@ -226,8 +224,8 @@ def test_30_mb_load_through_a_server_that_refuses_10_mb(large, proxy, tmp_path) 
         found = target.query("SELECT COUNT(*) AS n, SUM(LENGTH(name)) AS letters FROM st_raw_v2.raw_tag_types")
         assert found.iloc[0].tolist() == [100, 30_000_000]
         held = target.query("SELECT key, reason, JSON_VALUE(record, '$.createdOn') AS made FROM st_logs_v2.quarantine")
-        assert rows(held) == [("999", held["reason"][0], "2025-08-10T12:00:00Z")] * large
-        assert all(held["reason"].str.fullmatch(r"too large for a request: 11,0\d\d,\d\d\d bytes"))
+        assert held[["key", "made"]].to_numpy().tolist() == [["999", "2025-08-10T12:00:00Z"]] * large
+        assert all(re.fullmatch(r"too large for a request: 11,0\d\d,\d\d\d bytes", said) for said in held["reason"])
     sent = [request.size for request in proxy.requests if request.rows and request.size <= 10_000_000]
     assert max(sent) < 8_500_000
     assert len(sent) >= 4
@@ -246,7 +244,6 @@ def test_a_run_killed_between_submit_and_merge_resumes_its_load_jobs(summer, pro
     for key, value in {"BQ_PROJECT": project(), "BIGQUERY_EMULATOR_HOST": proxy.url}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
-    monkeypatch.setattr(parts, "MAX_ROWS", 200)
     reached, go_on = threading.Event(), threading.Event()
 
     def hold(_: bigquery_proxy.Request, proceed: bigquery_proxy.Proceed) -> bigquery_proxy.Reply:
@@ -269,7 +266,7 @@ def test_a_run_killed_between_submit_and_merge_resumes_its_load_jobs(summer, pro
     proxy.requests.clear()
     [result] = ingest.run("jobs").entities
     assert (result.status, result.fetched) == ("ok", len(list(summer.items("jobs"))))
-    assert loads(proxy) == first  # sent again under the same ids, which the server knows
+    assert first < loads(proxy)  # sent again under the same ids, which the server knows; then the other windows
     name = ENTITIES["jobs"].table
     with warehouse.connect() as target:
         found = target.query(f"SELECT * EXCEPT (_run_id, _ingested_at, _source) FROM {name}")

@@ -20,7 +20,7 @@ from stkpi.warehouse.tables import Columns
 
 # What does not fit spills to disk beside the warehouse: a large backfill must not need a large machine.
 _CONFIG = {"memory_limit": "350MB", "preserve_insertion_order": "false"}
-MAX_LINE = 32 * 2**20  # bytes of a record: what it reads at once must fit into memory, twice for each thread
+MAX_LINE = 16 * 2**20  # bytes of a record: DuckDB holds several buffers of this size for each thread
 # DuckDB's names for GoogleSQL's types.
 _GOOGLESQL = {
     "BIGINT": "INT64",
