@@ -7,7 +7,7 @@ READY := .venv/ready
 RUFF := $(BIN)/ruff --config lib/pyproject.toml
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help nightly test lab check format sandbox ingest backfill rebuild repair validate reconcile find observe status doctor bench bench-increment bench-finder lock clean
+.PHONY: help nightly test soak lab check format sandbox ingest backfill rebuild repair validate reconcile find observe status doctor bench bench-increment bench-finder lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,10 @@ nightly: $(READY) ## ingest, build the KPIs, write the reports to runs/
 	@$(BIN)/python -m stkpi.runner notebooks/nightly.yml
 
 test: $(READY) ## all tests, notebooks included
-	@$(BIN)/python -m pytest -q -n 2 tests
+	@$(BIN)/python -m pytest -q -n 2 -m "not soak" tests
+
+soak: $(READY) ## the long proofs: whole nights on BigQuery's emulator, night after night, a company of full size
+	@$(BIN)/python -m pytest -q -n 2 -m soak tests
 
 lab: $(READY) ## explore the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -36,14 +36,23 @@ def sandbox(tenant: Store) -> Iterator[server.Sandbox]:
 
 
 @pytest.fixture(scope="session")
-def built(sandbox: server.Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder of this run of pytest, which all of its workers see."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent  # a worker's folder is inside of the one of its pytest
+
+
+@pytest.fixture(scope="session")
+def built(sandbox: server.Sandbox, shared: Path) -> Path:
     """A warehouse with the generated tenant, ingested over HTTP and built up to LAST_DAY. Use a copy: `healthy`."""
-    file = tmp_path_factory.mktemp("built") / "warehouse.duckdb"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (sandbox.environment | {"WAREHOUSE": str(file)}).items():
-            patch.setenv(name, value)
-        assert ingest.run().status == "ok"
-        marts.build(LAST_DAY.isoformat())
+    file, unfinished = shared / "built" / "warehouse.duckdb", shared / "built" / "unfinished.duckdb"
+    with FileLock(shared / "built.lock"), pytest.MonkeyPatch.context() as patch:
+        if not file.exists():
+            for name, value in (sandbox.environment | {"WAREHOUSE": str(unfinished)}).items():
+                patch.setenv(name, value)
+            assert ingest.run().status == "ok"
+            marts.build(LAST_DAY.isoformat())
+            unfinished.rename(file)
     return file
 
 
@@ -57,16 +66,14 @@ def healthy(built: Path, sandbox: server.Sandbox, tmp_path: Path, monkeypatch: p
 
 
 @pytest.fixture(scope="session")
-def emulator(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
+def emulator(shared: Path, worker_id: str) -> str:
     """The URL of a BigQuery emulator, one for all workers. Its projects are apart: a test that writes takes its own."""
     python = find_python()
     if not python:
         pytest.skip(MISSING)
-    base, owner = tmp_path_factory.getbasetemp(), os.getpid()
-    if worker_id != "master":
-        base, owner = base.parent, os.getppid()  # a worker's folder is inside of the one of its pytest
-    url = base / "emulator" / "url"
-    with FileLock(base / "emulator.lock"):
+    owner = os.getpid() if worker_id == "master" else os.getppid()
+    url = shared / "emulator" / "url"
+    with FileLock(shared / "emulator.lock"):
         if not url.exists():
             url.write_text(start(python, url.parent, owner))
     return url.read_text()
@@ -79,8 +86,9 @@ def proxy(emulator: str) -> Iterator[Proxy]:
         yield running
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Nothing that a test or a process of its own does may reach a company: what .env and the shell say is not read."""
+    config.addinivalue_line("markers", "soak: a long proof, which `make soak` runs")
     os.environ["ENV_FILE"] = os.devnull
     for name in [name for name in os.environ if name.lower() in settings.Settings.model_fields]:
         del os.environ[name]

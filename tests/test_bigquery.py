@@ -26,8 +26,8 @@ from google.cloud import bigquery
 
 from sandbox import tenant as tenants
 from sandbox.store import Store
-from sandbox.tenant import LAST_DAY, populate
-from stkpi import ingest, ledger, marts, warehouse
+from sandbox.tenant import populate
+from stkpi import ingest, ledger, marts, runner, settings, warehouse
 from stkpi import load as loading
 from stkpi.errors import UserError, WarehouseError
 from stkpi.servicetitan.client import Page
@@ -87,39 +87,37 @@ def rows(frame: pd.DataFrame) -> list[tuple]:
     return sorted(plain.itertuples(index=False, name=None), key=repr)
 
 
-def test_the_eleven_kpis_of_all_weeks_are_equal_to_the_cent_on_both(summer, emulator, tmp_path, monkeypatch) -> None:
+def kpi_tables() -> dict[str, pd.DataFrame]:
+    """Every fact and KPI table, and the dashboard's view."""
+    names = [mart.name for mart in marts.all_marts() if mart.name.startswith("st_mart_v2.")]
+    with warehouse.connect() as target:
+        return {name: target.query(f"SELECT * FROM {name}") for name in names}
+
+
+@pytest.mark.soak
+def test_a_whole_night_gives_the_tables_of_duckdb_to_the_cent(healthy, emulator, tmp_path, monkeypatch) -> None:
+    expected = kpi_tables()
     name = project()
-    monkeypatch.setenv("WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
-    tables = {}
-    for environment in ({}, {"BQ_PROJECT": name, "BIGQUERY_EMULATOR_HOST": emulator}):
-        for key, value in environment.items():
-            monkeypatch.setenv(key, value)
-        assert {(result.entity, result.error) for result in ingest.run().entities} == {(key, None) for key in ENTITIES}
-        built = marts.build(LAST_DAY.isoformat())
-        names = [table for table in built.tables["table"] if table.startswith("st_mart_v2.")]
-        with warehouse.connect() as target:
-            tables[target.name] = {table: target.query(f"SELECT * FROM {table}") for table in names}
-            leads = target.query(
-                "SELECT leads FROM st_mart_v2.kpi_weekly_by_bu WHERE business_unit = @unit AND week_start = @week",
-                unit="Phoenix-Sales",
-                week=date(2025, 8, 18),
-            )
-        assert leads["leads"].tolist() == [96]
-    assert len(tables["bigquery"]["st_mart_v2.kpi_weekly_by_bu"]) > 100
-    for table, expected in tables["duckdb"].items():
-        found = tables["bigquery"][table]
-        assert list(found.columns) == list(expected.columns)
-        assert rows(found) == rows(expected), table
+    for key, value in {"BQ_PROJECT": name, "BIGQUERY_EMULATOR_HOST": emulator}.items():
+        monkeypatch.setenv(key, value)
+    assert runner.run(settings.ROOT / "notebooks" / "nightly.yml", runs=tmp_path / "runs") == 0
+    found = kpi_tables()
+    weekly = found["st_mart_v2.kpi_weekly_by_bu"]
+    known = weekly[(weekly["business_unit"] == "Phoenix-Sales") & (weekly["week_start"] == date(2025, 8, 18))]
+    assert known[["leads", "estimates", "closed", "opportunities"]].to_numpy().tolist() == [[96, 85, 31, 78]]
+    assert len(weekly) == 63 * 13  # weeks, units
+    for table, frame in expected.items():
+        assert list(found[table].columns) == list(frame.columns)
+        assert rows(found[table]) == rows(frame), table
     # pandas-gbq, as somebody would use it in a notebook of his own.
     client = bigquery.Client(name, AnonymousCredentials(), client_options={"api_endpoint": emulator})
-    weekly = pandas_gbq.read_gbq(
+    sums = pandas_gbq.read_gbq(
         "SELECT SUM(leads) AS leads, SUM(dollars_collected) AS collected FROM st_mart_v2.kpi_weekly_by_bu",
         project_id=name,
         bigquery_client=client,
         progress_bar_type=None,
     )
-    expected = tables["duckdb"]["st_mart_v2.kpi_weekly_by_bu"]
-    assert weekly.iloc[0].tolist() == [expected["leads"].sum(), expected["dollars_collected"].sum()]
+    assert sums.iloc[0].tolist() == [weekly["leads"].sum(), weekly["dollars_collected"].sum()]
     assert raw_partition(client) == ("createdOn", "MONTH", ["_key"], "ServiceTitan's jpm API, jobs.")
 
 

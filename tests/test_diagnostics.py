@@ -83,6 +83,7 @@ def test_the_rows_behind_each_step_are_those_of_the_funnel_and_name_nobody(known
 
 
 @pytest.mark.parametrize("week", [date(2025, 8, 18), date(2025, 3, 10), date(2024, 10, 28)])
+@pytest.mark.soak
 def test_the_definition_equals_the_kpi_tables_in_every_unit(healthy, week):
     with warehouse.connect() as target:
         expected = target.query(

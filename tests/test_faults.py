@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import bigquery_proxy
@@ -18,7 +19,7 @@ import requests
 
 from sandbox import server
 from sandbox.store import Store
-from stkpi import ingest, ledger, settings, warehouse
+from stkpi import ingest, ledger, warehouse
 from stkpi.servicetitan import client
 from stkpi.servicetitan.entities import ENTITIES
 
@@ -71,15 +72,20 @@ def company() -> Store:
     return store
 
 
+def use(running: server.Sandbox, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Read the company in pages of ten, with a client that waits for no longer than a test can."""
+    for key, value in running.environment.items():
+        patch.setenv(key, value)
+    patch.setenv("WAREHOUSE", str(folder / "warehouse.duckdb"))
+    patch.setattr(client, "BACKOFF", 0.001)
+    patch.setattr(ingest, "PAGE_SIZE", 10)
+
+
 @pytest.fixture
 def api(serve, monkeypatch, tmp_path) -> server.Sandbox:
-    """The small company over HTTP, in pages of ten, with a client that waits for no longer than a test can."""
+    """The small company over HTTP, and a warehouse that is still empty."""
     running = serve(company(), calls_per_second=1_000_000, export_page_size=10)
-    for key, value in running.environment.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.setenv("WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
-    monkeypatch.setattr(client, "BACKOFF", 0.001)
-    monkeypatch.setattr(ingest, "PAGE_SIZE", 10)
+    use(running, tmp_path, monkeypatch)
     return running
 
 
@@ -125,20 +131,21 @@ def quarantine() -> list[tuple[str, str, str]]:
     return [tuple(None if pd.isna(value) else value for value in row) for row in rows.itertuples(index=False)]
 
 
-@pytest.fixture
-def healthy(api, monkeypatch, tmp_path) -> dict[str, pd.DataFrame]:
-    """The tables of a run without fault; the test's own warehouse is still empty."""
-    own = str(settings.load().warehouse)
-    monkeypatch.setenv("WAREHOUSE", str(tmp_path / "healthy.duckdb"))
-    assert all(result.status == "ok" for result in run().values())
-    found = tables()
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory) -> dict[str, pd.DataFrame]:
+    """The tables of a run without fault."""
+    running = server.start(company(), calls_per_second=1_000_000, export_page_size=10)
+    with pytest.MonkeyPatch.context() as patch:
+        use(running, tmp_path_factory.mktemp("healthy"), patch)
+        assert all(result.status == "ok" for result in run().values())
+        found = tables()
+    running.close()
     assert {name: len(rows) for name, rows in found.items()} == {
         "jobs": 30,
         "returns": 30,
         "payroll": 30,
         "tag_types": 2,
     }
-    monkeypatch.setenv("WAREHOUSE", own)
     return found
 
 
@@ -224,7 +231,7 @@ def test_a_feed_that_does_not_advance_fails_and_never_loops(fault, break_, healt
     assert_equal(tables(), healthy)
 
 
-def test_a_page_limit_is_an_error_not_a_silent_end(monkeypatch, healthy):
+def test_a_page_limit_is_an_error_not_a_silent_end(api, monkeypatch, healthy):
     monkeypatch.setattr(client, "MAX_PAGES", 2)
     results = run()
     assert results["jobs"].status == "failed"
@@ -251,7 +258,7 @@ def test_rows_that_move_between_pages_are_not_lost(api, break_, healthy):
     assert len(column("id")) == 30
 
 
-def test_gross_pay_that_exceeds_a_page_is_read_in_slices_that_fit(monkeypatch, healthy):
+def test_gross_pay_that_exceeds_a_page_is_read_in_slices_that_fit(api, monkeypatch, healthy):
     monkeypatch.setattr(ingest, "MAX_PAGE_SIZE", 7)  # three a day: two days fit, four do not
     result = run()["payroll"]
     assert (result.status, result.fetched) == ("ok", 30)
@@ -259,7 +266,7 @@ def test_gross_pay_that_exceeds_a_page_is_read_in_slices_that_fit(monkeypatch, h
     assert_equal(tables(), healthy)
 
 
-def test_gross_pay_of_one_day_that_exceeds_a_page_is_said(monkeypatch, healthy):
+def test_gross_pay_of_one_day_that_exceeds_a_page_is_said(api, monkeypatch, healthy):
     monkeypatch.setattr(ingest, "MAX_PAGE_SIZE", 2)
     result = run()["payroll"]
     assert result.status == "failed"
@@ -371,6 +378,7 @@ def test_retry_after_is_read_in_every_form():
 # --- the warehouse is BigQuery ------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_bigquery_with_every_fault_has_the_tables_of_duckdb_without(api, healthy, proxy, monkeypatch) -> None:
     monkeypatch.setenv("BQ_PROJECT", f"faults-{uuid.uuid4().hex[:12]}")
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", proxy.url)

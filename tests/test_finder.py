@@ -203,6 +203,7 @@ def test_the_expected_definition_is_the_kpi(target, kpi):
 
 
 @pytest.mark.parametrize("kpi", KPIS)
+@pytest.mark.soak
 def test_every_definition_gives_what_its_sql_gives(target, kpi):
     """Six definitions drawn at random, each for a month that is in one of the two years."""
     space, random = definitions.read_space(kpi), np.random.default_rng(7)

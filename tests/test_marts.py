@@ -146,6 +146,7 @@ class Editor:
         return self.rng.randrange(-50_000, 900_000) / 100
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", [1, 2])
 def test_after_any_edits_an_increment_equals_a_rebuild(seed, healthy):
     editor = Editor(seed)
@@ -163,6 +164,7 @@ def test_after_any_edits_an_increment_equals_a_rebuild(seed, healthy):
 # --- nights of a tenant over HTTP -------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", [2, 5])
 def test_night_after_night_an_increment_equals_a_rebuild(seed, serve, tmp_path, monkeypatch):
     store = Store()

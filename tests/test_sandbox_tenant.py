@@ -120,6 +120,7 @@ def test_known_case_has_a_sale_that_is_tuesday_in_utc(store):
     assert sold == ["2025-08-19T01:02:00"]
 
 
+@pytest.mark.soak
 def test_full_size():
     """At scale 1: 633 jobs on the known days of 2024, about 630 a week, and a tie that does not fit a page of 5000."""
     store = tenant(seed=2, scale=1)
@@ -138,6 +139,7 @@ def test_same_seed_same_bytes_other_seed_others(store):
     assert other["business_units"] == everything(store)["business_units"]
 
 
+@pytest.mark.soak
 def test_scale_multiplies_the_volume():
     small, large = (len(tenant(seed=1, scale=scale).present("payroll")) for scale in (0.1, 0.3))
     assert 2.6 < large / small < 3.4
