@@ -114,13 +114,14 @@ def run(as_of: str = "", weeks: int = WEEKS) -> Validation:
     will do), or for a settings or suite file that cannot be used.
     """
     config, limits = settings.load(), thresholds()
+    declared = suites.declared(limits)
     with warehouse.connect(config) as target:
         last_day = _last_day(target)
         if as_of and windows.parse_day(as_of, "as_of") != last_day:
             raise UserError(f"The KPI tables reach {last_day}, not {as_of}: build them with that as_of first.")
         newest_monday = last_day + timedelta(days=1) - timedelta(weeks=1, days=(last_day.weekday() + 1) % 7)
         given = _Sources(target, last_day, newest_monday - timedelta(weeks=weeks), config.time_zone)
-        expectations = suites.run(target, limits, given.first_day, last_day, config.time_zone)
+        expectations = suites.run(target, declared, given.first_day, last_day, config.time_zone)
         own = {name: rule for name, rule in limits.checks.items() if "." not in name}
         checks = [*expectations, *(_checked(given, name, rule) for name, rule in own.items())]
         return Validation(

@@ -89,15 +89,21 @@ def read(folder: Path = SUITES) -> tuple[Suite, ...]:
     return tuple(found)
 
 
-def run(target: Warehouse, limits: Thresholds, first_day: date, as_of: date, zone: str) -> Iterator[Check]:
-    """Run every suite; yields a check per expectation.
+Declared = list[tuple[Suite, list[tuple[str, Rule, Any]]]]  # of each suite: name, limits and the library's own object
 
-    Raises UserError, before any table is read, for an expectation that Great Expectations does not know or that takes
-    other arguments; and for one that did not run.
+
+def declared(limits: Thresholds) -> Declared:
+    """Every suite, ready to run. Takes seconds, so call it before the warehouse is open: DuckDB lets one program in.
+
+    Raises UserError for an expectation that Great Expectations does not know or that takes other arguments.
     """
-    found = [
+    return [
         (suite, [(each.name, _rule(each, limits), declare(each)) for each in suite.expectations]) for suite in read()
     ]
+
+
+def run(target: Warehouse, found: Declared, first_day: date, as_of: date, zone: str) -> Iterator[Check]:
+    """Run every suite; yields a check per expectation. Raises UserError for one that did not run."""
     frames = _frames()
     for suite, lines in found:
         sql, parameters = suite.select(first_day, as_of, zone)
@@ -108,7 +114,7 @@ def run(target: Warehouse, limits: Thresholds, first_day: date, as_of: date, zon
             continue
         # Plain Python values: of pandas' own strings the library cannot tell the type, and instants lose their zone.
         frame = frame.astype(dict.fromkeys(frame.select_dtypes(["str", "datetimetz"]).columns, object))
-        results = _validate(frames, suite.table, frame, [declared for _, _, declared in lines])
+        results = _validate(frames, suite.table, frame, [ready for _, _, ready in lines])
         if len(results) != len(lines):
             raise UserError(f"Of {suite.table} {len(results)} of {len(lines)} expectations ran: is one there twice?")
         for (name, rule, _), expectation, result in zip(lines, suite.expectations, results, strict=True):
