@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sandbox import __main__ as command
 from sandbox.company import UNITS
 from sandbox.mutations import mutate
 from sandbox.resources import RESOURCES
@@ -137,6 +138,19 @@ def test_same_seed_same_bytes_other_seed_others(store):
     other = everything(tenant(seed=2))
     assert other["customers"] != everything(store)["customers"]
     assert other["business_units"] == everything(store)["business_units"]
+
+
+def test_a_tenant_that_was_generated_before_is_read_and_any_other_generated(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "CACHED_SCALES", (0.001, 1))
+    cache = tmp_path / "sandbox.pickle"
+    generated = everything(command.tenant(1, 0.002, cache))
+    assert list(tmp_path.iterdir()) == [cache]
+    monkeypatch.setattr(command, "_generate", lambda seed, scale: (seed, scale))
+    assert everything(command.tenant(1, 0.002, cache)) == generated
+    assert command.tenant(2, 0.0005, cache) == (2, 0.0005)  # not kept: it is there at once
+    assert everything(command.tenant(1, 0.002, cache)) == generated
+    cache.write_bytes(cache.read_bytes()[:1000])
+    assert command.tenant(1, 0.002, cache) == (1, 0.002)
 
 
 @pytest.mark.soak
