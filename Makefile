@@ -5,7 +5,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 RUFF := $(BIN)/ruff --config lib/pyproject.toml
-export PYTHONDONTWRITEBYTECODE := 1
 
 .PHONY: help nightly test soak lab check format sandbox ingest backfill rebuild repair validate reconcile find observe status doctor bench bench-increment bench-finder lock clean
 
@@ -25,7 +24,7 @@ nightly: $(READY) ## ingest, build the KPIs, write the reports to runs/
 test: $(READY) ## all tests, notebooks included
 	@$(BIN)/python -m pytest -q -n 2 -m "not soak" tests
 
-soak: $(READY) ## the long proofs: whole nights on BigQuery's emulator, night after night, a company of full size
+soak: $(READY) ## the long proofs: damages, kills, night after night, a night on BigQuery, a company of full size
 	@$(BIN)/python -m pytest -q -n 2 -m soak tests
 
 lab: $(READY) ## explore the notebooks in JupyterLab
@@ -89,3 +88,4 @@ lock: $(READY) ## renew the pins of requirements.txt from lib/pyproject.toml
 
 clean: ## remove .venv and caches; runs/ stays
 	@rm -rf .venv .venv-bigquery* lib/*.egg-info lib/build .pytest_cache .ruff_cache .hypothesis
+	@find lib tests -name __pycache__ -prune -exec rm -rf {} +

@@ -212,6 +212,7 @@ def reading(target: warehouse.Warehouse) -> loading.Read:
     return loading.Read(entity, "run-1", "incremental", "tags")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("large", [0, 1])
 def test_30_mb_load_through_a_server_that_refuses_10_mb(large, proxy, tmp_path) -> None:
     proxy.faults = [bigquery_proxy.too_large()]
@@ -238,6 +239,7 @@ def test_a_record_too_large_for_duckdb_is_quarantined_as_well(file, tmp_path) ->
     assert list(tmp_path.glob("*.gz")) == []
 
 
+@pytest.mark.soak
 def test_a_run_killed_between_submit_and_merge_resumes_its_load_jobs(summer, proxy, tmp_path, monkeypatch) -> None:
     for key, value in {"BQ_PROJECT": project(), "BIGQUERY_EMULATOR_HOST": proxy.url}.items():
         monkeypatch.setenv(key, value)

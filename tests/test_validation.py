@@ -206,6 +206,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damage_turns_exactly_the_right_checks(damaged, name):
     damage = DAMAGES[name]
@@ -233,6 +234,7 @@ def test_a_critical_red_ends_the_command_with_1_and_comes_first(damaged, monkeyp
     assert told.err.startswith("1 critical check is red. “Every weekly figure is the sum of its rows” fails: leads: 6")
 
 
+@pytest.mark.soak
 def test_a_critical_red_fails_the_night_but_not_its_other_steps(damaged, monkeypatch, tmp_path, capsys):
     damaged(f"{DAMAGES['a status is new'].sql};{DAMAGES['the leads of the newest week are halved'].sql}")
     steps = [
