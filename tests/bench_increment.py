@@ -253,7 +253,7 @@ def main() -> None:
                 bounded, unbounded = measured(file, plan)
                 print(
                     f"{weeks:>4} weeks{years:>4} years{bounded / 1e6:>12.2f}{unbounded / 1e6:>12.2f}"
-                    f"{plan.bounds.changed_from!s:>16}{plan.bounds.created_from:%Y-%m-%d}"
+                    f"{plan.bounds.changed_from!s:>16}{plan.bounds.created_from.date()!s:>13}"
                 )
         print(
             f"\nA full rebuild of {years} years reads {sum(measured(file, increment.Plan('full', ''))) / 1e6:.2f} MB."
