@@ -155,7 +155,7 @@ def _compare(target: Warehouse, records: str, given: Mapping[str, Any], since: d
     target.execute(f"CREATE OR REPLACE TABLE st_stage_v2.records AS\n{records}", **given, created_from=bound)
     sql = (settings.ROOT / "sql" / "increment" / "bounds.sql").read_text(encoding="utf-8")
     found = target.query(sql, oldest=bound).to_dict("records")[0]
-    target.execute("DROP TABLE st_stage_v2.records")
+    target.drop("st_stage_v2.records")
     return found
 
 

@@ -100,7 +100,7 @@ def run(dry_run: bool = True, window_start: str = "", window_end: str = "") -> R
         note = [] if dry_run else [NOTE]
         target.transaction(*note, *statements, **bounds, now=datetime.now(UTC))
         after = target.query(_COVERAGE.format(table=table), **bounds)
-        target.execute(f"DROP TABLE {LINKS}", f"DROP TABLE IF EXISTS {COPY}")
+        target.drop(LINKS, COPY)
     coverage = pd.concat([before, after]).set_axis(["before", "after"])
     superseded = int(before["invoices"][0] - after["invoices"][0])
     counts = links["method"].value_counts()
