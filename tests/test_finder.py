@@ -11,15 +11,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from hypothesis import given, strategies
-from zetasql_judge import Judge
 
 from sandbox.tenant import LAST_DAY, TIME_ZONE
-from stkpi import ledger, marts, warehouse
-from stkpi import load as loading
+from stkpi import marts, warehouse
 from stkpi.errors import UserError
 from stkpi.reconcile import cube, definitions, finder, observed, readings, shapley
 from stkpi.reconcile.cube import Number, Period
-from stkpi.servicetitan import entities
 from stkpi.warehouse.tables import create_sql
 
 NOW, AGO = (date(2025, 8, 18), date(2025, 8, 24)), (date(2024, 8, 18), date(2024, 8, 24))
@@ -235,23 +232,6 @@ def run(target, sql: str, period: Period) -> float | None:
 def same(value: float, other: float | None) -> bool:
     """Whether two values are one; a ratio without a denominator is NULL in SQL, which a frame of floats has as NaN."""
     return bool(np.isclose(value, np.nan if other is None else float(other), rtol=0, atol=1e-6, equal_nan=True))
-
-
-@pytest.fixture(scope="session")
-def judge() -> Judge:
-    """The analyzer with the raw tables and the marts."""
-    judge = Judge()
-    for entity in entities.ENTITIES.values():
-        judge.declare_ddl(create_sql(loading.raw_table(entity)))
-    for table, file in marts.OWNED.items():
-        header = (marts.SQL / file).read_text(encoding="utf-8").split("\n", 1)[0]
-        judge.declare(f"st_ref_v2.{table}", tuple((column, "STRING") for column in header.split(",")))
-    for table in ledger.TABLES:
-        judge.declare_ddl(create_sql(table))
-    for mart in marts.all_marts():
-        if mart.kind == "TABLE" and not mart.name.startswith("st_mart_v2.kpi_"):
-            judge.declare(mart.name, judge.analyze(mart.sql, marts.PARAMETERS))
-    return judge
 
 
 def test_the_winner_as_googlesql_gives_the_number(target, could_ask, judge):

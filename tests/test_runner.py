@@ -207,7 +207,7 @@ def answers(url: str) -> bool:
     """Whether anything answers at a URL."""
     try:
         requests.get(url, timeout=5)
-    except requests.ConnectionError:
+    except requests.RequestException:  # cut off in its answer, too
         return False
     return True
 

@@ -1,13 +1,15 @@
 """The SQL under sql/ and of the registry: accepted by GoogleSQL's analyzer, and right on small cases on two engines.
 
 A case (tests/cases/*.yml) gives raw rows and expects rows of its target, compared on the columns that it names. Both
-DuckDB and GoogleSQL's reference implementation build the target from the raw rows, and must agree on every column.
+DuckDB and GoogleSQL's reference implementation build the target from the raw rows (a KPI table from the same facts),
+and must agree on every column.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
-from zetasql_judge import Columns, Judge, Rejected, Row
+from zetasql_judge import LANDING, OWNED, Columns, Judge, Rejected, Row
 
 from stkpi import increment, ledger, marts
 from stkpi import load as loading
@@ -29,9 +31,6 @@ CASES = Path(__file__).parent / "cases"
 PARAMETERS = marts.PARAMETERS
 MARTS = {mart.name: mart for mart in marts.all_marts()}
 CHECKS = sorted((marts.SQL / "checks").glob("*.sql"))
-LANDING = "st_stage_v2.landing"
-
-
 LINE = {
     **dict.fromkeys(("run_id", "entity", "mode", "source", "status", "digest", "cycle"), "STRING"),
     **dict.fromkeys(("window_start", "window_end", "now", "gone"), "TIMESTAMP"),
@@ -41,36 +40,10 @@ LINE = {
 }
 
 
-def owned_tables() -> dict[str, Columns]:
-    """The owner's CSV files as tables of text."""
-    return {
-        f"st_ref_v2.{table}": tuple(
-            (column, "STRING") for column in (marts.SQL / file).read_text(encoding="utf-8").split("\n", 1)[0].split(",")
-        )
-        for table, file in marts.OWNED.items()
-    }
-
-
 RAW = {
     entity.table: tuple((field.name, field.type) for field in (*entity.fields, *entities.METADATA))
     for entity in entities.ENTITIES.values()
-} | owned_tables()
-
-
-@pytest.fixture(scope="session")
-def judge() -> Judge:
-    """The analyzer, knowing the raw tables by their DDL and every mart by the analysis of its SELECT."""
-    judge = Judge()
-    for entity in entities.ENTITIES.values():
-        judge.declare_ddl(create_sql(loading.raw_table(entity)))
-    for table, columns in owned_tables().items():
-        judge.declare(table, columns)
-    judge.declare(LANDING, tuple((field.name, field.type) for field in entities.LANDING))
-    for table in ledger.TABLES:
-        judge.declare_ddl(create_sql(table))
-    for mart in MARTS.values():
-        judge.declare(mart.name, judge.analyze(mart.sql, PARAMETERS))
-    return judge
+} | OWNED
 
 
 # --- the analyzer -----------------------------------------------------------------------------------------------------
@@ -87,8 +60,6 @@ def test_the_projection_yields_the_columns_of_its_raw_table(judge, entity):
 
 @pytest.mark.parametrize("entity", entities.ENTITIES.values(), ids=lambda entity: entity.name)
 def test_what_loads_an_entity_is_googlesql(judge, entity):
-    for table in ledger.TABLES:
-        judge.declare_ddl(create_sql(table))
     judge.declare("st_stage_v2.typed", judge.analyze(entities.projection_sql(entity, LANDING)))
     for statement in (
         *loading.quarantine_sql("st_stage_v2.typed"),
@@ -181,16 +152,17 @@ def typed(row: Row, columns: Columns) -> Row:
     return {name: convert.get(kinds[name], lambda value: value)(value) for name, value in row.items()}
 
 
-def needed(target: str) -> list[marts.Mart]:
-    """The marts that the target is made of, in order of building, itself last."""
+def needed(target: str, known: Iterable[str] = ()) -> list[marts.Mart]:
+    """The marts that the target is made of, in order of building, itself last. What is known is not made."""
     wanted = {target}
     for mart in reversed(MARTS.values()):
         if mart.name in wanted:
-            wanted |= mart.reads
+            wanted |= mart.reads.difference(known)
     return [mart for mart in MARTS.values() if mart.name in wanted]
 
 
-def on_duckdb(case: Case) -> list[Row]:
+def on_duckdb(case: Case) -> dict[str, list[Row]]:
+    """The target and all that it is made of."""
     connection = duckdb.connect()
     connection.execute("SET TimeZone='UTC'")
     for dataset in ("st_raw_v2", *marts.DATASETS):
@@ -206,15 +178,19 @@ def on_duckdb(case: Case) -> list[Row]:
         [statement] = to_duckdb(f"CREATE OR REPLACE TABLE {mart.name} AS\n{mart.sql}")
         used = {name: value for name, value in case.parameters.items() if f"${name}" in statement}
         connection.execute(statement, used)
-    result = connection.execute(f"SELECT * FROM {case.target}")
-    names = [column[0] for column in result.description]
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
-
-
-def on_zetasql(judge: Judge, case: Case) -> list[Row]:
-    tables = dict(case.given)
-    parameters = {name: (PARAMETERS[name], value) for name, value in case.parameters.items()}
+    built = {}
     for mart in needed(case.target):
+        result = connection.execute(f"SELECT * FROM {mart.name}")
+        names = [column[0] for column in result.description]
+        built[mart.name] = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    return built
+
+
+def on_zetasql(judge: Judge, case: Case, facts: dict[str, list[Row]]) -> list[Row]:
+    """The target. The facts that a KPI table is made of are given: each has a case of its own."""
+    tables = case.given | facts
+    parameters = {name: (PARAMETERS[name], value) for name, value in case.parameters.items()}
+    for mart in needed(case.target, facts):
         tables[mart.name] = judge.evaluate(mart.sql, tables, parameters)
     return tables[case.target]
 
@@ -235,7 +211,9 @@ def counted(rows: list[Row], columns: list[str]) -> Counter:
 def test_case(judge, path):
     case = load(path)
     columns = list(case.expect[0])
-    duckdb_rows, zetasql_rows = on_duckdb(case), on_zetasql(judge, case)
+    built = on_duckdb(case)
+    duckdb_rows = built.pop(case.target)
+    zetasql_rows = on_zetasql(judge, case, {name: rows for name, rows in built.items() if ".fact_" in name})
     assert counted(duckdb_rows, columns) == counted(case.expect, columns)
     every_column = list(zetasql_rows[0])
     assert counted(duckdb_rows, every_column) == counted(zetasql_rows, every_column)

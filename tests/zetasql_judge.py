@@ -24,8 +24,21 @@ from zetasql.wasi._pb2.zetasql.proto import options_pb2, simple_catalog_pb2
 from zetasql.wasi._pb2.zetasql.public import options_pb2 as public_options
 from zetasql.wasi._pb2.zetasql.public import type_pb2, value_pb2
 
+from stkpi import ledger, load, marts
+from stkpi.servicetitan import entities
+from stkpi.warehouse.tables import create_sql
+
 Columns = tuple[tuple[str, str], ...]  # name, type
 Row = dict[str, Any]
+
+LANDING = "st_stage_v2.landing"
+# The owner's CSV files as tables of text.
+OWNED: dict[str, Columns] = {
+    f"st_ref_v2.{table}": tuple(
+        (column, "STRING") for column in (marts.SQL / file).read_text(encoding="utf-8").split("\n", 1)[0].split(",")
+    )
+    for table, file in marts.OWNED.items()
+}
 
 # Type names as DDL writes them, for ZetaSQL's kinds.
 _KINDS = {
@@ -63,6 +76,7 @@ class Judge:
         self._module = _Module()
         self._tables: dict[str, Columns] = {}
         self._options = _analyzer_options(self._module)
+        self._empty = self._registered({})
         self._catalog: int | None = None
 
     def declare(self, table: str, columns: Columns) -> None:
@@ -72,8 +86,8 @@ class Judge:
 
     def declare_ddl(self, sql: str) -> None:
         """Put the table of a CREATE TABLE statement into the catalog."""
-        create = self._analyzed(sql, {}).resolved_create_statement_node.resolved_create_table_stmt_base_node
-        table = create.resolved_create_table_stmt_node.parent
+        create = self._analyzed(sql, {}, self._empty).resolved_create_statement_node
+        table = create.resolved_create_table_stmt_base_node.resolved_create_table_stmt_node.parent
         columns = tuple((column.name, _NAMES[column.type.type_kind]) for column in table.column_definition_list)
         self.declare(".".join(table.parent.name_path), columns)
 
@@ -83,7 +97,9 @@ class Judge:
         parameters: the type of each named parameter
         Raises Rejected with GoogleSQL's own words.
         """
-        statement = self._analyzed(sql, parameters or {})
+        if self._catalog is None:
+            self._catalog = self._registered(self._tables)
+        statement = self._analyzed(sql, parameters or {}, self._catalog)
         query = statement.resolved_query_stmt_node
         return tuple((output.name, _NAMES[output.column.type.type_kind]) for output in query.output_column_list)
 
@@ -122,14 +138,14 @@ class Judge:
             for row in response.content.table_data.row
         ]
 
-    def _analyzed(self, sql: str, parameters: Mapping[str, str]) -> Any:
-        if self._catalog is None:
-            registration = service.RegisterCatalogRequest(
-                simple_catalog=_catalog(self._tables, self._options.language_options)
-            )
-            self._catalog = self._module.call("RegisterCatalog", registration, service.RegisterResponse).registered_id
+    def _registered(self, tables: Mapping[str, Columns]) -> int:
+        catalog = _catalog(tables, self._options.language_options)
+        request = service.RegisterCatalogRequest(simple_catalog=catalog)
+        return self._module.call("RegisterCatalog", request, service.RegisterResponse).registered_id
+
+    def _analyzed(self, sql: str, parameters: Mapping[str, str], catalog: int) -> Any:
         request = service.AnalyzeRequest(
-            sql_statement=sql, options=self._with_parameters(parameters), registered_catalog_id=self._catalog
+            sql_statement=sql, options=self._with_parameters(parameters), registered_catalog_id=catalog
         )
         return self._module.call("Analyze", request, service.AnalyzeResponse).resolved_statement
 
@@ -139,6 +155,21 @@ class Judge:
         for name, kind in parameters.items():
             options.query_parameters.add(name=name, type=_type(kind))
         return options
+
+
+def of_this_project() -> Judge:
+    """The analyzer, knowing the raw tables by their DDL and every mart by the analysis of its SELECT."""
+    judge = Judge()
+    for entity in entities.ENTITIES.values():
+        judge.declare_ddl(create_sql(load.raw_table(entity)))
+    for table, columns in OWNED.items():
+        judge.declare(table, columns)
+    judge.declare(LANDING, tuple((field.name, field.type) for field in entities.LANDING))
+    for table in ledger.TABLES:
+        judge.declare_ddl(create_sql(table))
+    for mart in marts.all_marts():
+        judge.declare(mart.name, judge.analyze(mart.sql, marts.PARAMETERS))
+    return judge
 
 
 class _Module:

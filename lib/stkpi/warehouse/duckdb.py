@@ -44,6 +44,7 @@ class DuckDBWarehouse:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._connection = _open(path, wait)
         self._lock = threading.RLock()
+        self._connection.execute("SET GLOBAL TimeZone = 'UTC'")  # as on BigQuery, whatever the machine's is
         self.execute(*(f"CREATE SCHEMA IF NOT EXISTS {dataset}" for dataset in DATASETS))
 
     def query(self, sql: str, **parameters: Any) -> pd.DataFrame:
@@ -133,7 +134,6 @@ class DuckDBWarehouse:
     def _session(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own for one thread at a time: results of one must not be in the way of another."""
         with self._lock, self._connection.cursor() as session:
-            session.execute("SET TimeZone = 'UTC'")  # as on BigQuery: the machine's must not change a result
             yield session
 
 

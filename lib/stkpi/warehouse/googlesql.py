@@ -28,7 +28,7 @@ def to_duckdb(sql: str) -> tuple[str, ...]:
     """
     try:
         return tuple(
-            _corrected(part).sql("duckdb", unsupported_level=sqlglot.ErrorLevel.RAISE)
+            _corrected(part).sql("duckdb", copy=False, unsupported_level=sqlglot.ErrorLevel.RAISE)
             for statement in sqlglot.parse(sql, read="bigquery")
             if statement is not None
             for part in _parts(statement)
@@ -133,16 +133,18 @@ def _read_json_once(select: exp.Select) -> None:
     """
     for kind, function in ((exp.JSONExtractScalar, "JSON_VALUE"), (exp.JSONExtract, "JSON_EXTRACT")):
         reads = [
-            node for node in select.find_all(kind) if type(node) is kind and node.find_ancestor(exp.Select) is select
+            (node, node.this.copy(), _path(node))
+            for node in select.find_all(kind)
+            if type(node) is kind and node.find_ancestor(exp.Select) is select
         ]
-        by_record: dict[str, dict[str, None]] = {}
-        for node in reads:
-            by_record.setdefault(node.this.sql(), {})[_path(node)] = None
-        for node in reads:
-            paths = list(by_record[node.this.sql()])
-            listed = exp.Array(expressions=[exp.Literal.string(path) for path in paths])
-            call = exp.Anonymous(this=function, expressions=[node.this.copy(), listed])
-            value: exp.Expression = exp.Bracket(this=call, expressions=[exp.Literal.number(paths.index(_path(node)))])
+        by_record: dict[exp.Expression, dict[str, None]] = {}
+        for _, record, path in reads:
+            by_record.setdefault(record, {})[path] = None
+        for node, record, path in reads:
+            paths = list(by_record[record])
+            listed = exp.Array(expressions=[exp.Literal.string(each) for each in paths])
+            call = exp.Anonymous(this=function, expressions=[record, listed])
+            value: exp.Expression = exp.Bracket(this=call, expressions=[exp.Literal.number(paths.index(path))])
             if kind is exp.JSONExtractScalar:  # JSON_VALUE keeps the quotes of a string
                 value = exp.Anonymous(this="JSON_EXTRACT_STRING", expressions=[value, exp.Literal.string("$")])
             node.replace(value)
