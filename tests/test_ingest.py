@@ -20,6 +20,7 @@ from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, TIME_ZONE, populate
 from stkpi import ingest, ledger, marts, warehouse
 from stkpi.errors import UserError
+from stkpi.servicetitan import client
 from stkpi.servicetitan.entities import ENTITIES
 
 SCALE = 0.02
@@ -209,6 +210,7 @@ def test_wrong_use_is_one_sentence_and_writes_nothing(arguments, sentence, sandb
 )
 def test_what_cannot_work_is_one_sentence_and_writes_nothing(name, value, sentence, sandbox, use, monkeypatch):
     file = use(sandbox)
+    monkeypatch.setattr(client, "BACKOFF", 0.001)
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=sentence):
         ingest.run()

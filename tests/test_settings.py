@@ -26,6 +26,13 @@ def test_a_value_that_cannot_be_used_is_named_and_not_shown(monkeypatch) -> None
     assert "s3cret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "../etc", "/etc/passwd"])
+def test_a_time_zone_that_is_none_is_refused(zone, monkeypatch) -> None:
+    monkeypatch.setenv("TIME_ZONE", zone)
+    with pytest.raises(UserError, match="TIME_ZONE .* is not a time zone name such as America/Phoenix"):
+        settings.load()
+
+
 def test_no_test_and_no_process_of_a_test_meets_a_company() -> None:
     assert settings.load() == settings.Settings(_env_file=None)
     assert settings.load().bq_project is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import date
 from pathlib import Path
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -48,8 +48,10 @@ class Settings(BaseSettings):
     @field_validator("time_zone")
     @classmethod
     def _known_time_zone(cls, value: str) -> str:
-        if value not in available_timezones():
-            raise ValueError("is not a time zone name such as America/Phoenix")
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):  # not one; no path of one; a folder of some
+            raise ValueError("is not a time zone name such as America/Phoenix") from None
         return value
 
 
