@@ -6,6 +6,9 @@ BIN := .venv/bin
 READY := .venv/ready
 RUFF := $(BIN)/ruff --config lib/pyproject.toml
 
+# Images of Python often forbid bytecode: each kernel of a night would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help nightly test soak lab check format sandbox ingest backfill rebuild repair validate reconcile find observe status doctor bench bench-increment bench-finder lock clean
 
 help: ## list the targets
@@ -22,7 +25,7 @@ nightly: $(READY) ## ingest, build the KPIs, write the reports to runs/
 	@$(BIN)/python -m stkpi.runner notebooks/nightly.yml
 
 test: $(READY) ## all tests, notebooks included
-	@$(BIN)/python -m pytest -q -n 2 -m "not soak" tests
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not soak" tests
 
 soak: $(READY) ## the long proofs: damages, kills, night after night, a night on BigQuery, a company of full size
 	@$(BIN)/python -m pytest -q -n 2 -m soak tests

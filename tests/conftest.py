@@ -102,6 +102,11 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: a file is the work of one process, and the last ones should be short."""
+    items.sort(key=lambda item: item.path.stem not in ("test_notebooks", "test_faults", "test_sql"))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What was not run is said at the end, where it is seen."""
     line = told(str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))

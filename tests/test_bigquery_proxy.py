@@ -20,6 +20,7 @@ from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
+pytestmark = pytest.mark.soak  # what is proved here are tools of the tests
 SCHEMA = [bigquery.SchemaField("id", "INT64", mode="REQUIRED"), bigquery.SchemaField("text", "STRING")]
 
 

@@ -332,6 +332,7 @@ def test_the_commands(healthy, ledger, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("NONE FITS: ")
 
 
+@pytest.mark.soak
 def test_the_notebook_fails_the_run_where_a_number_no_longer_matches(healthy, tmp_path, capsys):
     spec, runs = tmp_path / "spec.yml", tmp_path / "runs"
     notebook = marts.SQL.parent / "notebooks" / "08_definitions.ipynb"

@@ -171,7 +171,7 @@ def test_index_links_the_pages(night):
     assert "14 rows loaded" in index
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)])
 def test_a_stopped_run_is_marked_and_leaves_no_kernel(tmp_path, number):
     pid_file = tmp_path / "pid"
     steps = [
