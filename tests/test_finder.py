@@ -247,10 +247,10 @@ def test_the_query_and_every_option_are_googlesql(judge, kpi):
     days = {"time_zone": "STRING", "days": "STRING"}
     columns = dict(judge.analyze(cube.query_sql(space, every_day=kpi == "outstanding_ar"), days))
     dates = [option.says for option in space["date"] if columns[option.says] == "DATE"]
-    for number in (0, len(space) - 1):  # the first options, and the last
-        [(name, kind)] = judge.analyze(definitions.as_sql(space, number, dates), PARAMETERS)
-        ratio = "ratio" in space.options(number)["measure"].says
-        assert (name, kind in ("INT64", "NUMERIC", "FLOAT64" if ratio else "NUMERIC")) == ("value", True)
+    last = len(space) - 1  # the last option of every question; the query above has all
+    [(name, kind)] = judge.analyze(definitions.as_sql(space, last, dates), PARAMETERS)
+    ratio = "ratio" in space.options(last)["measure"].says
+    assert (name, kind in ("INT64", "NUMERIC", "FLOAT64" if ratio else "NUMERIC")) == ("value", True)
 
 
 def test_what_the_ledger_asks_and_remembers_is_googlesql(judge):

@@ -29,7 +29,7 @@ def test_a_value_that_cannot_be_used_is_named_and_not_shown(monkeypatch) -> None
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "../etc", "/etc/passwd"])
 def test_a_time_zone_that_is_none_is_refused(zone, monkeypatch) -> None:
     monkeypatch.setenv("TIME_ZONE", zone)
-    with pytest.raises(UserError, match="TIME_ZONE .* is not a time zone name such as America/Phoenix"):
+    with pytest.raises(UserError, match=r"TIME_ZONE .* is not a time zone name such as America/Phoenix"):
         settings.load()
 
 

@@ -70,18 +70,18 @@ class Rejected(Exception):
 
 
 class Judge:
-    """The analyzer with a catalog that grows by `declare`. Tables are named `dataset.table`."""
+    """The analyzer with a catalog (`tables`) that grows by `declare`. Tables are named `dataset.table`."""
 
     def __init__(self) -> None:
         self._module = _Module()
-        self._tables: dict[str, Columns] = {}
+        self.tables: dict[str, Columns] = {}
         self._options = _analyzer_options(self._module)
         self._empty = self._registered({})
         self._catalog: int | None = None
 
     def declare(self, table: str, columns: Columns) -> None:
         """Put a table into the catalog."""
-        self._tables[table] = columns
+        self.tables[table] = columns
         self._catalog = None
 
     def declare_ddl(self, sql: str) -> None:
@@ -98,7 +98,7 @@ class Judge:
         Raises Rejected with GoogleSQL's own words.
         """
         if self._catalog is None:
-            self._catalog = self._registered(self._tables)
+            self._catalog = self._registered(self.tables)
         statement = self._analyzed(sql, parameters or {}, self._catalog)
         query = statement.resolved_query_stmt_node
         return tuple((output.name, _NAMES[output.column.type.type_kind]) for output in query.output_column_list)
@@ -114,7 +114,7 @@ class Judge:
         parameters = parameters or {}
         # Contents can be given to the catalog's own tables only, not to those of a dataset.
         flat = {}
-        for table, declared in self._tables.items():
+        for table, declared in self.tables.items():
             sql, mentions = re.subn(rf"\b{re.escape(table)}\b", table.replace(".", "__"), sql)
             if mentions:
                 flat[table.replace(".", "__")] = declared
