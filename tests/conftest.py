@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 import requests
-import zetasql_judge
 from bigquery_proxy import Proxy
 from emulator import MISSING, find_python, start, told
 from filelock import FileLock
-from zetasql_judge import Judge
 
 from sandbox import server
 from sandbox.store import Store
@@ -65,12 +63,6 @@ def healthy(built: Path, sandbox: server.Sandbox, tmp_path: Path, monkeypatch: p
     for name, value in (sandbox.environment | {"WAREHOUSE": str(file), "AS_OF": LAST_DAY.isoformat()}).items():
         monkeypatch.setenv(name, value)
     return file
-
-
-@pytest.fixture(scope="session")
-def judge() -> Judge:
-    """GoogleSQL's analyzer, knowing the tables of this project. What a test declares beside them stays."""
-    return zetasql_judge.of_this_project()
 
 
 @pytest.fixture(scope="session")

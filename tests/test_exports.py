@@ -264,6 +264,7 @@ def test_a_file_without_the_columns_of_the_kpi(tmp_path):
         kpis.taken_for(export, "profit")
 
 
+@pytest.mark.soak
 def test_fifty_megabytes(tmp_path):
     line = io.StringIO()
     csv.writer(line).writerow([*ANN, "x" * 150])

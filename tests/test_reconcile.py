@@ -14,7 +14,6 @@ from zoneinfo import ZoneInfo
 import papermill
 import pytest
 from exported import COLLECTIONS, JOB_COST, LEADS, RECEIVABLES, WBR, Row, report, units, write_csv, write_xlsx
-from zetasql_judge import Judge
 
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, TIME_ZONE
@@ -665,30 +664,6 @@ def test_the_exit_code_tells_a_script(healthy, company, tmp_path, monkeypatch, c
     refused = capsys.readouterr().err.splitlines()
     assert refused[0].startswith("There is no file")
     assert refused[1].startswith("FROM must be a day such as 2025-08-18")
-
-
-# --- the SQL ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def judge(judge: Judge) -> Judge:
-    """GoogleSQL's analyzer, knowing the keys and units of an export, too."""
-    judge.declare("st_stage_v2.reconcile_keys", (("key", "STRING"),))
-    judge.declare("st_stage_v2.reconcile_units", (("business_unit", "STRING"),))
-    return judge
-
-
-DAYS = {"first_day": "DATE", "last_day": "DATE", "as_of": "DATE"}
-QUERIES = {comparison.name for comparison in COMPARISONS.values()} | {"summary"}
-QUERIES |= {f"explain_{comparison.explain}" for comparison in COMPARISONS.values()}
-
-
-@pytest.mark.parametrize("name", sorted(QUERIES))
-def test_every_query_is_googlesql_without_floats(judge, name):
-    sql = (marts.SQL / "reconcile" / f"{name}.sql").read_text(encoding="utf-8")
-    columns = judge.analyze(sql, DAYS | {"time_zone": "STRING", "division": "STRING"})
-    assert "FLOAT64" not in {kind for _, kind in columns}
-    assert sql.startswith("-- Grain: ")
 
 
 def test_the_notebook_says_the_sentence_on_top(healthy, company, tmp_path):

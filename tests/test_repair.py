@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from zetasql_judge import Row
+from zetasql_judge import Judge, Row
 
 from sandbox import legacy
-from stkpi import ingest, repair, warehouse
+from stkpi import ingest, ledger, repair, warehouse
 from stkpi.errors import UserError
 from stkpi.load import raw_table
 from stkpi.servicetitan.entities import ENTITIES
@@ -195,6 +195,15 @@ CASES = {
     "a number of another customer's job": Case({"referenceNumber": "88 gallons"}, "no evidence"),
     "nothing at all": Case({}, "no evidence"),
 }
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    """GoogleSQL's analyzer, knowing what a repair reads and writes."""
+    judge = Judge()
+    for table in (*(raw_table(ENTITIES[name]) for name in ("invoices", "jobs")), *ledger.TABLES):
+        judge.declare_ddl(create_sql(table))
+    return judge
 
 
 INVOICES = {
