@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -638,3 +639,29 @@ def test_the_command_prints_what_to_export_and_ends_when_interrupted():
         run.send_signal(signal.SIGINT)
         assert run.wait(10) == 0
     assert exported["AS_OF"] == "2025-09-14"
+
+
+SIGNALLED_IN_A_THREAD = """
+import signal, sys, threading
+from sandbox.__main__ import main
+
+def end():
+    sys.stdin.read()
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+threading.Thread(target=end, daemon=True).start()
+main()
+"""
+
+
+def test_the_command_ends_when_another_thread_than_its_main_one_gets_the_signal():
+    environment = os.environ | {"SANDBOX_PORT": "0", "SANDBOX_SCALE": "0.001"}
+    command = [sys.executable, "-c", SIGNALLED_IN_A_THREAD]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        next(line for line in run.stdout if line.startswith(b"export AS_OF"))
+        time.sleep(0.5)  # it waits by now
+        run.stdin.close()
+        try:
+            assert run.wait(10) == 0
+        finally:
+            run.kill()

@@ -94,13 +94,14 @@ def main() -> None:
     sandbox = start(store, port, seed=seed)
     seconds = time.monotonic() - began
     sys.stderr.write(f"{len(store):,} records after {seconds:.0f} s, served at {sandbox.url}; Ctrl-C stops it.\n")
-    stop = threading.Event()
+    signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):  # before the lines: who has read them may end us
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: signals.append(number))
     for name, value in (sandbox.environment | {"AS_OF": LAST_DAY.isoformat()}).items():
         sys.stdout.write(f"export {name}={value}\n")
     sys.stdout.flush()
-    stop.wait()
+    while not signals:  # a wait without an end may miss a signal that came just before it, or to another thread
+        time.sleep(0.1)
     sandbox.close()
 
 
