@@ -24,7 +24,7 @@ $(READY): requirements.txt lib/pyproject.toml
 nightly: $(READY) ## ingest, build the KPIs, write the reports to runs/
 	@$(BIN)/python -m stkpi.runner notebooks/nightly.yml
 
-test: $(READY) ## all tests, notebooks included
+test: $(READY) ## what must hold, in less than five minutes, notebooks included
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not soak" tests
 
 soak: $(READY) ## the long proofs: damages, kills, night after night, a night on BigQuery, a company of full size
