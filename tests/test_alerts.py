@@ -36,7 +36,7 @@ NEW_STATUS = Check("status", "jobStatus has known values only", "warning", "yell
 
 @dataclass
 class Fake:
-    """What GitHub and Slack remember. `fail` answers every request to GitHub with a status; `wait` holds the lists."""
+    """What GitHub and Slack remember. `fail` answers every request to GitHub with a status; `wait` holds lists."""
 
     issues: list[dict] = field(default_factory=list)
     comments: list[tuple[int, str]] = field(default_factory=list)
@@ -53,11 +53,11 @@ class Fake:
         """As api.github.com does for /repos/owner/repo/issues: lists by label and state, creates, changes, comments."""
         parts = path.removeprefix("/repos/owner/repo/issues").strip("/").split("/")
         if method == "GET":
-            if self.wait:
-                self.wait.wait(timeout=10)
             with self.lock:
                 wanted = set(query["labels"])
                 found = [i for i in self.issues if i["state"] == query["state"][0] and wanted <= set(i["labels"])]
+            if self.wait:  # after the reading: what one opens then, the other has not read
+                self.wait.wait(timeout=60)
             return 200, found[::-1]  # newest first
         with self.lock:
             if method == "POST" and parts == [""]:

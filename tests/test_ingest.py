@@ -98,7 +98,7 @@ def statuses(report: ingest.IngestReport) -> dict[str, str]:
     return {result.entity: result.status for result in report.entities}
 
 
-@pytest.mark.parametrize("seed", [2, pytest.param(7, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seed", [2, 7])
 def test_every_kpi_of_every_unit_week_and_day_equals_the_truth(seed, serve, use):
     store = Store()
     populate(store, seed=seed, scale=SCALE)
@@ -120,7 +120,6 @@ def test_a_second_run_reads_the_overlap_and_changes_nothing(healthy):
     assert_equal(before, raw_tables())
 
 
-@pytest.mark.soak
 def test_incremental_and_full_reach_the_same_tables_while_the_tenant_changes(own, use):
     use(own, "incremental")
     ingest.run()
@@ -134,7 +133,6 @@ def test_incremental_and_full_reach_the_same_tables_while_the_tenant_changes(own
     assert_equal(incremental, raw_tables())
 
 
-@pytest.mark.soak
 def test_a_run_that_is_killed_resumes_and_ends_with_the_same_tables(sandbox, use):
     use(sandbox, "whole")
     ingest.run()
