@@ -96,7 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: a file is the work of one process, and the last ones should be short."""
-    items.sort(key=lambda item: item.path.stem not in ("test_notebooks", "test_faults", "test_sql"))
+    items.sort(key=lambda item: item.path.stem not in ("test_ingest", "test_notebooks", "test_faults", "test_sql"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -629,12 +631,22 @@ def test_a_bad_setting_is_one_sentence():
     assert ended.stderr == "SANDBOX_SEED=lucky does not work: it must be a whole number from 0 to 2147483647.\n"
 
 
-def test_the_command_prints_what_to_export_and_ends_when_interrupted():
+@contextmanager
+def command(*arguments: str) -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
+    """Python in a process of its own that serves a small tenant, and what it exports; killed if it does not end."""
     environment = os.environ | {"SANDBOX_PORT": "0", "SANDBOX_SCALE": "0.001"}
-    command = [sys.executable, "-m", "sandbox"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        lines = [run.stdout.readline() for _ in range(8)]
-        exported = dict(line.removeprefix("export ").strip().split("=", 1) for line in lines)
+    with subprocess.Popen(
+        [sys.executable, *arguments], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as run:
+        try:
+            lines = [run.stdout.readline() for _ in range(8)]
+            yield run, dict(line.removeprefix("export ").strip().split("=", 1) for line in lines)
+        finally:
+            run.kill()
+
+
+def test_the_command_prints_what_to_export_and_ends_when_interrupted():
+    with command("-m", "sandbox") as (run, exported):
         assert requests.get(exported["ST_API_URL"] + "/sandbox/log", timeout=10).json() == []
         run.send_signal(signal.SIGINT)
         assert run.wait(10) == 0
@@ -655,13 +667,7 @@ main()
 
 
 def test_the_command_ends_when_another_thread_than_its_main_one_gets_the_signal():
-    environment = os.environ | {"SANDBOX_PORT": "0", "SANDBOX_SCALE": "0.001"}
-    command = [sys.executable, "-c", SIGNALLED_IN_A_THREAD]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
-        next(line for line in run.stdout if line.startswith(b"export AS_OF"))
+    with command("-c", SIGNALLED_IN_A_THREAD) as (run, _):
         time.sleep(0.5)  # it waits by now
         run.stdin.close()
-        try:
-            assert run.wait(10) == 0
-        finally:
-            run.kill()
+        assert run.wait(10) == 0

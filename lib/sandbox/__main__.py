@@ -96,7 +96,7 @@ def main() -> None:
     sys.stderr.write(f"{len(store):,} records after {seconds:.0f} s, served at {sandbox.url}; Ctrl-C stops it.\n")
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):  # before the lines: who has read them may end us
-        signal.signal(number, lambda number, _: signals.append(number))
+        signal.signal(number, lambda received, _: signals.append(received))
     for name, value in (sandbox.environment | {"AS_OF": LAST_DAY.isoformat()}).items():
         sys.stdout.write(f"export {name}={value}\n")
     sys.stdout.flush()
