@@ -18,7 +18,10 @@ from decimal import Decimal
 import numpy as np
 
 from stkpi import settings, warehouse
-from stkpi.reconcile import cube, definitions, finder, observed
+from stkpi.reconcile.definitions import evaluate as cube
+from stkpi.reconcile.definitions import find as finder
+from stkpi.reconcile.definitions import space as definitions
+from stkpi.reconcile.observations import ledger as observed
 
 HIDDEN = 20  # definitions for each KPI and question
 READ = 6

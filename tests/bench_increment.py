@@ -28,8 +28,11 @@ import duckdb
 from sandbox import server
 from sandbox.store import Store
 from sandbox.tenant import FIRST_DAY, LAST_DAY, TIME_ZONE, populate
-from stkpi import increment, ingest, marts, warehouse
-from stkpi.warehouse.googlesql import to_duckdb
+from stkpi import warehouse
+from stkpi.ingest import run as ingest
+from stkpi.marts import build as marts
+from stkpi.marts import increment
+from stkpi.warehouse.dialect import to_duckdb
 
 YEARS = (1, 5)
 CHANGED_WEEKS = (1, 4, 13, 52)

@@ -14,7 +14,9 @@ from filelock import FileLock
 from sandbox import server
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
-from stkpi import ingest, marts, settings
+from stkpi import settings
+from stkpi.ingest import run as ingest
+from stkpi.marts import build as marts
 
 UNLIMITED = 1_000_000
 

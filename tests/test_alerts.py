@@ -13,11 +13,11 @@ from urllib.parse import parse_qs, urlsplit
 import pandas as pd
 import pytest
 
-from stkpi import alerts, runner
-from stkpi.alerts import Action, Problem
-from stkpi.runner import Outcome
-from stkpi.validation import Validation
+from stkpi.runs import alerts, runner
+from stkpi.runs.alerts import Action, Problem
+from stkpi.runs.runner import Outcome
 from stkpi.validation.checks import Check
+from stkpi.validation.run import Validation
 
 LINK = "https://github.example/owner/repo/actions/runs/42"
 TOKEN, WEBHOOK_SECRET = "t0ken-of-the-job", "T000-s3cret"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stkpi import ingest, load
+from stkpi.ingest import load
+from stkpi.ingest import run as ingest
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.validation import checks
 

@@ -27,15 +27,19 @@ from google.cloud import bigquery
 from sandbox import tenant as tenants
 from sandbox.store import Store
 from sandbox.tenant import populate
-from stkpi import ingest, ledger, marts, runner, settings, warehouse
-from stkpi import load as loading
+from stkpi import settings, warehouse
 from stkpi.errors import UserError, WarehouseError
+from stkpi.ingest import load as loading
+from stkpi.ingest import run as ingest
+from stkpi.ingest import state
+from stkpi.marts import build as marts
+from stkpi.runs import runner
 from stkpi.servicetitan.client import Page
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.warehouse import Usage, ensure
 from stkpi.warehouse.bigquery import BigQueryWarehouse
 from stkpi.warehouse.duckdb import DuckDBWarehouse
-from stkpi.warehouse.tables import Column, Table
+from stkpi.warehouse.schema import Column, Table
 
 FIRST_DAY = date(2025, 7, 7)
 UTC_NOW = datetime(2025, 9, 1, 12, 30, 1, 234567, tzinfo=UTC)
@@ -208,7 +212,7 @@ def record(number: int, size: int = 0) -> dict:
 
 def reading(target: warehouse.Warehouse) -> loading.Read:
     entity = ENTITIES["tag_types"]
-    ensure(target, (*ledger.TABLES, loading.raw_table(entity)))
+    ensure(target, (*state.TABLES, loading.raw_table(entity)))
     return loading.Read(entity, "run-1", "incremental", "tags")
 
 

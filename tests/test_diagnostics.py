@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from stkpi import diagnostics, runner, settings, warehouse
+from stkpi import diagnostics, settings, warehouse
 from stkpi.errors import UserError
+from stkpi.runs import runner
 
 MONDAY, SUNDAY = "2025-08-18", "2025-08-24"
 NOTEBOOKS = settings.ROOT / "notebooks"

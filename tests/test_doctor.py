@@ -21,7 +21,8 @@ from google.cloud import bigquery
 
 from sandbox import server
 from sandbox.store import Store
-from stkpi import __main__, doctor, settings
+from stkpi import __main__, settings
+from stkpi.runs import doctor
 from stkpi.servicetitan import client
 
 SILENT = "http://127.0.0.1:9"  # the discard port, where nobody listens

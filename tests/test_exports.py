@@ -12,7 +12,8 @@ import pytest
 from exported import write_csv, write_xlsx
 
 from stkpi.errors import UserError
-from stkpi.reconcile import exports, kpis
+from stkpi.reconcile import comparisons as kpis
+from stkpi.reconcile import exports
 
 DRILL_DOWN = [
     "Job #", "Lead Type", "Estimate #", "Estimate Sold Date", "Job\u2019s Business Unit", "Customer Name",

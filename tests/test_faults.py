@@ -19,7 +19,9 @@ import requests
 
 from sandbox import server
 from sandbox.store import Store
-from stkpi import ingest, ledger, warehouse
+from stkpi import warehouse
+from stkpi.ingest import run as ingest
+from stkpi.ingest import state
 from stkpi.servicetitan import client
 from stkpi.servicetitan.entities import ENTITIES
 
@@ -206,7 +208,7 @@ def test_a_lasting_fault_fails_its_entity_and_no_other(fault, arguments, status,
     assert {name: r.status for name, r in results.items()} == {"jobs": status, "tag_types": "ok"}
     assert sentence in results["jobs"].error
     with warehouse.connect() as target:
-        assert ledger.state(target, ENTITIES["jobs"]).watermark is None
+        assert state.read_state(target, ENTITIES["jobs"]).watermark is None
     break_()
     assert {r.status for r in run().values()} == {"ok"}
     assert_equal(tables(), healthy)
@@ -216,7 +218,7 @@ def test_a_lasting_fault_fails_its_entity_and_no_other(fault, arguments, status,
 def test_a_feed_that_does_not_advance_fails_and_never_loops(fault, break_, healthy):
     run()
     with warehouse.connect() as target:  # as after a week without a night: the feed has several pages
-        ledger.set_state(target, ENTITIES["returns"], "test", ledger.State(datetime(2025, 1, 9, tzinfo=UTC)))
+        state.set_state(target, ENTITIES["returns"], "test", state.State(datetime(2025, 1, 9, tzinfo=UTC)))
     break_(fault, "export/returns")
     results = run()
     assert results["returns"].status == "failed"

@@ -15,8 +15,11 @@ from hypothesis import given, strategies
 from sandbox.tenant import LAST_DAY, TIME_ZONE
 from stkpi import warehouse
 from stkpi.errors import UserError
-from stkpi.reconcile import cube, definitions, finder, shapley
-from stkpi.reconcile.cube import Number, Period
+from stkpi.reconcile.definitions import evaluate as cube
+from stkpi.reconcile.definitions import find as finder
+from stkpi.reconcile.definitions import shapley
+from stkpi.reconcile.definitions import space as definitions
+from stkpi.reconcile.definitions.evaluate import Number, Period
 
 NOW, AGO = (date(2025, 8, 18), date(2025, 8, 24)), (date(2024, 8, 18), date(2024, 8, 24))
 KNOWN = Number("Phoenix-Sales", *NOW, Decimal(96))

@@ -1,4 +1,4 @@
-"""Each rewrite of googlesql.py, proved by a literal answer from DuckDB. The answers are BigQuery's."""
+"""Each rewrite of dialect.py, proved by a literal answer from DuckDB. The answers are BigQuery's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 import duckdb
 import pytest
 
-from stkpi.warehouse.googlesql import to_duckdb
+from stkpi.warehouse.dialect import to_duckdb
 
 D = dt.date
 

@@ -18,8 +18,11 @@ import requests
 from sandbox import server, truth
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, TIME_ZONE, populate
-from stkpi import ingest, ledger, marts, warehouse
+from stkpi import warehouse
 from stkpi.errors import UserError
+from stkpi.ingest import run as ingest
+from stkpi.ingest import state
+from stkpi.marts import build as marts
 from stkpi.servicetitan import client
 from stkpi.servicetitan.entities import ENTITIES
 
@@ -155,15 +158,15 @@ def test_a_deleted_month_is_noticed_and_read_again(sandbox, use):
     use(sandbox)
     ingest.run("jobs")
     with warehouse.connect() as target:
-        count = ledger.stored(target, ENTITIES["jobs"])
+        count = state.stored(target, ENTITIES["jobs"])
         target.execute(
             "DELETE FROM st_raw_v2.raw_jobs"
             " WHERE createdOn >= TIMESTAMP '2025-03-01' AND createdOn < TIMESTAMP '2025-04-01'"
         )
-        assert ledger.stored(target, ENTITIES["jobs"]) < count
+        assert state.stored(target, ENTITIES["jobs"]) < count
     assert ingest.run("jobs").status == "ok"
     with warehouse.connect() as target:
-        assert ledger.stored(target, ENTITIES["jobs"]) == count
+        assert state.stored(target, ENTITIES["jobs"]) == count
 
 
 def test_a_backfill_loads_its_days_and_leaves_the_watermark(sandbox, use):
@@ -173,7 +176,7 @@ def test_a_backfill_loads_its_days_and_leaves_the_watermark(sandbox, use):
     with warehouse.connect() as target:
         days = target.query("SELECT DISTINCT DATE(createdOn, 'America/Phoenix') AS day FROM st_raw_v2.raw_invoices")
         assert list(days["day"]) == [date(2025, 8, 18)]
-        assert ledger.state(target, ENTITIES["invoices"]) == ledger.State()
+        assert state.read_state(target, ENTITIES["invoices"]) == state.State()
 
 
 @pytest.mark.parametrize(

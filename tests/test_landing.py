@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from isal import igzip
 
-from stkpi import landing
+from stkpi.ingest import landing
 from stkpi.servicetitan.client import Page, RequestFailed
 
 

@@ -16,7 +16,11 @@ import requests
 
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
-from stkpi import ingest, load, marts, repair, warehouse
+from stkpi import warehouse
+from stkpi.ingest import load
+from stkpi.ingest import run as ingest
+from stkpi.marts import build as marts
+from stkpi.marts import invoice_repair as repair
 from stkpi.servicetitan.client import Page
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.servicetitan.windows import Window

@@ -11,10 +11,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stkpi import __main__, marts, runner, warehouse
+from stkpi import __main__, warehouse
 from stkpi.errors import UserError
-from stkpi.reconcile import exports, night, observed, readings
-from stkpi.reconcile.observed import Observation
+from stkpi.marts import build as marts
+from stkpi.reconcile import exports
+from stkpi.reconcile.observations import fetch as readings
+from stkpi.reconcile.observations import ledger as observed
+from stkpi.reconcile.observations import report as night
+from stkpi.reconcile.observations.ledger import Observation
+from stkpi.runs import runner
 
 MONDAY, SUNDAY = date(2025, 8, 18), date(2025, 8, 24)
 REPORT = "report:business-unit-dashboard/1002"

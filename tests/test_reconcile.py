@@ -18,15 +18,17 @@ from exported import COLLECTIONS, JOB_COST, LEADS, RECEIVABLES, WBR, Row, report
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, TIME_ZONE
 from sandbox.truth import Books, Job, opportunity_instant, read
-from stkpi import marts, pages, settings, warehouse
+from stkpi import settings, warehouse
 from stkpi.__main__ import main
 from stkpi.errors import UserError
-from stkpi.reconcile import exports, present
+from stkpi.marts import build as marts
+from stkpi.reconcile import exports, render
 from stkpi.reconcile.compare import Window, compare
+from stkpi.reconcile.comparisons import COMPARISONS
 from stkpi.reconcile.exports import Export
-from stkpi.reconcile.kpis import COMPARISONS
 from stkpi.reconcile.pull import parameters, pull
 from stkpi.reconcile.reasons import DIFFERENT, HERE, IDENTICAL, REASONS, THERE
+from stkpi.reporting import pages
 from stkpi.servicetitan.client import Client
 from stkpi.warehouse.duckdb import DuckDBWarehouse
 
@@ -464,7 +466,7 @@ def test_the_year_that_was_mistaken(company, target, tmp_path):
     assert [(step.reason, step.change) for step in result.steps] == [("asked_dates", 28)]
     assert result.residual == 0
     assert not result.matches
-    assert present.sentence(result) == (
+    assert render.sentence(result) == (
         "ServiceTitan has 96 leads, we have 124: the export covers Aug 18 to Aug 24, 2025, but Aug 18 to Aug 24, 2024 "
         "was asked for; on the export's own days we have also 96 (Phoenix-Sales)."
     )
@@ -482,7 +484,7 @@ def test_the_old_dashboard_counted_only_what_was_sold(company, target):
         last_day=date(2025, 8, 24),
     )
     assert (result.theirs, result.ours) == (31, 96)
-    assert present.sentence(result) == (
+    assert render.sentence(result) == (
         "ServiceTitan has 31 leads, we have 96 (Phoenix-Sales, Aug 18 to Aug 24, 2025): "
         "66 jobs only here, not sold (+65)."
     )
@@ -492,7 +494,7 @@ def test_the_units_are_those_that_the_export_names(company, target, tmp_path):
     result = compare(exports.read(leads_file(company, tmp_path)), target)
     assert result.business_units == (SALES,)
     assert result.matches
-    assert present.sentence(result) == (
+    assert render.sentence(result) == (
         "ServiceTitan and we have the same leads, 96 (Phoenix-Sales, Aug 18 to Aug 24, 2025): all 97 jobs are the same."
     )
 
@@ -598,15 +600,15 @@ def test_a_tolerance_of_a_column(company, target):
 def test_names_are_masked_unless_asked_for(company, target, tmp_path):
     result = compare(exports.read(leads_file(company, tmp_path)), target)
     name = next(name for name in result.rows["customer_name"] if name)
-    own = present.write(result, tmp_path / "out")
+    own = render.write(result, tmp_path / "out")
     masked = (own / "rows.csv").read_text()
     assert len(masked.splitlines()) == 98
     assert not [one for one in result.rows["customer_name"].dropna() if one in masked]
-    assert name in present.rows_table(result, differing=False, names=True)["customer"].tolist()
+    assert name in render.rows_table(result, differing=False, names=True)["customer"].tolist()
     told = json.loads((own / "result.json").read_text())
     assert (told["theirs"], told["ours"], told["residual"], told["matches"]) == ("96", "96", "0", True)
     assert told["window"] == ["2025-08-18", "2025-08-24"]
-    assert name not in (own / "result.json").read_text() + present.text(result)
+    assert name not in (own / "result.json").read_text() + render.text(result)
 
 
 @pytest.mark.parametrize(
@@ -619,7 +621,7 @@ def test_names_are_masked_unless_asked_for(company, target, tmp_path):
     ],
 )
 def test_figures(value, kind, figure, change):
-    assert (present.figure(value, kind), present.change(value, kind)) == (figure, change)
+    assert (render.figure(value, kind), render.change(value, kind)) == (figure, change)
 
 
 def test_a_saved_report_is_run_and_matches(healthy, sandbox):

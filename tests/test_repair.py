@@ -9,12 +9,15 @@ import pytest
 from zetasql_judge import Judge, Row
 
 from sandbox import legacy
-from stkpi import ingest, ledger, repair, warehouse
+from stkpi import warehouse
 from stkpi.errors import UserError
-from stkpi.load import raw_table
+from stkpi.ingest import run as ingest
+from stkpi.ingest import state
+from stkpi.ingest.load import raw_table
+from stkpi.marts import invoice_repair as repair
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.warehouse.duckdb import DuckDBWarehouse
-from stkpi.warehouse.tables import create_sql
+from stkpi.warehouse.schema import create_sql
 
 CREATED = datetime(2024, 3, 5, 12, tzinfo=UTC)
 BOUNDS = {"start": datetime(2024, 1, 1, tzinfo=UTC), "end": datetime(2025, 1, 1, tzinfo=UTC)}
@@ -201,7 +204,7 @@ CASES = {
 def judge() -> Judge:
     """GoogleSQL's analyzer, knowing what a repair reads and writes."""
     judge = Judge()
-    for table in (*(raw_table(ENTITIES[name]) for name in ("invoices", "jobs")), *ledger.TABLES):
+    for table in (*(raw_table(ENTITIES[name]) for name in ("invoices", "jobs")), *state.TABLES):
         judge.declare_ddl(create_sql(table))
     return judge
 

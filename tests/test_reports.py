@@ -9,7 +9,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from stkpi import pages, reports
+from stkpi.reporting import figures as reports
+from stkpi.reporting import pages
 
 AUG_18, AUG_25 = date(2025, 8, 18), date(2025, 8, 25)
 NONE = {**dict.fromkeys(reports.SUMS, Decimal(0)), "success_rate": None, "gpm": None, "warranty_rate": None}

@@ -14,8 +14,8 @@ import requests
 import yaml
 from filelock import FileLock
 
-from stkpi import demo, runner
 from stkpi.errors import UserError
+from stkpi.runs import runner, sandbox_process
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 STEPS = [
@@ -66,7 +66,7 @@ def night(tmp_path_factory):
 
 COMMAND = """
 import sys, pathlib
-from stkpi import runner
+from stkpi.runs import runner
 runner.RUNS = pathlib.Path(sys.argv.pop(1))
 sys.exit(runner.main())
 """
@@ -196,8 +196,8 @@ def test_a_stopped_run_is_marked_and_leaves_no_kernel(tmp_path, number):
 
 WITHIN = """
 import os, time
-from stkpi import demo
-with demo.tenant() as sandbox:
+from stkpi.runs import sandbox_process
+with sandbox_process.tenant() as sandbox:
     print(sandbox, os.environ["ST_API_URL"], os.environ["AS_OF"], flush=True)
     time.sleep(60)
 """
@@ -226,7 +226,7 @@ def test_without_credentials_a_sandbox_serves_as_long_as_its_command_lives():
 
 
 def test_with_credentials_no_sandbox_is_started():
-    with demo.tenant() as sandbox:
+    with sandbox_process.tenant() as sandbox:
         assert sandbox is False
 
 

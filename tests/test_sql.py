@@ -20,16 +20,21 @@ import pytest
 import yaml
 from zetasql_judge import LANDING, OWNED, Columns, Judge, Rejected, Row, of_this_project
 
-from stkpi import increment, ledger, marts
-from stkpi import load as loading
-from stkpi.reconcile import cube, definitions, observed, readings
-from stkpi.reconcile.kpis import COMPARISONS
+from stkpi.ingest import load as loading
+from stkpi.ingest import state
+from stkpi.marts import build as marts
+from stkpi.marts import increment
+from stkpi.reconcile.comparisons import COMPARISONS
+from stkpi.reconcile.definitions import evaluate as cube
+from stkpi.reconcile.definitions import space as definitions
+from stkpi.reconcile.observations import fetch as readings
+from stkpi.reconcile.observations import ledger as observed
 from stkpi.servicetitan import entities
-from stkpi.warehouse.googlesql import to_duckdb
-from stkpi.warehouse.tables import create_sql
+from stkpi.warehouse.dialect import to_duckdb
+from stkpi.warehouse.schema import create_sql
 
 CASES = Path(__file__).parent / "cases"
-[ROOTS] = [table for table in ledger.TABLES if table.name == "st_ref_v2.roots"]  # reads itself: it must be there
+[ROOTS] = [table for table in state.TABLES if table.name == "st_ref_v2.roots"]  # reads itself: it must be there
 PARAMETERS = marts.PARAMETERS
 MARTS = {mart.name: mart for mart in marts.all_marts()}
 CHECKS = sorted((marts.SQL / "checks").glob("*.sql"))

@@ -18,9 +18,13 @@ from sandbox import server
 from sandbox.store import Store
 from sandbox.tenant import populate
 from stkpi import __main__ as command
-from stkpi import ingest, marts, runner, validation, warehouse
+from stkpi import warehouse
 from stkpi.errors import UserError
+from stkpi.ingest import run as ingest
+from stkpi.marts import build as marts
+from stkpi.runs import runner
 from stkpi.validation import checks, series, suites
+from stkpi.validation import run as validation
 from stkpi.validation.checks import Measure, Rule
 
 ROOT = Path(__file__).parents[1]

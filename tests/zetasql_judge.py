@@ -24,9 +24,10 @@ from zetasql.wasi._pb2.zetasql.proto import options_pb2, simple_catalog_pb2
 from zetasql.wasi._pb2.zetasql.public import options_pb2 as public_options
 from zetasql.wasi._pb2.zetasql.public import type_pb2, value_pb2
 
-from stkpi import ledger, load, marts
+from stkpi.ingest import load, state
+from stkpi.marts import build as marts
 from stkpi.servicetitan import entities
-from stkpi.warehouse.tables import create_sql
+from stkpi.warehouse.schema import create_sql
 
 Columns = tuple[tuple[str, str], ...]  # name, type
 Row = dict[str, Any]
@@ -165,7 +166,7 @@ def of_this_project() -> Judge:
     for table, columns in OWNED.items():
         judge.declare(table, columns)
     judge.declare(LANDING, tuple((field.name, field.type) for field in entities.LANDING))
-    for table in ledger.TABLES:
+    for table in state.TABLES:
         judge.declare_ddl(create_sql(table))
     for mart in marts.all_marts():
         judge.declare(mart.name, judge.analyze(mart.sql, marts.PARAMETERS))

@@ -8,10 +8,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from stkpi import demo, ingest, marts, repair, settings, validation
+from stkpi import settings
 from stkpi.errors import UserError, WarehouseError
+from stkpi.ingest import run as ingest
+from stkpi.marts import build as marts
+from stkpi.marts import invoice_repair as repair
 from stkpi.reconcile import command as reconcile
-from stkpi.reconcile import night, present, pull
+from stkpi.reconcile import pull, render
+from stkpi.reconcile.observations import report as night
+from stkpi.runs import sandbox_process
+from stkpi.validation import run as validation
 
 
 def _ingest(options: argparse.Namespace) -> int:
@@ -53,17 +59,17 @@ def _validate(options: argparse.Namespace) -> int:
 
 def _reconcile(options: argparse.Namespace) -> int:
     pulled = options.export.startswith(pull.PREFIX)
-    with demo.tenant() if pulled else nullcontext():
+    with sandbox_process.tenant() if pulled else nullcontext():
         result = reconcile.run(options.export, options.kpi, options.unit, options.first, options.last)
-    print(present.text(result))
+    print(render.text(result))
     if not result.matches:
-        folder = present.write(result, options.out, names=options.names)
+        folder = render.write(result, options.out, names=options.names)
         print(f"Row by row: {folder / 'rows.csv'}")
     return 0 if result.matches else 1
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from stkpi import doctor  # noqa: PLC0415 - with Google's client, which costs every other command half a second
+    from stkpi.runs import doctor  # noqa: PLC0415 - with Google's client, which costs every other command half a second
 
     todo = 0
     for finding in doctor.examine(settings.load()):
@@ -171,7 +177,7 @@ def main() -> int:
     try:
         if not options.tenant:
             return options.run(options)
-        with demo.tenant():
+        with sandbox_process.tenant():
             return options.run(options)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -14,9 +14,10 @@ from decimal import Decimal
 
 import pandas as pd
 
-from stkpi import marts, settings, warehouse
+from stkpi import settings, warehouse
 from stkpi.errors import UserError
-from stkpi.reconcile.present import mask
+from stkpi.marts import build as marts
+from stkpi.reconcile.render import mask
 from stkpi.servicetitan import windows
 
 OBSERVED = settings.ROOT / "expectations" / "observed.csv"

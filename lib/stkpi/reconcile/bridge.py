@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import pandas as pd
 
-from stkpi.reconcile.kpis import Comparison
+from stkpi.reconcile.comparisons import Comparison
 from stkpi.reconcile.reasons import DIFFERENT, HERE, IDENTICAL, THERE
 
 _ORDER = (THERE, DIFFERENT, HERE)

@@ -16,11 +16,13 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 
-from stkpi import marts, settings
+from stkpi import settings
 from stkpi.errors import UserError
-from stkpi.reconcile import bridge, kpis
+from stkpi.marts import build as marts
+from stkpi.reconcile import bridge
+from stkpi.reconcile import comparisons as kpis
+from stkpi.reconcile.comparisons import Column, Comparison
 from stkpi.reconcile.exports import Export, number
-from stkpi.reconcile.kpis import Column, Comparison
 from stkpi.reconcile.reasons import DIFFERENT, HERE, IDENTICAL, THERE, Frame, explain
 from stkpi.warehouse import Warehouse
 

@@ -15,7 +15,7 @@ from datetime import date, datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from stkpi.reconcile.kpis import Comparison
+from stkpi.reconcile.comparisons import Comparison
 
 IDENTICAL, THERE, HERE, DIFFERENT = "identical", "only there", "only here", "different amount"
 SIDES = (IDENTICAL, THERE, HERE, DIFFERENT)

@@ -38,8 +38,9 @@ from google.cloud.bigquery import DEFAULT_RETRY, LoadJobConfig, QueryJobConfig, 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from stkpi.errors import UserError, WarehouseError
-from stkpi.warehouse import DATASETS, STAGE_DAYS, Usage, parts
-from stkpi.warehouse.tables import Columns
+from stkpi.warehouse import chunks
+from stkpi.warehouse.protocol import DATASETS, STAGE_DAYS, Usage
+from stkpi.warehouse.schema import Columns
 
 T = TypeVar("T")
 Job = bigquery.QueryJob | bigquery.LoadJob
@@ -236,10 +237,10 @@ class BigQueryWarehouse:
         )
         seed = f"{PREFIX}{made.table_id}-{made.created.timestamp() * 1000:.0f}"
 
-        def load(part: parts.Part) -> None:
+        def load(part: chunks.Part) -> None:
             self._load_part(table, part, config, seed, stand_in)
 
-        pieces = parts.read(path)
+        pieces = chunks.read(path)
         while batch := list(islice(pieces, THREADS)):
             list(self._pool.map(load, batch))
         rows = self._client.get_table(made.reference, retry=self._retry).num_rows
@@ -356,7 +357,7 @@ class BigQueryWarehouse:
     def _load_part(
         self,
         table: str,
-        part: parts.Part,
+        part: chunks.Part,
         config: LoadJobConfig,
         seed: str,
         stand_in: Callable[[bytes, str], bytes] | None,

@@ -14,9 +14,10 @@ import duckdb
 import pandas as pd
 
 from stkpi.errors import UserError
-from stkpi.warehouse import DATASETS, parts
-from stkpi.warehouse.googlesql import to_duckdb
-from stkpi.warehouse.tables import Columns
+from stkpi.warehouse import chunks
+from stkpi.warehouse.dialect import to_duckdb
+from stkpi.warehouse.protocol import DATASETS
+from stkpi.warehouse.schema import Columns
 
 # What does not fit spills to disk beside the warehouse: a large backfill must not need a large machine.
 _CONFIG = {"memory_limit": "350MB", "preserve_insertion_order": "false"}
@@ -115,7 +116,7 @@ class DuckDBWarehouse:
             except duckdb.InvalidInputException as error:
                 if not stand_in or "maximum_object_size" not in str(error):
                     raise
-                small = parts.without_large(path, MAX_LINE, stand_in)
+                small = chunks.without_large(path, MAX_LINE, stand_in)
                 session.execute(insert, {"path": str(small)})
                 small.unlink()
             return session.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]

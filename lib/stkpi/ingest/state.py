@@ -13,7 +13,7 @@ from stkpi.errors import UserError
 from stkpi.servicetitan.entities import Entity
 from stkpi.servicetitan.windows import Window
 from stkpi.warehouse import Warehouse
-from stkpi.warehouse.tables import Column, Table
+from stkpi.warehouse.schema import Column, Table
 
 
 def _table(name: str, description: str, columns: str, **stored: Any) -> Table:
@@ -81,7 +81,7 @@ def claim(target: Warehouse, tenant: str) -> None:
         )
 
 
-def state(target: Warehouse, entity: Entity) -> State:
+def read_state(target: Warehouse, entity: Entity) -> State:
     """The state of an entity; empty where it was never read."""
     rows = target.query("SELECT watermark, cycle FROM st_logs_v2.sync_state WHERE entity = @entity", entity=entity.name)
     if rows.empty:
@@ -123,7 +123,7 @@ WHERE reached IS NOT NULL""",
         reading=cycle or run_id,
     )
     found = rows["watermark"].dropna()
-    marks = [state(target, entity).watermark, *(mark.to_pydatetime() for mark in found)]
+    marks = [read_state(target, entity).watermark, *(mark.to_pydatetime() for mark in found)]
     set_state(target, entity, run_id, State(max(filter(None, marks), default=None)))
 
 

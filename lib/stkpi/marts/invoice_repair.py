@@ -17,8 +17,10 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from stkpi import ledger, marts, settings, warehouse
+from stkpi import settings, warehouse
 from stkpi.errors import UserError
+from stkpi.ingest import state
+from stkpi.marts import build as marts
 from stkpi.servicetitan import windows
 from stkpi.servicetitan.entities import ENTITIES, METADATA
 from stkpi.servicetitan.windows import Window
@@ -95,7 +97,7 @@ def run(dry_run: bool = True, window_start: str = "", window_end: str = "") -> R
         target.execute(f"CREATE OR REPLACE TABLE {LINKS} AS\n{links_sql(table)}", **bounds)
         links = target.query(f"SELECT * FROM {LINKS} ORDER BY created_on, invoice_id")
         if not dry_run:
-            warehouse.ensure(target, ledger.TABLES)
+            warehouse.ensure(target, state.TABLES)
         statements = [statement.format(table=table) for statement in STATEMENTS]
         note = [] if dry_run else [NOTE]
         target.transaction(*note, *statements, **bounds, now=datetime.now(UTC))
@@ -167,7 +169,7 @@ WHERE {_IN_WINDOW} AND (_key IS NULL OR _hash IS NULL)"""
 NOTE = f"""INSERT INTO st_logs_v2.ingestion_logs (
   run_id, entity, mode, status, fetched, loaded, quarantined, changed, finished_at, oldest
 )
-SELECT 'repair', 'invoices', 'repair', '{ledger.REPAIRED}', 0, 0, 0, COUNT(*), @now, MIN(createdOn)
+SELECT 'repair', 'invoices', 'repair', '{state.REPAIRED}', 0, 0, 0, COUNT(*), @now, MIN(createdOn)
 FROM {INVOICES.table}
 WHERE {_IN_WINDOW} AND (_key IS NULL OR id IN (SELECT invoice_id FROM {LINKS} WHERE changes))
 HAVING COUNT(*) > 0"""

@@ -20,13 +20,14 @@ from typing import Any
 
 import pandas as pd
 
-from stkpi import marts, settings
+from stkpi import settings
 from stkpi.errors import UserError
-from stkpi.reconcile import present
-from stkpi.reconcile.cube import Number
-from stkpi.reconcile.kpis import COMPARISONS
+from stkpi.marts import build as marts
+from stkpi.reconcile import render
+from stkpi.reconcile.comparisons import COMPARISONS
+from stkpi.reconcile.definitions.evaluate import Number
 from stkpi.warehouse import Warehouse, ensure
-from stkpi.warehouse.tables import Column, Table
+from stkpi.warehouse.schema import Column, Table
 
 FILE = settings.ROOT / "expectations" / "observed.csv"
 SOURCES = ("api report", "export file", "screen", "said")
@@ -266,8 +267,8 @@ def _checked(
         return Checked(one, given, MATCHED)
     why = "we have none: nothing happened"
     if given is not None:
-        difference = present.change(Fraction(given - one.value), one.kind)
-        why = f"we have {present.figure(Fraction(given), one.kind)}, {difference}"
+        difference = render.change(Fraction(given - one.value), one.kind)
+        why = f"we have {render.figure(Fraction(given), one.kind)}, {difference}"
     if one.source != API:
         return Checked(one, given, UNMATCHED, why, one.status == MATCHED or _said(one) in before.get(one.id, ()))
     # ServiceTitan's own number of a past week moves, too: an old reading says nothing until it is read anew.

@@ -16,10 +16,10 @@ import pandas as pd
 
 from stkpi import settings
 from stkpi.errors import UserError
-from stkpi.reconcile import shapley
-from stkpi.reconcile.cube import Candidates, Number, Period, load, values
-from stkpi.reconcile.definitions import Space, as_sql, read_space
-from stkpi.reconcile.kpis import COMPARISONS
+from stkpi.reconcile.comparisons import COMPARISONS
+from stkpi.reconcile.definitions import shapley
+from stkpi.reconcile.definitions.evaluate import Candidates, Number, Period, load, values
+from stkpi.reconcile.definitions.space import Space, as_sql, read_space
 from stkpi.warehouse import Warehouse
 
 NUMBERS_NEEDED = 4

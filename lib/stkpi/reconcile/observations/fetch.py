@@ -9,11 +9,12 @@ from decimal import Decimal
 import pandas as pd
 
 from stkpi.errors import UserError
-from stkpi.reconcile import finder, kpis
+from stkpi.reconcile import comparisons as kpis
+from stkpi.reconcile.definitions import find as finder
 from stkpi.reconcile.exports import Export
-from stkpi.reconcile.observed import API, OPEN, Checked, Observation
+from stkpi.reconcile.observations.ledger import API, OPEN, Checked, Observation
 from stkpi.warehouse import Warehouse, ensure
-from stkpi.warehouse.tables import Column, Table
+from stkpi.warehouse.schema import Column, Table
 
 TABLE = Table(
     "st_logs_v2.report_columns",

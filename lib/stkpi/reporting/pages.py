@@ -11,7 +11,7 @@ import nbformat
 from nbconvert.exporters import HTMLExporter
 from traitlets.config import Config
 
-from stkpi.reports import RECORD_MIME
+from stkpi.reporting.figures import RECORD_MIME
 
 HERE = Path(__file__).parent
 # Error markers are papermill's; the page says the error at its top instead.

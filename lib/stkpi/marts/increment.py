@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from stkpi import ledger, settings
+from stkpi import settings
+from stkpi.ingest import state
 from stkpi.warehouse import Warehouse, ensure
 
 BUILDS = "st_logs_v2.builds"
@@ -62,7 +63,7 @@ def plan(target: Warehouse, selects: Mapping[str, str], given: Mapping[str, Any]
 
     selects: the SELECT of each mart by its table; given: the values of @time_zone, @first_day and @as_of
     """
-    ensure(target, ledger.TABLES)
+    ensure(target, state.TABLES)
     if full:
         return Plan("full", "as asked")
     lines = target.query(

@@ -19,8 +19,9 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from stkpi import increment, settings, warehouse
+from stkpi import settings, warehouse
 from stkpi.errors import UserError
+from stkpi.marts import increment
 from stkpi.servicetitan import windows
 
 SQL = settings.ROOT / "sql"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stkpi.reconcile.definitions import PLACING, TENANT_ZONE, Space, bounds, candidates_sql
+from stkpi.reconcile.definitions.space import PLACING, TENANT_ZONE, Space, bounds, candidates_sql
 from stkpi.warehouse import Warehouse
 
 SCALE = 10_000  # money and weights as whole ten-thousandths: their sums are exact in a float64

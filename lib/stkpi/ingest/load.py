@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from stkpi import landing, log
+from stkpi import log
+from stkpi.ingest import landing
 from stkpi.servicetitan.client import Page
 from stkpi.servicetitan.entities import LANDING, METADATA, Entity, projection_sql
 from stkpi.servicetitan.windows import Window
 from stkpi.warehouse import Warehouse
-from stkpi.warehouse.tables import Column, Table
+from stkpi.warehouse.schema import Column, Table
 
 DESCRIPTIONS = {
     "_key": "The id as text; for rows without one a digest and an ordinal",

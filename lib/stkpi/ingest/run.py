@@ -24,10 +24,11 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 from tqdm import tqdm
 
-from stkpi import ledger, log, settings, warehouse
+from stkpi import log, settings, warehouse
 from stkpi.errors import UserError, WarehouseError
-from stkpi.ledger import State
-from stkpi.load import Read, load, raw_table
+from stkpi.ingest import state
+from stkpi.ingest.load import Read, load, raw_table
+from stkpi.ingest.state import State
 from stkpi.servicetitan import windows
 from stkpi.servicetitan.client import MAX_PAGE_SIZE, PAGE_SIZE, Client, Page, RequestFailed
 from stkpi.servicetitan.entities import Entity, select
@@ -97,8 +98,8 @@ def run(entities: str = "all", mode: str = "incremental", window_start: str = ""
     folder = config.warehouse.with_suffix(".landing")
     stopping = threading.Event()
     with warehouse.connect(config) as target:
-        warehouse.ensure(target, (*ledger.TABLES, *map(raw_table, chosen)))
-        ledger.claim(target, config.st_tenant_id)
+        warehouse.ensure(target, (*state.TABLES, *map(raw_table, chosen)))
+        state.claim(target, config.st_tenant_id)
 
         def ingest(entity: Entity) -> EntityResult:
             zone = ZoneInfo(config.time_zone)
@@ -118,8 +119,8 @@ def status() -> pd.DataFrame:
     """One row per entity: last read, watermark, lag, rows in quarantine. Raises UserError before the first ingest."""
     config = settings.load()
     with warehouse.connect(config) as target:
-        warehouse.ensure(target, ledger.TABLES)
-        found = ledger.status(target)
+        warehouse.ensure(target, state.TABLES)
+        found = state.status(target)
     if found.empty:
         raise UserError("Nothing was ingested yet: run `make nightly` first.")
     return found
@@ -266,23 +267,23 @@ class _Task:
 
     def result(self, error: str | None, seconds: float) -> EntityResult:
         """What came of it."""
-        state = "failed"
+        status = "failed"
         if error:
             where = f" at {self.in_hand}" if self.in_hand else ""
             error = f"{error}. Nothing is lost: the next run resumes{where}."
         elif self.short:
-            state, error = "partial", f"ServiceTitan gave fewer rows than it counts for {', '.join(self.short)}."
+            status, error = "partial", f"ServiceTitan gave fewer rows than it counts for {', '.join(self.short)}."
         elif self.mode != "window" and (self.in_warehouse or 0) < (self.in_servicetitan or 0):
-            state = "partial"
+            status = "partial"
             error = f"The warehouse has {self.in_warehouse:,} rows, ServiceTitan counts {self.in_servicetitan:,}."
         elif self.counts["quarantined"]:
-            state = "partial"
+            status = "partial"
             error = f"{self.counts['quarantined']} rows are in quarantine: see the reasons in st_logs_v2.quarantine."
         else:
-            state = "ok"
+            status = "ok"
         return EntityResult(
             entity=self.entity.name,
-            status=state,
+            status=status,
             windows=self.windows,
             **self.counts,
             in_warehouse=self.in_warehouse,
@@ -314,40 +315,40 @@ def _guarded(task: _Task) -> EntityResult:
 
 
 def _ingest(task: _Task) -> None:
-    entity, state = task.entity, ledger.state(task.target, task.entity)
+    entity, last = task.entity, state.read_state(task.target, task.entity)
     if entity.incremental == "whole":
         task.read_list({})
-        ledger.advance(task.target, entity, task.run_id)
+        state.advance(task.target, entity, task.run_id)
         return
     if task.mode == "window":
         for window in task.tiles(*_instants(task)):
             task.read_window(window)
-    elif task.mode == "full" or state.watermark is None:
-        _read_everything(task, state)
+    elif task.mode == "full" or last.watermark is None:
+        _read_everything(task, last)
     else:
         {"feed": _read_feed, "modified": _read_modified, "slices": _read_slices}[entity.incremental](
-            task, state.watermark
+            task, last.watermark
         )
-        ledger.advance(task.target, entity, task.run_id)
+        state.advance(task.target, entity, task.run_id)
     _close_gaps(task)
 
 
-def _read_everything(task: _Task, state: State) -> None:
+def _read_everything(task: _Task, last: State) -> None:
     """All windows of the history that the open cycle has not read yet."""
     span = task.history()
     if span is None:
         return
-    cycle = state.cycle or task.run_id
-    ledger.set_state(task.target, task.entity, task.run_id, State(state.watermark, cycle))
-    task.done = ledger.windows_done(task.target, task.entity, cycle)
+    cycle = last.cycle or task.run_id
+    state.set_state(task.target, task.entity, task.run_id, State(last.watermark, cycle))
+    task.done = state.windows_done(task.target, task.entity, cycle)
     for window in task.tiles(*span):
         task.read_window(window, cycle)
     if task.short:
         return  # the cycle stays open: the next run reads what is missing
-    if state.watermark is None:
-        ledger.advance(task.target, task.entity, task.run_id, cycle)
+    if last.watermark is None:
+        state.advance(task.target, task.entity, task.run_id, cycle)
     else:  # reading the past again says nothing about what changed since the watermark
-        ledger.set_state(task.target, task.entity, task.run_id, State(state.watermark))
+        state.set_state(task.target, task.entity, task.run_id, State(last.watermark))
 
 
 def _read_feed(task: _Task, watermark: datetime) -> None:
@@ -389,15 +390,15 @@ def _read_slices(task: _Task, watermark: datetime) -> None:
 def _close_gaps(task: _Task) -> None:
     """Compare the warehouse with the server's own count, and read again the windows that lack rows."""
     task.in_servicetitan = task.total()
-    task.in_warehouse = ledger.stored(task.target, task.entity)
+    task.in_warehouse = state.stored(task.target, task.entity)
     if task.in_warehouse >= task.in_servicetitan or task.mode == "window" or not (span := task.history()):
         return
     for window in task.tiles(*span):
-        missing = task.total(window) - ledger.stored(task.target, task.entity, window)
+        missing = task.total(window) - state.stored(task.target, task.entity, window)
         if missing > 0:
             log.event("gap", entity=task.entity.name, window=str(window), missing=missing)
             task.read_window(window)
-    task.in_warehouse = ledger.stored(task.target, task.entity)
+    task.in_warehouse = state.stored(task.target, task.entity)
 
 
 def _instants(task: _Task) -> tuple[datetime, datetime]:

@@ -1,7 +1,7 @@
 """One GitHub issue while the nights are red, opened, kept up to date and closed; and a word on Slack.
 
-`python -m stkpi.alerts --exit-code N --link URL`, after the night: needs GITHUB_TOKEN and GITHUB_REPOSITORY; posts to
-Slack where SLACK_WEBHOOK is set. Exit codes: 0 told, or nothing to tell; 1 not told; 2 wrong use.
+`python -m stkpi.runs.alerts --exit-code N --link URL`, after the night: needs GITHUB_TOKEN and GITHUB_REPOSITORY;
+posts to Slack where SLACK_WEBHOOK is set. Exit codes: 0 told, or nothing to tell; 1 not told; 2 wrong use.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def post(webhook: str, news: News, night: Night, link: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m stkpi.alerts", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m stkpi.runs.alerts", description=__doc__.splitlines()[0])
     parser.add_argument("--exit-code", type=int, required=True, help="that of the night")
     parser.add_argument("--link", required=True, help="where people find the run")
     parser.add_argument("--runs", type=Path, default=settings.ROOT / "runs", help="the folder of the runs")

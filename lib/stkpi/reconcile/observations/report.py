@@ -14,10 +14,13 @@ import pandas as pd
 
 from stkpi import settings, warehouse
 from stkpi.errors import UserError
-from stkpi.reconcile import finder, observed, present, readings
-from stkpi.reconcile.cube import load, values
-from stkpi.reconcile.finder import Bridge, Finding
-from stkpi.reconcile.observed import API, MATCHED, OPEN, UNMATCHED, Checked, Observation
+from stkpi.reconcile import render
+from stkpi.reconcile.definitions import find as finder
+from stkpi.reconcile.definitions.evaluate import load, values
+from stkpi.reconcile.definitions.find import Bridge, Finding
+from stkpi.reconcile.observations import fetch as readings
+from stkpi.reconcile.observations import ledger as observed
+from stkpi.reconcile.observations.ledger import API, MATCHED, OPEN, UNMATCHED, Checked, Observation
 from stkpi.reconcile.pull import PREFIX, pull
 from stkpi.servicetitan.client import Client
 from stkpi.warehouse import Warehouse
@@ -112,7 +115,7 @@ def span(first: date, last: date) -> str:
 
 def shown(one: Observation, value: Decimal | None) -> str:
     """A value to the last digit that matters; a dash for none."""
-    return "—" if value is None else present.figure(Fraction(value), one.kind)
+    return "—" if value is None else render.figure(Fraction(value), one.kind)
 
 
 # --- the night --------------------------------------------------------------------------------------------------------
@@ -229,7 +232,7 @@ def text(found: Search) -> str:
     if finding.classes:
         parts += ["", *(f"  {row.bits:g} bits: {row.definition}" for row in finding.table().itertuples())]
     if finding.question:
-        expected = present.figure(Fraction(finding.expected), finder.COMPARISONS[found.kpi].kind)
+        expected = render.figure(Fraction(finding.expected), finder.COMPARISONS[found.kpi].kind)
         parts += ["", f"The first of them gives {expected} for {finding.question}."]
     if found.explained:
         parts += ["", *(f"Explained: {explanation(one, way)}" for one, way in found.explained)]
@@ -260,10 +263,9 @@ def verdicts(found: Sequence[Search]) -> pd.DataFrame:
 def waterfall_steps(one: Observation, way: Bridge) -> list[tuple[str, float, str]]:
     """From the number that somebody saw to ours, as `reports.waterfall` takes it."""
     between = [
-        (f"{name}: not “{why}”", -float(change), present.change(-change, one.kind)) for name, why, change in way.steps
+        (f"{name}: not “{why}”", -float(change), render.change(-change, one.kind)) for name, why, change in way.steps
     ]
     ends = [
-        (name, float(value), present.figure(value, one.kind))
-        for name, value in (("seen", way.end), ("ours", way.start))
+        (name, float(value), render.figure(value, one.kind)) for name, value in (("seen", way.end), ("ours", way.start))
     ]
     return [ends[0], *between, ends[1]]

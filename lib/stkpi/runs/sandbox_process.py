@@ -1,6 +1,7 @@
 """The tenant that commands talk to: the company's own, or the sandbox while no credentials are set.
 
-`python -m stkpi.demo` is the sandbox as a child: it ends with the process that started it, even if that is killed.
+`python -m stkpi.runs.sandbox_process` is the sandbox as a child: it ends with the process that started it, even if that
+is killed.
 """
 
 import os
@@ -33,7 +34,7 @@ def tenant() -> Iterator[bool]:
     before = dict(os.environ)
     wishes = {"SEED": current.sandbox_seed, "SCALE": current.sandbox_scale, "PORT": 0}
     with subprocess.Popen(
-        [sys.executable, "-m", "stkpi.demo"],
+        [sys.executable, "-m", "stkpi.runs.sandbox_process"],
         env=before | {f"SANDBOX_{name}": str(value) for name, value in wishes.items()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
