@@ -1,4 +1,4 @@
-# `make` alone lists the targets. Every target makes .venv from requirements.txt when it is missing or stale.
+# `make` alone lists the targets. Every target creates .venv from requirements.txt when it is missing or out of date.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -6,89 +6,96 @@ BIN := .venv/bin
 READY := .venv/ready
 RUFF := $(BIN)/ruff --config lib/pyproject.toml
 
-# Images of Python often forbid bytecode: each kernel of a night would compile the project anew.
+# Python images often turn bytecode off. Then each kernel of a night would compile the whole project again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help nightly test soak lab check format sandbox ingest backfill rebuild repair validate reconcile find observe status doctor bench bench-increment bench-finder lock clean
+.PHONY: help nightly test soak lab check format sandbox ingest backfill rebuild repair validate reconcile observe find adopt sql status doctor bench bench-increment bench-finder lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.txt lib/pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: install it, then say which one: make PYTHON=python3.12 …"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed. Install it, then name it: make PYTHON=python3.12 nightly"; exit 2; }
 	@echo "Setting up .venv (once; about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
 	@touch $@
 
-nightly: $(READY) ## ingest, build the KPIs, write the reports to runs/
+nightly: $(READY) ## read ServiceTitan, build the KPIs, check them, write the reports to runs/
 	@$(BIN)/python -m stkpi.runner notebooks/nightly.yml
 
-test: $(READY) ## what must hold, in less than five minutes, notebooks included
+test: $(READY) ## every behavior, notebooks included, in less than five minutes
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not soak" tests
 
-soak: $(READY) ## the long proofs: damages, kills, night after night, a night on BigQuery, a company of full size
+soak: $(READY) ## the long tests: damaged tables, killed runs, many nights, BigQuery, a full-size company
 	@$(BIN)/python -m pytest -q -n 2 -m soak tests
 
-lab: $(READY) ## explore the notebooks in JupyterLab
+lab: $(READY) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
 
-check: $(READY) ## lint, format, notebooks without outputs
+check: $(READY) ## lint, format, types, notebooks without outputs
 	@$(RUFF) check lib tests notebooks
 	@$(RUFF) format --check lib tests notebooks
 	@$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+	@$(BIN)/mypy --config-file lib/pyproject.toml
 
-format: $(READY) ## mend what `make check` finds, where a machine can
+format: $(READY) ## fix what `make check` finds, where a machine can
 	@$(RUFF) check --fix lib tests notebooks
 	@$(RUFF) format lib tests notebooks
 	@$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
-sandbox: $(READY) ## serve a made-up company over the ServiceTitan API until interrupted
+sandbox: $(READY) ## serve a made-up company over the ServiceTitan API until you press Ctrl-C
 	@$(BIN)/python -m sandbox
 
-ingest: $(READY) ## what changed since the last ingest; ENTITIES=jobs,invoices
+ingest: $(READY) ## read what changed since the last ingest; ENTITIES=jobs,invoices
 	@$(BIN)/python -m stkpi ingest --entities "$(or $(ENTITIES),all)"
 
-backfill: $(READY) ## one entity again; ENTITY=invoices FROM=2025-08-01 TO=2025-08-31 (both included)
+backfill: $(READY) ## read one entity again; ENTITY=invoices FROM=2025-08-01 TO=2025-08-31 (both days included)
 	@$(BIN)/python -m stkpi backfill --entity "$(ENTITY)" --from "$(FROM)" --to "$(TO)"
 
-rebuild: $(READY) ## all weeks of the KPIs anew, not only those that changed since the last night
+rebuild: $(READY) ## recompute every week of the KPIs, not only the weeks that changed
 	@$(BIN)/python -m stkpi rebuild
 
-repair: $(READY) ## old invoices without a job: link them by evidence; FROM=2024-01-01 TO=2024-12-31 DRY=1 (all may be left out)
+repair: $(READY) ## link old invoices to their jobs by evidence; FROM=2024-01-01 TO=2024-12-31 DRY=1 (all optional)
 	@$(BIN)/python -m stkpi repair --from "$(FROM)" --to "$(TO)" $(if $(DRY),--dry-run)
 
-validate: $(READY) ## every check of the warehouse, one line each, worst first
+validate: $(READY) ## run every check of the warehouse, one line each, worst first
 	@$(BIN)/python -m stkpi validate
 
-reconcile: $(READY) ## why a ServiceTitan export differs; EXPORT=Leads.xlsx KPI= BU= FROM= TO= (all but the first may be left out)
+reconcile: $(READY) ## why a ServiceTitan export differs, row by row; EXPORT=Leads.xlsx KPI= BU= FROM= TO= (all but EXPORT optional)
 	@$(BIN)/python -m stkpi reconcile --export "$(EXPORT)" --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)"
 
-find: $(READY) ## which definition gives the observed numbers; KPI=leads CARELESS=1 (some numbers may be off)
+observe: $(READY) ## note a number that ServiceTitan shows; KPI=leads BU=Phoenix-Sales FROM=8/18/25 TO=8/24/25 VALUE=96 TOLERANCE= SOURCE= REPORT= BY= (optional from TOLERANCE on); UNDO=1 takes the last one back
+	@$(BIN)/python -m stkpi observe --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)" '--value=$(value VALUE)' --tolerance "$(TOLERANCE)" --source "$(or $(SOURCE),screen)" --report "$(REPORT)" --by "$(BY)" $(if $(UNDO),--undo)
+
+find: $(READY) ## which definition gives the noted numbers, and which number to read next; KPI=leads CARELESS=1 (some numbers may be off)
 	@$(BIN)/python -m stkpi find --kpi "$(KPI)" $(if $(CARELESS),--careless)
 
-observe: $(READY) ## note a number that ServiceTitan shows; KPI= BU= FROM= TO= VALUE= TOLERANCE= SOURCE= REPORT= BY= (from TOLERANCE on may be left out)
-	@$(BIN)/python -m stkpi observe --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)" '--value=$(value VALUE)' --tolerance "$(TOLERANCE)" --source "$(or $(SOURCE),screen)" --report "$(REPORT)" --by "$(BY)"
+adopt: $(READY) ## count a KPI by the definition that was found; KPI=leads DEFINITION="status=completed" (optional); UNDO=1 goes back
+	@$(BIN)/python -m stkpi adopt --kpi "$(KPI)" --definition "$(DEFINITION)" $(if $(UNDO),--undo)
+
+sql: $(READY) ## print the SQL of a KPI's definition; KPI=leads DEFINITION="status=completed" (optional)
+	@$(BIN)/python -m stkpi sql --kpi "$(KPI)" --definition "$(DEFINITION)"
 
 status: $(READY) ## per entity: last read, watermark, lag, rows in quarantine
 	@$(BIN)/python -m stkpi status
 
-doctor: $(READY) ## credentials, permissions, datasets, clock, disk: what is missing for a run, and how to get it
+doctor: $(READY) ## what is missing for a run (credentials, permissions, datasets, clock, disk), and how to get it
 	@$(BIN)/python -m stkpi doctor
 
-bench: $(READY) ## rows a second of the sandbox and of the ingest
+bench: $(READY) ## measure rows per second of the sandbox and the ingest
 	@$(BIN)/python tests/bench_sandbox.py
 
-bench-increment: $(READY) ## bytes that a nightly increment of the KPIs reads on BigQuery, by changed weeks and years of history
+bench-increment: $(READY) ## measure what a night reads on BigQuery, by changed weeks and years of history
 	@$(BIN)/python tests/bench_increment.py
 
-bench-finder: $(READY) ## how well and how fast the definition finder finds, on the tenant in the warehouse; BENCH_SEED=2
+bench-finder: $(READY) ## measure how well and how fast definitions are found; BENCH_SEED=2
 	@$(BIN)/python tests/bench_finder.py
 
-lock: $(READY) ## renew the pins of requirements.txt from lib/pyproject.toml
+lock: $(READY) ## update the pins in requirements.txt from lib/pyproject.toml
 	@{ echo "# Pinned by: make lock"; echo "-e ./lib"; $(BIN)/uv pip compile --quiet --upgrade --no-header --extra dev --python-version 3.11 lib/pyproject.toml; } > requirements.new
 	@mv requirements.new requirements.txt
 
-clean: ## remove .venv and caches; runs/ stays
-	@rm -rf .venv .venv-bigquery* lib/*.egg-info lib/build .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv and caches; runs/ and company/ stay
+	@rm -rf .venv .venv-bigquery* lib/*.egg-info lib/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find lib tests -name __pycache__ -prune -exec rm -rf {} +

@@ -18,10 +18,10 @@ from decimal import Decimal
 import numpy as np
 
 from stkpi import settings, warehouse
+from stkpi.kpis.catalog import Kpi, read_catalog
 from stkpi.reconcile.definitions import evaluate as cube
 from stkpi.reconcile.definitions import find as finder
-from stkpi.reconcile.definitions import space as definitions
-from stkpi.reconcile.observations import ledger as observed
+from stkpi.reconcile.observations import outcomes
 
 HIDDEN = 20  # definitions for each KPI and question
 READ = 6
@@ -35,7 +35,7 @@ TARGETS = (0.9, 1.0, 0.99, 0.97, 1.0)
 class Field:
     """A KPI's definitions: their values (periods by definitions) and which of them differ nowhere."""
 
-    space: definitions.Space
+    space: Kpi
     periods: list[cube.Period]
     values: np.ndarray
     prints: np.ndarray
@@ -52,9 +52,9 @@ class Game:
 
 def play(field: Field, truth: int, known: np.ndarray | bool = True, random: np.random.Generator | None = None) -> Game:
     """Let the finder find `truth` among the definitions that it knows; with `random`, NOISE of the numbers are off."""
-    step = finder.step_of(field.space)
+    step = finder.smallest_step(field.space)
     likelihood = np.where(known, 0, -np.inf) + np.zeros(len(field.space), np.float32)
-    alive = finder.plausible(likelihood)
+    alive = finder.select_plausible(likelihood)
     likelihood, ranks, place = likelihood[alive], [], field.opening
     numbers: list[cube.Number] = []
     classes: list[finder.Class] = []
@@ -64,10 +64,10 @@ def play(field: Field, truth: int, known: np.ndarray | bool = True, random: np.r
         number = reading(field, place, value + off)
         numbers.append(number)
         given = field.values[place, alive]
-        likelihood = likelihood + finder.log2_likelihood(given, number, step if random else None)
-        left = finder.plausible(likelihood)
+        likelihood = likelihood + finder.compute_log2_likelihood(given, number, step if random else None)
+        left = finder.select_plausible(likelihood)
         alive, likelihood = alive[left], likelihood[left]
-        classes = finder.ranked(alive, likelihood, field.space.bits[alive], field.prints[alive])
+        classes = finder.rank_classes(alive, likelihood, field.space.bits[alive], field.prints[alive])
         ranks.append(next((i for i, c in enumerate(classes) if field.prints[c.definition] == field.prints[truth]), 99))
         if len(alive):
             place = following(field, numbers, alive, likelihood, classes[0].definition)
@@ -80,33 +80,34 @@ def following(
     """The place of the number that the finder asks for next."""
     read = {number.period for number in numbers}
     asked = {place for place, period in enumerate(field.periods) if period in read}
-    place = finder.next_question(field.values[:, alive], np.exp2(likelihood - likelihood.max()), asked)
+    place = finder.choose_next_question(field.values[:, alive], np.exp2(likelihood - likelihood.max()), asked)
     if place is not None:
         return place
-    near = field.values[:, finder.neighbours(field.space, simplest)]
-    return finder.confirming(field.periods, numbers, field.values[:, simplest], near)
+    near = field.values[:, finder.list_neighbors(field.space, simplest)]
+    return finder.choose_confirming_period(field.periods, numbers, field.values[:, simplest], near)
 
 
 def reading(field: Field, place: int, value: float) -> cube.Number:
     """A value as a person reads it: a whole number, money to the cent, a ratio to the hundredth of a percent."""
-    ratio = finder.step_of(field.space) < 1
+    ratio = finder.smallest_step(field.space) < 1
     period = field.periods[place]
     shown = Decimal(repr(round(float(value), 4 if ratio else 2)))
     return cube.Number(period.unit, period.first, period.last, shown, Decimal("0.00005" if ratio else "0.005"))
 
 
-def read_field(target: warehouse.Warehouse, kpi: str, config: settings.Settings) -> Field:
+def read_field(target: warehouse.Warehouse, space: Kpi, config: settings.Settings) -> Field:
     """The values of a KPI's definitions for every period that the finder could ask about."""
-    space = definitions.read_space(kpi)
-    periods = finder.questions(finder.known_units(target, finder.division(kpi)), newest_day(target))
-    values = finder.readable(space, cube.cube(cube.load(target, space, periods, config.time_zone), periods))
-    opening = finder.next_question(values, np.ones(len(space)), ())
-    return Field(space, periods, values, finder.fingerprints(values), opening or 0)
+    periods = finder.list_questions(finder.list_units(target, space), newest_day(target))
+    values = finder.round_as_read(
+        space, cube.compute_table(cube.load_candidates(target, space, periods, config.time_zone), periods)
+    )
+    opening = finder.choose_next_question(values, np.ones(len(space)), ())
+    return Field(space, periods, values, finder.fingerprint_definitions(values), opening or 0)
 
 
 def newest_day(target: warehouse.Warehouse) -> date:
     """The day that the KPI tables reach."""
-    return observed.reach(target)["last_day"].max()
+    return outcomes.covered_days(target)["last_day"].max()
 
 
 def outside(field: Field, random: np.random.Generator) -> tuple[int, np.ndarray]:
@@ -134,14 +135,14 @@ def share(games: list[Game], read: int, first: int) -> float:
 
 def speed(target: warehouse.Warehouse, config: settings.Settings) -> None:
     """Print how long the largest space takes for PERIODS numbers, the query included."""
-    space = max(map(definitions.read_space, definitions.kpis()), key=len)
-    periods = finder.questions(finder.known_units(target, finder.division(space.kpi)), newest_day(target))[:PERIODS]
+    space = max(read_catalog().values(), key=len)
+    periods = finder.list_questions(finder.list_units(target, space), newest_day(target))[:PERIODS]
     began = time.perf_counter()
-    cube.cube(cube.load(target, space, periods, config.time_zone), periods)
+    cube.compute_table(cube.load_candidates(target, space, periods, config.time_zone), periods)
     seconds = time.perf_counter() - began
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{space.kpi}: {len(space):,} definitions, {len(periods)} numbers: {seconds:.1f} s, {memory:.1f} GB at most\n"
+        f"{space.label}: {len(space):,} definitions, {len(periods)} numbers: {seconds:.1f} s, {memory:.1f} GB at most\n"
     )
 
 
@@ -155,7 +156,7 @@ def main() -> int:
     with warehouse.connect() as target:
         speed(target, config)
         print("shares in %".ljust(22) + "".join(f"{name:>12}" for name in COLUMNS))
-        for kpi in definitions.kpis():
+        for kpi in read_catalog().values():
             field = read_field(target, kpi, config)
             truths = [int(truth) for truth in random.integers(len(field.space), size=2 * HIDDEN)]
             games = (
@@ -163,7 +164,7 @@ def main() -> int:
                 [play(field, truth, random=random) for truth in truths[HIDDEN:]],
                 [play(field, *outside(field, random)) for _ in range(HIDDEN)],
             )
-            tell(kpi, *games)
+            tell(kpi.label, *games)
             found, careless, unknown = found + games[0], careless + games[1], unknown + games[2]
     shares = tell(f"all {len(found) + len(careless) + len(unknown)}", found, careless, unknown)
     print("target".ljust(22) + "".join(f"{100 * target:>12.0f}" for target in TARGETS))

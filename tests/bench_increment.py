@@ -101,7 +101,7 @@ def with_history(base: Path, years: int) -> Path:
                 repeated(connection, entity, times)
             connection.execute(f"DELETE FROM st_raw_v2.raw_{entity} WHERE createdOn < ?", [first])
     os.environ["WAREHOUSE"] = str(file)
-    marts.build(full=True)
+    marts.build_marts(full=True)
     return file
 
 
@@ -118,7 +118,7 @@ def planned(weeks: int) -> increment.Plan:
             now=now,
             since=since,
         )
-        return increment.plan(target, {mart.name: mart.sql for mart in marts.all_marts()}, GIVEN, full=False)
+        return increment.make_plan(target, {mart.name: mart.sql for mart in marts.list_marts()}, GIVEN, {}, full=False)
 
 
 # --- what its statements read -----------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def statements(plan: increment.Plan) -> Iterator[tuple[str, dict[str, Any]]]:
         oldest = target.query("SELECT MAX(oldest) AS oldest FROM st_logs_v2.ingestion_logs")["oldest"][
             0
         ].to_pydatetime()
-    by_name = {mart.name: mart for mart in marts.all_marts()}
+    by_name = {mart.name: mart for mart in marts.list_marts()}
     for name in increment.REFERENCES:
         yield by_name[name].sql, GIVEN
     yield by_name[increment.RECORDS].sql, GIVEN | {"created_from": oldest}
@@ -199,7 +199,7 @@ def partition(table: str) -> str:
     """The column by whose months a table is partitioned on BigQuery; empty where it is not."""
     if table.startswith("st_raw_v2."):
         return "createdOn"
-    headers = {mart.name: mart.header("Partition") for mart in marts.all_marts()}
+    headers = {mart.name: mart.header("Partition") for mart in marts.list_marts()}
     found = re.search(r"\((\w+)", headers.get(table, ""))
     return found[1] if found else ""
 
@@ -223,7 +223,7 @@ def measured(file: Path, plan: increment.Plan) -> tuple[int, int]:
     for sql, parameters in selects:
         for within, size in meter.read(sql, parameters):
             bounded, unbounded = bounded + size * within, unbounded + size * (not within)
-    bounded += sum(meter.replaced(mart, plan) for mart in marts.all_marts() if mart.replaces)
+    bounded += sum(meter.replaced(mart, plan) for mart in marts.list_marts() if mart.replaces)
     meter.connection.close()
     return bounded, unbounded
 
@@ -244,7 +244,7 @@ def main() -> None:
             "AS_OF": LAST_DAY.isoformat(),
             "TIME_ZONE": TIME_ZONE,
         }
-        assert ingest.run().status == "ok"
+        assert ingest.run_ingest().status == "ok"
         running.close()
         print("Bytes that an increment reads on BigQuery: derived from its bounds and Google's sizes of types, not")
         print(f"measured there. In MB, for a tenant of scale {scale:g}.\n")

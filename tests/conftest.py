@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from filelock import FileLock
 from sandbox import server
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
-from stkpi import settings
+from stkpi import company, settings
 from stkpi.ingest import run as ingest
 from stkpi.marts import build as marts
 
 UNLIMITED = 1_000_000
+LONGEST = ("test_definitions_agree", "test_ingest", "test_notebooks", "test_faults", "test_sql", "test_adoption")
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +54,8 @@ def built(sandbox: server.Sandbox, shared: Path) -> Path:
         if not file.exists():
             for name, value in (sandbox.environment | {"WAREHOUSE": str(unfinished)}).items():
                 patch.setenv(name, value)
-            assert ingest.run().status == "ok"
-            marts.build(LAST_DAY.isoformat())
+            assert ingest.run_ingest().status == "ok"
+            marts.build_marts(LAST_DAY.isoformat())
             unfinished.rename(file)
     return file
 
@@ -89,16 +91,20 @@ def proxy(emulator: str) -> Iterator[Proxy]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Nothing that a test or a process of its own does may reach a company: what .env and the shell say is not read."""
+    """Keep a test and its processes away from any company: .env and the shell are not read, COMPANY is a copy."""
     config.addinivalue_line("markers", "soak: a long proof, which `make soak` runs")
     os.environ["ENV_FILE"] = os.devnull
     for name in [name for name in os.environ if name.lower() in settings.Settings.model_fields]:
         del os.environ[name]
+    folder = Path(tempfile.mkdtemp(prefix="stkpi-")) / "company"
+    shutil.copytree(company.SANDBOX_PRESET, folder)
+    config.add_cleanup(lambda: shutil.rmtree(folder.parent))
+    os.environ["COMPANY"] = str(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: a file is the work of one process, and the last ones should be short."""
-    items.sort(key=lambda item: item.path.stem not in ("test_ingest", "test_notebooks", "test_faults", "test_sql"))
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

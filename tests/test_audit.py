@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from stkpi.errors import UserError
 from stkpi.ingest import load
 from stkpi.ingest import run as ingest
+from stkpi.kpis import document
+from stkpi.kpis.definition import choose_definitions
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.validation import checks
 
@@ -26,7 +29,7 @@ def test_every_test_and_file_that_it_names_exists():
     missing = [name for file, name in named if f"\ndef {name}(" not in (ROOT / "tests" / f"{file}.py").read_text()]
     assert missing == []
     files = re.findall(r"`((?:lib|sql|expectations|\.ci)/[\w./]*)`", AUDIT)
-    assert len(files) >= 7
+    assert len(files) >= 6
     assert [name for name in files if not (ROOT / name).exists()] == []
 
 
@@ -35,7 +38,49 @@ def test_every_check_and_command_that_it_names_exists():
     targets = set(re.findall(r"\bmake (\w+)", AUDIT))
     assert targets >= {"backfill", "repair", "validate", "nightly"}
     assert [name for name in targets if f"\n{name}: " not in makefile] == []
-    assert {"ar_equals_balances", "unmapped_units"} <= checks.thresholds().checks.keys()
+    assert {"ar_equals_balances", "unmapped_units"} <= checks.read_thresholds().checks.keys()
+
+
+# --- the table of decisions -------------------------------------------------------------------------------------------
+
+
+def test_the_decisions_are_those_of_the_catalog():
+    current = document.update_document(AUDIT, choose_definitions({}))
+    assert current == AUDIT, "README_AUDIT.md is stale: run .venv/bin/python -m stkpi.kpis.document"
+
+
+def test_a_decision_says_by_what_a_kpi_is_counted_and_why():
+    table = document.decisions_table(choose_definitions({})).splitlines()
+    assert table[0] == "| KPI | counted by | why so, and not otherwise |"
+    (leads,) = (line for line in table if line.startswith("| Leads |"))
+    assert "the day the job was booked; distinct customers" in leads
+    assert "test customers left out" in leads
+    assert "96" in leads
+    assert sum("**Open:**" in line for line in table) == 3
+
+
+def test_an_adopted_definition_is_named_beside_the_default():
+    (leads,) = (
+        line
+        for line in document.decisions_table(choose_definitions({"leads": {"status": "completed"}})).splitlines()
+        if line.startswith("| Leads |")
+    )
+    assert "Adopted by the company: status completed" in leads
+
+
+def test_only_what_stands_between_the_markers_is_replaced(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"# Mine\n\n{document.BEGIN}\nstale\n{document.END}\n\nAfter.\n")
+    document.write_document(page)
+    assert page.read_text().startswith(f"# Mine\n\n{document.BEGIN}\n\n| KPI |")
+    assert page.read_text().endswith(f"{document.END}\n\nAfter.\n")
+    assert "stale" not in page.read_text()
+    page.write_text("no markers")
+    with pytest.raises(UserError, match=document.BEGIN):
+        document.write_document(page)
+
+
+# --- its commands -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +111,7 @@ def test_the_commands_read_each_day_once(windows):
 @pytest.mark.parametrize("entity", ["invoices", "payroll"])
 def test_the_third_command_reads_its_days_and_doubles_nothing(healthy, windows, entity):
     first, last = windows[entity][2]
-    report = ingest.run(entity, "window", first.isoformat(), last.isoformat())
+    report = ingest.run_ingest(entity, "window", first.isoformat(), last.isoformat())
     assert report.status == "ok"
     assert report.entities[0].fetched > 0
     assert report.entities[0].changed == 0
@@ -84,4 +129,4 @@ def test_every_list_is_asked_for_inactive_records(entity):
 
 @pytest.mark.parametrize("entity", ENTITIES.values(), ids=lambda entity: entity.name)
 def test_raw_tables_are_partitioned_on_a_date_that_never_changes(entity):
-    assert load.raw_table(entity).partition == "TIMESTAMP_TRUNC(createdOn, MONTH)"
+    assert load.define_raw_table(entity).partition == "TIMESTAMP_TRUNC(createdOn, MONTH)"

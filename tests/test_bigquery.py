@@ -36,7 +36,7 @@ from stkpi.marts import build as marts
 from stkpi.runs import runner
 from stkpi.servicetitan.client import Page
 from stkpi.servicetitan.entities import ENTITIES
-from stkpi.warehouse import Usage, ensure
+from stkpi.warehouse import Usage, ensure_tables
 from stkpi.warehouse.bigquery import BigQueryWarehouse
 from stkpi.warehouse.duckdb import DuckDBWarehouse
 from stkpi.warehouse.schema import Column, Table
@@ -93,7 +93,7 @@ def rows(frame: pd.DataFrame) -> list[tuple]:
 
 def kpi_tables() -> dict[str, pd.DataFrame]:
     """Every fact and KPI table, and the dashboard's view."""
-    names = [mart.name for mart in marts.all_marts() if mart.name.startswith("st_mart_v2.")]
+    names = [mart.name for mart in marts.list_marts() if mart.name.startswith("st_mart_v2.")]
     with warehouse.connect() as target:
         return {name: target.query(f"SELECT * FROM {name}") for name in names}
 
@@ -104,7 +104,7 @@ def test_a_whole_night_gives_the_tables_of_duckdb_to_the_cent(healthy, emulator,
     name = project()
     for key, value in {"BQ_PROJECT": name, "BIGQUERY_EMULATOR_HOST": emulator}.items():
         monkeypatch.setenv(key, value)
-    assert runner.run(settings.ROOT / "notebooks" / "nightly.yml", runs=tmp_path / "runs") == 0
+    assert runner.run_spec(settings.ROOT / "notebooks" / "nightly.yml", runs=tmp_path / "runs") == 0
     found = kpi_tables()
     weekly = found["st_mart_v2.kpi_weekly_by_bu"]
     known = weekly[(weekly["business_unit"] == "Phoenix-Sales") & (weekly["week_start"] == date(2025, 8, 18))]
@@ -159,7 +159,7 @@ def test_an_empty_cell_of_a_csv_file_is_null_on_both(either, tmp_path) -> None:
     path = tmp_path / "units.csv"
     path.write_text('name,rule\n"Sales, North",\n,x\n', encoding="utf-8")
     for _ in range(2):  # a second load replaces the first
-        assert either.load("st_stage_v2.units", path, [("name", "STRING"), ("rule", "STRING")]) == 2
+        assert either.load_file("st_stage_v2.units", path, [("name", "STRING"), ("rule", "STRING")]) == 2
     found = either.query("SELECT * FROM st_stage_v2.units")
     assert rows(found) == [("Sales, North", None), (None, "x")]
 
@@ -171,23 +171,23 @@ SMALL = Table("st_raw_v2.raw_things", (Column("id", "INT64"), Column("createdOn"
 
 
 def test_a_table_gets_the_columns_that_the_registry_has_gained(either) -> None:
-    ensure(either, [SMALL])
+    ensure_tables(either, [SMALL])
     either.execute("INSERT INTO st_raw_v2.raw_things (id, createdOn) VALUES (1, TIMESTAMP '2025-01-01 00:00:00+00')")
     grown = Table(**{**vars(SMALL), "columns": (*SMALL.columns, Column("total", "NUMERIC"), Column("note", "STRING"))})
-    ensure(either, [grown])
-    ensure(either, [grown])
-    ensure(either, [SMALL])  # an older program does not take them away
-    assert either.columns("st_raw_v2") == {
+    ensure_tables(either, [grown])
+    ensure_tables(either, [grown])
+    ensure_tables(either, [SMALL])  # an older program does not take them away
+    assert either.list_columns("st_raw_v2") == {
         SMALL.name: {"id": "INT64", "createdOn": "TIMESTAMP", "total": "NUMERIC", "note": "STRING"}
     }
     assert either.query(f"SELECT id FROM {SMALL.name} WHERE total IS NULL")["id"].tolist() == [1]
 
 
 def test_a_column_of_another_type_is_refused_in_a_sentence(either) -> None:
-    ensure(either, [SMALL])
+    ensure_tables(either, [SMALL])
     other = Table(SMALL.name, (Column("id", "STRING"),))
     with pytest.raises(UserError, match=r"^st_raw_v2.raw_things.id is INT64 in the warehouse and must be STRING: \w"):
-        ensure(either, [other])
+        ensure_tables(either, [other])
 
 
 def test_a_table_that_was_stored_otherwise_is_replaced(emulator, proxy) -> None:
@@ -210,10 +210,10 @@ def record(number: int, size: int = 0) -> dict:
     return {"id": number, "name": os.urandom(size // 2).hex(), "createdOn": moment, "modifiedOn": moment}
 
 
-def reading(target: warehouse.Warehouse) -> loading.Read:
+def reading(target: warehouse.Warehouse) -> loading.Reading:
     entity = ENTITIES["tag_types"]
-    ensure(target, (*state.TABLES, loading.raw_table(entity)))
-    return loading.Read(entity, "run-1", "incremental", "tags")
+    ensure_tables(target, (*state.TABLES, loading.define_raw_table(entity)))
+    return loading.Reading(entity, "run-1", "incremental", "tags")
 
 
 @pytest.mark.soak
@@ -222,7 +222,7 @@ def test_30_mb_load_through_a_server_that_refuses_10_mb(large, proxy, tmp_path) 
     proxy.faults = [bigquery_proxy.too_large()]
     records = [record(number, 300_000) for number in range(100)] + [record(999, 11_000_000)] * large
     with BigQueryWarehouse(project(), emulator=proxy.url) as target:
-        done = loading.load(target, tmp_path, reading(target), [Page(records, False, len(records))])
+        done = loading.load_pages(target, tmp_path, reading(target), [Page(records, False, len(records))])
         assert (done.fetched, done.loaded, done.quarantined) == (100 + large, 100, large)
         found = target.query("SELECT COUNT(*) AS n, SUM(LENGTH(name)) AS letters FROM st_raw_v2.raw_tag_types")
         assert found.iloc[0].tolist() == [100, 30_000_000]
@@ -235,7 +235,7 @@ def test_30_mb_load_through_a_server_that_refuses_10_mb(large, proxy, tmp_path) 
 
 
 def test_a_record_too_large_for_duckdb_is_quarantined_as_well(file, tmp_path) -> None:
-    done = loading.load(file, tmp_path, reading(file), [Page([record(1), record(2, 34_000_000)], False, 2)])
+    done = loading.load_pages(file, tmp_path, reading(file), [Page([record(1), record(2, 34_000_000)], False, 2)])
     assert (done.fetched, done.loaded, done.quarantined) == (2, 1, 1)
     held = file.query("SELECT key, reason FROM st_logs_v2.quarantine")
     assert held["key"].tolist() == ["2"]
@@ -268,15 +268,15 @@ def test_a_run_killed_between_submit_and_merge_resumes_its_load_jobs(summer, pro
     first = loads(proxy)
     assert first
     proxy.requests.clear()
-    [result] = ingest.run("jobs").entities
+    [result] = ingest.run_ingest("jobs").entities
     assert (result.status, result.fetched) == ("ok", len(list(summer.items("jobs"))))
     assert first < loads(proxy)  # sent again under the same ids, which the server knows; then the other windows
     name = ENTITIES["jobs"].table
     with warehouse.connect() as target:
         found = target.query(f"SELECT * EXCEPT (_run_id, _ingested_at, _source) FROM {name}")
-        assert target.columns("st_stage_v2") == {}
+        assert target.list_columns("st_stage_v2") == {}
     monkeypatch.delenv("BQ_PROJECT")
-    assert ingest.run("jobs").status == "ok"
+    assert ingest.run_ingest("jobs").status == "ok"
     with warehouse.connect() as target:
         expected = target.query(f"SELECT * EXCEPT (_run_id, _ingested_at, _source) FROM {name}")
     assert rows(found) == rows(expected)
@@ -289,13 +289,13 @@ def loads(proxy: bigquery_proxy.Proxy) -> set[str]:
 
 def test_a_merge_prunes_by_the_months_of_its_rows() -> None:
     months = [date(2024, 12, 1), date(2025, 1, 1), date(2025, 3, 1)]
-    assert loading.created_in(months) == (
+    assert loading.created_in_sql(months) == (
         "(T.createdOn >= TIMESTAMP '2024-12-01 00:00:00+00' AND T.createdOn < TIMESTAMP '2025-02-01 00:00:00+00'"
         " OR T.createdOn >= TIMESTAMP '2025-03-01 00:00:00+00' AND T.createdOn < TIMESTAMP '2025-04-01 00:00:00+00'"
         " OR T.createdOn IS NULL)"
     )
-    assert loading.created_in([*months, None]) == "TRUE"
-    assert loading.created_in([]) == "(T.createdOn IS NULL)"
+    assert loading.created_in_sql([*months, None]) == "TRUE"
+    assert loading.created_in_sql([]) == "(T.createdOn IS NULL)"
 
 
 # --- what it costs, and who may ------------------------------------------------------------------------------------
@@ -346,23 +346,25 @@ def test_a_statement_that_google_finds_too_expensive_stops_the_step(proxy) -> No
 
 def test_a_dry_run_runs_nothing(either) -> None:
     either.execute("CREATE TABLE st_raw_v2.t (x INT64)")
-    assert either.dry_run("INSERT INTO st_raw_v2.t (x) VALUES (@total)", total=1) == 0
+    assert either.estimate_bytes("INSERT INTO st_raw_v2.t (x) VALUES (@total)", total=1) == 0
     assert either.query("SELECT COUNT(*) AS n FROM st_raw_v2.t")["n"][0] == 0
     with pytest.raises(either.NotFound):
-        either.dry_run("SELECT x FROM st_raw_v2.nothing")
+        either.estimate_bytes("SELECT x FROM st_raw_v2.nothing")
 
 
 def test_without_credentials_it_says_how_to_get_some(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
-    with pytest.raises(UserError, match=r"^There are no Google credentials: run `gcloud auth application-default"):
+    with pytest.raises(UserError, match=r"Google credentials are missing: run `gcloud auth application-default"):
         BigQueryWarehouse("company")
 
 
 def test_an_account_without_a_role_is_told_which(proxy) -> None:
     proxy.faults = [bigquery_proxy.denied(lambda request: True)]
-    with pytest.raises(UserError, match=r"may not use BigQuery in project company: give it .*roles/bigquery.jobUser"):
+    with pytest.raises(
+        UserError, match=r"not allowed to use BigQuery in project company: grant it .*roles/bigquery.jobUser"
+    ):
         BigQueryWarehouse("company", emulator=proxy.url)
 
 

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from stkpi.kpis.definition import choose_definitions
+from stkpi.kpis.sql import regional_sql
 from stkpi.settings import ROOT, Settings
 
 IGNORED = (ROOT / ".dockerignore").read_text().splitlines()
+PAGE = (ROOT / "docs" / "cloud.md").read_text()
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -30,17 +33,24 @@ def only(keyword: str) -> str:
     return rest
 
 
-def copies() -> list[tuple[str, str]]:
-    return [tuple(rest.split()) for keyword, rest in instructions() if keyword == "COPY"]
+def copies() -> list[str]:
+    """What is copied into the image: `COPY . .` takes whatever .dockerignore lets through."""
+    pairs = [tuple(rest.split()) for keyword, rest in instructions() if keyword == "COPY"]
+    assert all(target in ("./", source) for source, target in pairs)
+    assert (".", ".") in pairs
+    return [line[1:] for line in IGNORED if line.startswith("!") and not line.startswith("!*")]
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the image's WORKDIR would be: what git has of the copied paths."""
     folder = tmp_path_factory.mktemp("image")
-    sources = [source for source, _ in copies()]
     tracked = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", *sources], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard", *copies()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for name in tracked.stdout.splitlines():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -59,12 +69,9 @@ def test_python_is_the_one_that_the_pins_are_for() -> None:
 
 
 def test_what_is_copied_is_there_and_nothing_else_is_sent() -> None:
-    sources = [source for source, _ in copies()]
-    assert all(target in ("./", source) for source, target in copies())
-    assert all((ROOT / source).exists() for source in sources)
-    assert "*" in IGNORED
-    assert sorted(line[1:] for line in IGNORED if line.startswith("!")) == sorted(sources)
-    assert not any(fnmatch(".env", source) for source in sources)
+    assert IGNORED[1] == "*"
+    assert all((ROOT / source).exists() for source in copies() if source != "company")  # the company's own folder
+    assert not any(fnmatch(name, source) for name in (".env", "runs", ".git", "tests") for source in copies())
 
 
 def test_the_product_reads_nothing_that_is_not_copied() -> None:
@@ -72,14 +79,14 @@ def test_the_product_reads_nothing_that_is_not_copied() -> None:
     code += "\n".join(path.read_text() for path in (ROOT / "notebooks").glob("*.ipynb"))
     read = set(re.findall(r'ROOT / \\?"([\w.]+)', code))
     assert {"sql", "runs", "expectations"} <= read
-    assert read - {"runs", ".env"} <= {source for source, _ in copies()}
+    assert read - {"runs", ".env", "README_AUDIT.md"} <= set(copies())
 
 
 def test_the_requirements_come_before_what_changes_often_and_root_does_not_run() -> None:
     order = [f"{keyword} {rest}" for keyword, rest in instructions()]
     (install,) = [index for index, each in enumerate(order) if "pip install" in each]
     assert "-r requirements.txt" in order[install]
-    assert order.index("COPY lib lib") < install < order.index("COPY notebooks notebooks")
+    assert order.index("COPY lib lib") < install < order.index("COPY . .")
     (user,) = [rest for keyword, rest in instructions() if keyword == "USER"]
     assert order[-2:] == [f"USER {user}", f"CMD {only('CMD')}"]
     assert re.search(rf"useradd .*\b{user} && mkdir runs && chown {user} runs$", order[-3])
@@ -118,8 +125,7 @@ ENVIRONMENT = (
 def calls(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[str], str | None]]:
     """What the page's commands ask of gcloud: the words of each call, and what it reads."""
     folder = tmp_path_factory.mktemp("cloud")
-    section = (ROOT / "README.md").read_text().partition("\n## In the cloud\n")[2].partition("\n## ")[0]
-    (folder / "page.sh").write_text(section.partition("```bash\n")[2].partition("```")[0])
+    (folder / "page.sh").write_text(PAGE.partition("```bash\n")[2].partition("```")[0])
     (folder / ".env").write_text(ENVIRONMENT)
     (folder / "gcloud").write_text(RECORDER)
     (folder / "gcloud").chmod(0o755)
@@ -200,8 +206,8 @@ def test_the_schedule_starts_the_job_that_was_made_as_the_account_that_may(calls
 
 
 def test_the_dashboard_page_names_columns_that_the_view_has() -> None:
-    section = (ROOT / "README.md").read_text().partition("\n**Dashboard.**")[2].partition("\n## ")[0]
+    section = PAGE.partition("\n## Dashboard\n")[2]
     names = set(re.findall(r"SUM\((\w+)\)", section)) | {"week_start", "region"}
-    final = (ROOT / "sql" / "st_mart_v2" / "regional_kpis.sql").read_text().partition("final AS (")[2]
+    final = regional_sql(choose_definitions({})).partition("final AS (")[2]
     assert names > {"closed", "opportunities", "warranty_cost"}
     assert all(re.search(rf"\b{name}\b", final) for name in names)

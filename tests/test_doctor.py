@@ -1,4 +1,4 @@
-"""What `make doctor` says where something is missing: against the sandbox, and against the BigQuery emulator."""
+"""What `make doctor` says if something is missing: against the sandbox, and against the BigQuery emulator."""
 
 import json
 import sys
@@ -24,6 +24,7 @@ from sandbox.store import Store
 from stkpi import __main__, settings
 from stkpi.runs import doctor
 from stkpi.servicetitan import client
+from stkpi.servicetitan.entities import ENTITIES
 
 SILENT = "http://127.0.0.1:9"  # the discard port, where nobody listens
 
@@ -61,12 +62,15 @@ def run(monkeypatch: pytest.MonkeyPatch) -> int:
 # --- ServiceTitan -------------------------------------------------------------------------------------------------
 
 
-def test_all_is_there(api, monkeypatch, capsys) -> None:
+def test_all_checks_pass(api, monkeypatch, capsys) -> None:
     assert run(monkeypatch) == 0
     said = capsys.readouterr().out
-    assert [line.split("  ")[0].strip() for line in said.splitlines()] == ["ok"] * 8 + ["All is there: `make nightly`."]
+    assert [line.split("  ")[0].strip() for line in said.splitlines()] == ["ok"] * 8 + [
+        "All checks passed: `make nightly`."
+    ]
     assert f"tenant {api.tenant_id}" in said
-    assert "all 27 endpoints may be read" in said
+    feeds = [entity for entity in ENTITIES.values() if entity.incremental == "feed"]
+    assert f"all {len(ENTITIES) + len(feeds)} endpoints can be read" in said
     assert server.CLIENT_SECRET not in said
     assert server.APP_KEY not in said
     assert not settings.load().warehouse.exists()
@@ -165,14 +169,14 @@ def test_a_clock_is_not_judged_by_a_server_that_does_not_say_the_time(api, monke
     monkeypatch.setenv("ST_API_URL", answering(404, {}))
     ok, text = findings()["Clock"]
     assert ok
-    assert "compared with no server" in text
+    assert "not compared with a server" in text
 
 
 def test_a_full_disk_is_told(api, monkeypatch) -> None:
     monkeypatch.setattr(doctor, "FREE_GB", 1_000_000)
     check, text = to_do()
     assert check == "Disk"
-    assert "1000000 GB are needed" in text
+    assert "and 1000000 GB are needed" in text
 
 
 def test_the_time_zone_is_shown_by_its_clock(api, monkeypatch) -> None:
@@ -216,7 +220,7 @@ def test_an_empty_project_is_all_that_bigquery_needs(project, proxy) -> None:
     found = findings()
     assert [check for check, (ok, _) in found.items() if not ok] == []
     assert found["BigQuery"][1] == f"queries run in project {project}, location US"
-    assert found["BigQuery datasets"][1].startswith("1 of 5 are there; now made: st_ref_v2, st_mart_v2,")
+    assert found["BigQuery datasets"][1].startswith("1 of 5 exist; the next check creates st_ref_v2, st_mart_v2,")
     assert "Warehouse" not in found
 
 
@@ -278,7 +282,7 @@ def google(api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_no_google_credentials_are_told(google) -> None:
     check, text = to_do()
     assert check == "Google credentials"
-    assert text.startswith("No Google credentials are here. Run `gcloud auth application-default login`")
+    assert text.startswith("Google credentials are missing. Run `gcloud auth application-default login`")
 
 
 def test_google_credentials_that_are_refused_are_told(google, monkeypatch, tmp_path, answering, capsys) -> None:
@@ -297,5 +301,5 @@ def test_google_credentials_that_are_refused_are_told(google, monkeypatch, tmp_p
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
     check, text = to_do()
     assert check == "Google credentials"
-    assert text.startswith("Google refuses the credentials that are here")
+    assert text.startswith("Google refuses the credentials")
     assert "PRIVATE KEY" not in text

@@ -12,8 +12,10 @@ import pytest
 from exported import write_csv, write_xlsx
 
 from stkpi.errors import UserError
-from stkpi.reconcile import comparisons as kpis
+from stkpi.kpis.definition import read_definitions
 from stkpi.reconcile import exports
+from stkpi.reconcile.comparison import infer_comparison
+from stkpi.reconcile.exports import Export
 
 DRILL_DOWN = [
     "Job #", "Lead Type", "Estimate #", "Estimate Sold Date", "Job\u2019s Business Unit", "Customer Name",
@@ -34,6 +36,11 @@ PAINT = [
 CREDIT = [*PAINT[:6], "2002", "(1,234.50)", *PAINT[8:]]
 
 
+def infer_kpi(export: Export, kpi: str = "") -> str:
+    """Which KPI an export is good for."""
+    return infer_comparison(export, read_definitions(), kpi).name
+
+
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
@@ -46,18 +53,18 @@ CREDIT = [*PAINT[:6], "2002", "(1,234.50)", *PAINT[8:]]
     ],
 )  # fmt: skip
 def test_a_number_in_every_dress(cell, expected):
-    assert exports.number(cell) == Decimal(expected)
+    assert exports.parse_number(cell) == Decimal(expected)
 
 
 @pytest.mark.parametrize("cell", ["-", "—", " "])
 def test_a_dash_is_no_number(cell):
-    assert exports.number(cell) is None
+    assert exports.parse_number(cell) is None
 
 
 @pytest.mark.parametrize("cell", ["n/a", "#DIV/0!", "1,23,4", "12 apples", "=A1"])
 def test_what_is_no_number_is_refused(cell):
     with pytest.raises(ValueError, match=r".+"):
-        exports.number(cell)
+        exports.parse_number(cell)
 
 
 @pytest.mark.parametrize(
@@ -72,12 +79,12 @@ def test_what_is_no_number_is_refused(cell):
     ],
 )
 def test_an_id_in_every_dress(cell, expected):
-    assert exports.identifier(cell) == expected
+    assert exports.parse_id(cell) == expected
 
 
 def test_an_id_that_excel_shortened_is_refused():
     with pytest.raises(ValueError, match="E"):
-        exports.identifier("1.23E+08")
+        exports.parse_id("1.23E+08")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +96,7 @@ def test_an_id_that_excel_shortened_is_refused():
     ],
 )  # fmt: skip
 def test_a_day_in_every_dress(cell):
-    assert exports.day(cell) == date(2025, 8, 18)
+    assert exports.parse_day(cell) == date(2025, 8, 18)
 
 
 # --- layouts ----------------------------------------------------------------------------------------------------------
@@ -97,7 +104,7 @@ def test_a_day_in_every_dress(cell):
 
 def test_a_drill_down_sheet(tmp_path):
     path = write_xlsx(tmp_path / "Leads.xlsx", [DRILL_DOWN, ANN, BOB, TOTALS])
-    export = exports.read(path)
+    export = exports.read_file(path)
     assert list(export.ids("job_number")) == ["1001", "1002"]
     assert list(export.money("estimate_subtotal")) == [Decimal("2139.46"), 0]
     assert list(export.dates("sold_date")) == [date(2025, 8, 19), None]
@@ -105,13 +112,13 @@ def test_a_drill_down_sheet(tmp_path):
     assert export.headers["business_unit"] == "Job\u2019s Business Unit"
     assert export.left_out == 1
     assert export.totals["estimate_subtotal"] == "$2,139.46"
-    assert kpis.taken_for(export).name == "leads"
+    assert infer_kpi(export) == "leads"
 
 
 def test_an_opportunity_sheet_is_taken_for_the_success_rate(tmp_path):
     header = [*DRILL_DOWN, "Total Estimates", "Opportunity Date", "Sold By"]
     path = write_csv(tmp_path / "o.csv", [header, [*ANN, 1, "8/19/2025", "Al"]])
-    assert kpis.taken_for(exports.read(path)).name == "success_rate"
+    assert infer_kpi(exports.read_file(path)) == "success_rate"
 
 
 def test_a_job_costing_sheet_with_separators_and_counts_between_branches(tmp_path):
@@ -119,18 +126,18 @@ def test_a_job_costing_sheet_with_separators_and_counts_between_branches(tmp_pat
     total = ["Total", None, None, None, None, None, 2, "$904.96", "$6,000.00"]
     blank = [None] * 15
     rows = [["FOREMAN Job Cost"], [], JOB_COST, PAINT, CREDIT, blank, count, blank, total]
-    export = exports.read(write_xlsx(tmp_path / "cost.xlsx", rows))
+    export = exports.read_file(write_xlsx(tmp_path / "cost.xlsx", rows))
     assert list(export.ids("job_number")) == ["2001", "2002"]
     assert list(export.money("jobs_subtotal")) == [Decimal("2139.46"), Decimal("-1234.50")]
     assert list(export.money("margin")) == [Decimal("-0.688")] * 2
     assert list(export.dates("start_date")) == [date(2025, 8, 18)] * 2
     assert export.left_out == 4
-    assert kpis.taken_for(export).name == "dollars_produced"
+    assert infer_kpi(export) == "dollars_produced"
 
 
 def test_job_numbers_as_floats_and_days_as_excel_counts_them(tmp_path):
     rows = [DRILL_DOWN, [1001.0, *ANN[1:3], 45888, *ANN[4:6], 2139.46, 1, 1]]
-    export = exports.read(write_xlsx(tmp_path / "f.xlsx", rows))
+    export = exports.read_file(write_xlsx(tmp_path / "f.xlsx", rows))
     assert list(export.ids("job_number")) == ["1001"]
     assert list(export.dates("sold_date")) == [date(2025, 8, 19)]
 
@@ -139,7 +146,7 @@ def test_job_numbers_as_floats_and_days_as_excel_counts_them(tmp_path):
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_a_csv_file_of_any_encoding_and_delimiter(tmp_path, encoding, delimiter):
     path = write_csv(tmp_path / "x.csv", [DRILL_DOWN, ANN, BOB], encoding=encoding, delimiter=delimiter)
-    export = exports.read(path)
+    export = exports.read_file(path)
     assert list(export.ids("job_number")) == ["1001", "1002"]
     assert export.headers["job_number"] == "Job #"
 
@@ -149,14 +156,14 @@ def test_columns_in_another_order_and_under_other_names(tmp_path):
     path = write_csv(
         tmp_path / "r.csv", [header, ["Ann Lee", "1001", "Marketing", "8/18/2025", "Phoenix-Sales", "red"]]
     )
-    export = exports.read(path)
+    export = exports.read_file(path)
     assert set(export.headers) == {"customer_name", "job_number", "lead_type", "created_date", "business_unit"}
     assert export.unknown == ("Wall Colour",)
 
 
 def test_the_filters_sheet_states_the_dates(tmp_path):
     filters = [["Exported on", "8/25/2025 9:15 AM"], ["Business Unit", "All"], ["Date Range", "8/18/2025 - 8/24/2025"]]
-    export = exports.read(write_xlsx(tmp_path / "f.xlsx", [DRILL_DOWN, ANN], filters=filters))
+    export = exports.read_file(write_xlsx(tmp_path / "f.xlsx", [DRILL_DOWN, ANN], filters=filters))
     assert (export.first_day, export.last_day) == (date(2025, 8, 18), date(2025, 8, 24))
     assert export.exported_at == datetime.fromisoformat("2025-08-25 09:15")
 
@@ -170,13 +177,13 @@ def test_the_filters_sheet_states_the_dates(tmp_path):
     ],
 )
 def test_title_rows_state_the_dates(tmp_path, lines):
-    export = exports.read(write_xlsx(tmp_path / "t.xlsx", [*lines, DRILL_DOWN, ANN]))
+    export = exports.read_file(write_xlsx(tmp_path / "t.xlsx", [*lines, DRILL_DOWN, ANN]))
     assert (export.first_day, export.last_day) == (date(2025, 8, 18), date(2025, 8, 24))
     assert len(export.cells) == 1
 
 
 def test_a_file_that_states_no_dates(tmp_path):
-    export = exports.read(
+    export = exports.read_file(
         write_xlsx(tmp_path / "t.xlsx", [DRILL_DOWN, ANN], created=datetime.fromisoformat("2025-08-26 08:00"))
     )
     assert (export.first_day, export.last_day) == (None, None)
@@ -197,25 +204,25 @@ def test_a_sheet_whose_stated_size_is_wrong(tmp_path):
     with ZipFile(path, "w") as archive:
         for name, content in parts.items():
             archive.writestr(name, content)
-    assert len(exports.read(path).cells) == 2
+    assert len(exports.read_file(path).cells) == 2
 
 
 def test_an_export_without_rows_is_an_export(tmp_path):
-    export = exports.read(write_csv(tmp_path / "e.csv", [DRILL_DOWN, TOTALS]))
+    export = exports.read_file(write_csv(tmp_path / "e.csv", [DRILL_DOWN, TOTALS]))
     assert export.cells.empty
-    assert kpis.taken_for(export).name == "leads"
+    assert infer_kpi(export) == "leads"
 
 
 def test_a_formula_with_a_result_counts_and_one_without_is_named(tmp_path):
     path = write_xlsx(tmp_path / "f.xlsx", [JOB_COST, PAINT, [*PAINT[:6], "2002", "=1+1", *PAINT[8:]]])
-    export = exports.read(path)
+    export = exports.read_file(path)
     assert list(export.ids("job_number")) == ["2001", "2002"]
     with pytest.raises(UserError, match="row 3: Jobs Subtotal is the formula =1\\+1 without a result"):
         export.money("jobs_subtotal")
 
 
 def test_a_cell_that_cannot_be_read_is_named(tmp_path):
-    export = exports.read(write_csv(tmp_path / "c.csv", [JOB_COST, [*PAINT[:7], "#DIV/0!", *PAINT[8:]]]))
+    export = exports.read_file(write_csv(tmp_path / "c.csv", [JOB_COST, [*PAINT[:7], "#DIV/0!", *PAINT[8:]]]))
     with pytest.raises(UserError, match=r"c\.csv, row 2: Jobs Subtotal is '#DIV/0!', which is not an amount"):
         export.money("jobs_subtotal")
 
@@ -239,7 +246,7 @@ def test_what_is_no_export_gets_one_sentence(tmp_path, name, content, sentence):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError, match=sentence) as raised:
-        exports.read(path)
+        exports.read_file(path)
     assert "\n" not in str(raised.value)
 
 
@@ -247,22 +254,22 @@ def test_a_zip_archive_that_is_no_workbook(tmp_path):
     with ZipFile(tmp_path / "a.xlsx", "w") as archive:
         archive.writestr("notes.txt", "hello")
     with pytest.raises(UserError, match="no workbook that can be read"):
-        exports.read(tmp_path / "a.xlsx")
+        exports.read_file(tmp_path / "a.xlsx")
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
-        exports.read(tmp_path / "none.csv")
+        exports.read_file(tmp_path / "none.csv")
     with pytest.raises(UserError, match="cannot be read"):
-        exports.read(tmp_path)
+        exports.read_file(tmp_path)
 
 
 def test_a_file_without_the_columns_of_the_kpi(tmp_path):
-    export = exports.read(write_csv(tmp_path / "l.csv", [DRILL_DOWN, ANN]))
+    export = exports.read_file(write_csv(tmp_path / "l.csv", [DRILL_DOWN, ANN]))
     with pytest.raises(UserError, match="it has no column for jobs subtotal, only Job #, Lead Type"):
-        kpis.taken_for(export, "dollars_produced")
-    with pytest.raises(UserError, match="There is no KPI profit: take one of leads, estimates"):
-        kpis.taken_for(export, "profit")
+        infer_kpi(export, "dollars_produced")
+    with pytest.raises(UserError, match="There is no KPI profit: did you mean"):
+        infer_kpi(export, "profit")
 
 
 @pytest.mark.soak
@@ -274,7 +281,7 @@ def test_fifty_megabytes(tmp_path):
         csv.writer(file).writerow([*DRILL_DOWN, "Notes"])
         file.write(line.getvalue() * rows)
     started = time.monotonic()
-    export = exports.read(tmp_path / "large.csv")
+    export = exports.read_file(tmp_path / "large.csv")
     assert len(export.cells) == rows > 200_000
     assert export.money("estimate_subtotal").sum() == rows * Decimal("2139.46")
     assert time.monotonic() - started < 30

@@ -20,8 +20,8 @@ import requests
 from sandbox import server
 from sandbox.store import Store
 from stkpi import warehouse
+from stkpi.ingest import read, state
 from stkpi.ingest import run as ingest
-from stkpi.ingest import state
 from stkpi.servicetitan import client
 from stkpi.servicetitan.entities import ENTITIES
 
@@ -80,7 +80,7 @@ def use(running: server.Sandbox, folder: Path, patch: pytest.MonkeyPatch) -> Non
         patch.setenv(key, value)
     patch.setenv("WAREHOUSE", str(folder / "warehouse.duckdb"))
     patch.setattr(client, "BACKOFF", 0.001)
-    patch.setattr(ingest, "PAGE_SIZE", 10)
+    patch.setattr(read, "PAGE_SIZE", 10)
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def break_(api) -> Callable[..., None]:
     return order
 
 
-def run(entities: str = READ) -> dict[str, ingest.EntityResult]:
-    return {result.entity: result for result in ingest.run(entities).entities}
+def run(entities: str = READ) -> dict[str, read.EntityResult]:
+    return {result.entity: result for result in ingest.run_ingest(entities).entities}
 
 
 def tables() -> dict[str, pd.DataFrame]:
@@ -197,7 +197,7 @@ def test_the_same_run_survives(fault, arguments, break_, healthy):
         ("status", {"status": 404}, "failed", "answers 404"),
         ("status", {"status": 429, "headers": {"Retry-After": "3600"}}, "failed", "answers 429"),
         ("html", {}, "failed", "the answer is not JSON (text/html"),
-        ("empty_page", {}, "failed", "promises rows and has none"),
+        ("empty_page", {}, "failed", "says that there are rows"),
         ("bad_total", {"value": None}, "failed", "does not say how many rows it has"),
         ("bad_total", {"value": 31}, "partial", "fewer rows than it counts"),
     ],
@@ -218,11 +218,11 @@ def test_a_lasting_fault_fails_its_entity_and_no_other(fault, arguments, status,
 def test_a_feed_that_does_not_advance_fails_and_never_loops(fault, break_, healthy):
     run()
     with warehouse.connect() as target:  # as after a week without a night: the feed has several pages
-        state.set_state(target, ENTITIES["returns"], "test", state.State(datetime(2025, 1, 9, tzinfo=UTC)))
+        state.write_state(target, ENTITIES["returns"], "test", state.State(datetime(2025, 1, 9, tzinfo=UTC)))
     break_(fault, "export/returns")
     results = run()
     assert results["returns"].status == "failed"
-    assert "does not say from where" in results["returns"].error
+    assert "not from where to continue" in results["returns"].error
     break_()
     assert {r.status for r in run().values()} == {"ok"}
     assert_equal(tables(), healthy)
@@ -255,7 +255,7 @@ def test_rows_that_move_between_pages_are_not_lost(api, break_):
 
 
 def test_gross_pay_that_exceeds_a_page_is_read_in_slices_that_fit(api, monkeypatch, healthy):
-    monkeypatch.setattr(ingest, "MAX_PAGE_SIZE", 7)  # three a day: two days fit, four do not
+    monkeypatch.setattr(read, "MAX_PAGE_SIZE", 7)  # three a day: two days fit, four do not
     result = run()["payroll"]
     assert (result.status, result.fetched) == ("ok", 30)
     assert result.windows > 5
@@ -263,13 +263,13 @@ def test_gross_pay_that_exceeds_a_page_is_read_in_slices_that_fit(api, monkeypat
 
 
 def test_gross_pay_of_one_day_that_exceeds_a_page_is_said(api, monkeypatch):
-    monkeypatch.setattr(ingest, "MAX_PAGE_SIZE", 2)
+    monkeypatch.setattr(read, "MAX_PAGE_SIZE", 2)
     result = run("payroll")["payroll"]
     assert result.status == "failed"
     assert "more rows on one day" in result.error
 
 
-def test_gross_pay_that_is_gone_is_gone(api):
+def test_a_deleted_gross_pay_item_is_deleted(api):
     run("payroll")
     api.store.remove("payroll", 29)
     run("payroll")
@@ -286,7 +286,7 @@ def test_ties_and_late_rows_at_the_watermark_are_read(api):
     assert (results["jobs"].status, results["jobs"].changed) == ("ok", 2)
 
 
-def test_a_row_that_cannot_be_typed_is_quarantined_with_its_reason_until_it_comes_well(break_, healthy):
+def test_a_row_that_cannot_be_typed_is_quarantined_with_its_reason_until_it_can_be_loaded(break_, healthy):
     break_("mangle", "/jobs$", field="id", value=None, ids=[110])
     break_("mangle", "/jobs$", field="customerId", value="seven", ids=[111])
     break_("mangle", "/jobs$", field="total", value="NaN", ids=[112])
@@ -301,7 +301,7 @@ def test_a_row_that_cannot_be_typed_is_quarantined_with_its_reason_until_it_come
         without_id,
     ]
     break_()
-    assert [r.error for r in ingest.run(READ, "full").entities] == [None] * 4
+    assert [r.error for r in ingest.run_ingest(READ, "full").entities] == [None] * 4
     assert_equal(tables(), healthy)
     assert quarantine() == [without_id]  # which of the jobs it was cannot be known
 
@@ -365,11 +365,11 @@ def test_no_secret_reaches_the_log(api, break_, tmp_path):
 
 def test_retry_after_is_read_in_every_form():
     now = datetime(2025, 8, 18, 12, 0, 0, tzinfo=UTC)
-    assert client.requested_wait({"Retry-After": "7"}, "", now) == 7
-    assert client.requested_wait({"Retry-After": "Mon, 18 Aug 2025 12:00:09 GMT"}, "", now) == 9
-    assert client.requested_wait({"Retry-After": "Mon, 18 Aug 2025 11:59:09 GMT"}, "", now) == 0
-    assert client.requested_wait({}, "Rate limit is exceeded. Try again in 13 seconds.", now) == 13
-    assert client.requested_wait({"Retry-After": "soon"}, "", now) == 0
+    assert client.parse_requested_wait({"Retry-After": "7"}, "", now) == 7
+    assert client.parse_requested_wait({"Retry-After": "Mon, 18 Aug 2025 12:00:09 GMT"}, "", now) == 9
+    assert client.parse_requested_wait({"Retry-After": "Mon, 18 Aug 2025 11:59:09 GMT"}, "", now) == 0
+    assert client.parse_requested_wait({}, "Rate limit is exceeded. Try again in 13 seconds.", now) == 13
+    assert client.parse_requested_wait({"Retry-After": "soon"}, "", now) == 0
 
 
 # --- the warehouse is BigQuery ------------------------------------------------------------------------------------
@@ -411,11 +411,11 @@ def test_bigquery_that_loses_a_row_of_a_load_merges_nothing(api, proxy, monkeypa
         lambda request: request.method == "GET" and "/tables/landing_" in request.path, one_row_less
     )
     proxy.faults = [counts]
-    (result,) = ingest.run("tag_types").entities
+    (result,) = ingest.run_ingest("tag_types").entities
     assert result.status == "failed"
     assert "2 records were landed and 1 loaded: nothing was merged" in result.error
     with warehouse.connect() as target:
         assert target.query("SELECT COUNT(*) AS n FROM st_raw_v2.raw_tag_types")["n"].item() == 0
     proxy.faults.clear()
-    (result,) = ingest.run("tag_types").entities
+    (result,) = ingest.run_ingest("tag_types").entities
     assert (result.status, result.changed) == ("ok", 2)

@@ -15,16 +15,20 @@ from hypothesis import given, strategies
 from sandbox.tenant import LAST_DAY, TIME_ZONE
 from stkpi import warehouse
 from stkpi.errors import UserError
+from stkpi.kpis import sql
+from stkpi.kpis.catalog import FILE, find_kpi, read_catalog
+from stkpi.kpis.days import read_days
+from stkpi.kpis.definition import Definition
 from stkpi.reconcile.definitions import evaluate as cube
 from stkpi.reconcile.definitions import find as finder
 from stkpi.reconcile.definitions import shapley
-from stkpi.reconcile.definitions import space as definitions
 from stkpi.reconcile.definitions.evaluate import Number, Period
 
 NOW, AGO = (date(2025, 8, 18), date(2025, 8, 24)), (date(2024, 8, 18), date(2024, 8, 24))
 KNOWN = Number("Phoenix-Sales", *NOW, Decimal(96))
 YEAR_BEFORE = Number("Phoenix-Sales", *AGO, Decimal(124))
-KPIS = definitions.kpis()
+CATALOG = read_catalog()
+LEADS = CATALOG["leads"]
 
 
 @pytest.fixture
@@ -35,18 +39,18 @@ def target(healthy):
 
 @pytest.fixture
 def could_ask(target) -> list[Period]:
-    return finder.questions(finder.known_units(target, "Sales"), LAST_DAY)
+    return finder.list_questions(finder.list_units(target, LEADS), LAST_DAY)
 
 
 def known_values(target, kpi: str = "leads", period: Period = KNOWN.period) -> np.ndarray:
     """The values of all definitions for one period, the known one by default."""
-    return cube.values(cube.load(target, definitions.read_space(kpi), [period], TIME_ZONE), period)
+    return cube.compute_values(cube.load_candidates(target, CATALOG[kpi], [period], TIME_ZONE), period)
 
 
 def numbers(target, kpi: str, definition: int, periods: Sequence[Period]) -> list[Number]:
     """What a definition gives, as somebody would read it off."""
-    space = definitions.read_space(kpi)
-    values = cube.cube(cube.load(target, space, periods, TIME_ZONE), periods)[:, definition]
+    space = CATALOG[kpi]
+    values = cube.compute_table(cube.load_candidates(target, space, periods, TIME_ZONE), periods)[:, definition]
     return [Number(p.unit, p.first, p.last, Decimal(repr(float(v)))) for p, v in zip(periods, values, strict=True)]
 
 
@@ -54,10 +58,10 @@ def numbers(target, kpi: str, definition: int, periods: Sequence[Period]) -> lis
 
 
 def test_the_known_numbers_alone_lead_to_the_definition_of_leads(target, could_ask):
-    found = finder.find(target, "leads", [KNOWN, YEAR_BEFORE], could_ask)
+    found = finder.find_definition(target, CATALOG["leads"], [KNOWN, YEAR_BEFORE], could_ask)
     assert found.classes[0].definition == 0
     assert found.table()["definition"][0] == "as expected"
-    space, options = found.space, found.space.options(0)
+    space, options = found.kpi, found.kpi.options(0)
     assert {name: options[name].id for name in ("date", "zone", "job_type", "status", "test_customers", "measure")} == {
         "date": "created", "zone": "tenant", "job_type": "estimate", "status": "any", "test_customers": "excluded",
         "measure": "customers",
@@ -65,7 +69,7 @@ def test_the_known_numbers_alone_lead_to_the_definition_of_leads(target, could_a
     assert len(space) >= 1_000_000
     # Two numbers are no proof: the sentence says so, and which number to read next.
     assert found.verdict == "ambiguous"
-    assert found.sentence.startswith(f"Ambiguous, {found.left} left. The simplest is leads: as expected. Read THIS")
+    assert found.sentence == f"Ambiguous, {found.left:,} definitions left. The simplest is Leads: as expected."
     assert found.question in could_ask
 
 
@@ -75,26 +79,26 @@ def test_the_known_numbers_alone_lead_to_the_definition_of_leads(target, could_a
         (31, "31 instead of 96: status: only jobs with a sold estimate (-65)"),
         (124, "124 instead of 96: shift: the same dates of the year before (+28)"),
         (111, "111 instead of 96: status: completed jobs only (-18); shift: the same dates of the year before (+33)"),
-        (97, "97 instead of 96: measure: every row (+1)"),
+        (97, "97 instead of 96: measure: every job (+1)"),
     ],
 )
 def test_another_number_has_its_reason_in_one_line(target, seen, line):
-    space = definitions.read_space("leads")
+    space = CATALOG["leads"]
     seen_number = Number(KNOWN.unit, *NOW, Decimal(seen))
-    assert str(finder.explain(space, known_values(target), seen_number, 0)) == line
+    assert str(finder.explain_number(space, known_values(target), seen_number, 0)) == line
 
 
 def test_a_number_that_nothing_gives_is_not_explained(target):
     number = Number(KNOWN.unit, *NOW, Decimal(12345))
-    assert finder.explain(definitions.read_space("leads"), known_values(target), number, 0) is None
+    assert finder.explain_number(CATALOG["leads"], known_values(target), number, 0) is None
 
 
 @pytest.mark.parametrize("seen", [31, 124])
 def test_a_bridge_adds_up_in_both_directions(target, seen):
-    space, values = definitions.read_space("leads"), known_values(target)
-    there = finder.explain(space, values, Number(KNOWN.unit, *NOW, Decimal(seen)), 0)
+    space, values = CATALOG["leads"], known_values(target)
+    there = finder.explain_number(space, values, Number(KNOWN.unit, *NOW, Decimal(seen)), 0)
     wrong = {31: {"status": "sold"}, 124: {"shift": "year"}}[seen]
-    back = finder.bridge(space, values, KNOWN.period, space.number(wrong), 0)
+    back = finder.build_bridge(space, values, KNOWN.period, space.number(wrong), 0)
     assert (back.start, back.end) == (seen, 96)
     assert back.start + sum(change for _, _, change in back.steps) == 96
     assert there.start + sum(change for _, _, change in there.steps) == seen
@@ -104,7 +108,7 @@ def test_a_bridge_adds_up_in_both_directions(target, seen):
 
 
 def test_many_definitions_give_one_number_and_what_gives_the_same_everywhere_is_one_class(target, could_ask):
-    found = finder.find(target, "leads", [KNOWN], could_ask)
+    found = finder.find_definition(target, CATALOG["leads"], [KNOWN], could_ask)
     assert (found.verdict, len(found.classes)) == ("ambiguous", finder.LISTED)
     assert found.left > 100
     assert found.classes[0].synonyms > 1
@@ -117,29 +121,33 @@ def test_many_definitions_give_one_number_and_what_gives_the_same_everywhere_is_
 
 def test_one_number_can_leave_one_definition_and_is_still_too_little(target):
     [number] = numbers(target, "total_booked", 0, [KNOWN.period])
-    found = finder.find(target, "total_booked", [number], [KNOWN.period, Period("Tucson-Sales", *AGO)])
+    found = finder.find_definition(
+        target, CATALOG["total_booked"], [number], [KNOWN.period, Period("Tucson-Sales", *AGO)]
+    )
     assert found.verdict == "thin"
     assert "it takes 3 more numbers, another unit, a winter period, a number that was not needed" in found.sentence
 
 
 def test_reading_what_the_finder_asks_for_ends_in_one_accepted_definition(target, could_ask):
-    truth = definitions.read_space("total_booked").number({"measure": "total"})
+    truth = CATALOG["total_booked"].number({"measure": "total"})
     read = [KNOWN.period]
     while True:
-        found = finder.find(target, "total_booked", numbers(target, "total_booked", truth, read), could_ask)
+        found = finder.find_definition(
+            target, CATALOG["total_booked"], numbers(target, "total_booked", truth, read), could_ask
+        )
         if found.question is None:
             break
         assert found.verdict in ("ambiguous", "thin")
         assert found.question not in read
         read.append(found.question)
     assert (found.verdict, found.classes[0].definition) == ("accepted", truth)
-    assert found.sentence.startswith("total_booked: measure total (with tax). It alone gives all the numbers")
+    assert "Accepted: Total Booked: measure total (with tax)" in found.sentence
     assert len(read) <= 8
     assert len({period.unit for period in read}) > 1
     # Summer alone is not enough, however many numbers there are, nor is one unit.
     summer = [replace(KNOWN, unit=unit, first=day, last=day) for unit in ("A", "B") for day in NOW]
-    assert finder.lacking(summer, held_out=True) == ["a winter period"]
-    assert finder.lacking([replace(number, unit="A") for number in summer], held_out=True) == [
+    assert finder.list_missing_evidence(summer, held_out=True) == ["a winter period"]
+    assert finder.list_missing_evidence([replace(number, unit="A") for number in summer], held_out=True) == [
         "another unit", "a winter period"
     ]  # fmt: skip
 
@@ -147,24 +155,38 @@ def test_reading_what_the_finder_asks_for_ends_in_one_accepted_definition(target
 def test_zeros_are_no_evidence():
     winter = (date(2025, 1, 1), date(2025, 1, 31))
     something = [Number(unit, *days, Decimal(5)) for unit in ("A", "B") for days in (NOW, winter)]
-    assert finder.lacking(something, held_out=True) == []
+    assert finder.list_missing_evidence(something, held_out=True) == []
     nothing = [replace(number, value=Decimal(0)) for number in something]
     lacks = ["4 more numbers", "another unit", "a summer period", "a winter period"]
-    assert finder.lacking(nothing, held_out=True) == lacks
+    assert finder.list_missing_evidence(nothing, held_out=True) == lacks
 
 
-def test_none_fits_is_said_loudly(target, could_ask):
+def test_numbers_of_several_definitions_are_named_by_group(target, could_ask):
+    """31 of the old dashboard beside 96 of the report, and the same week of the year before."""
+    old = Number("Phoenix-Sales", *NOW, Decimal(31))
+    found = finder.find_definition(target, LEADS, [KNOWN, YEAR_BEFORE, old], could_ask)
+    assert (found.verdict, found.classes, found.sql) == ("groups", (), None)
+    ways = [(finder.describe_definition(LEADS, group.definition), group.numbers) for group in found.groups]
+    assert ways == [("as expected", (KNOWN, YEAR_BEFORE)), ("status sold (only jobs with a sold estimate)", (old,))]
+    for words in ("2 ways of counting", "as expected: 96", "status sold", "31 for Phoenix-Sales"):
+        assert words in found.sentence
+
+
+def test_a_number_that_no_definition_gives_is_a_group_without_one(target, could_ask):
     wrong = Number("Phoenix-Sales", *AGO, Decimal(4711))
-    found = finder.find(target, "leads", [KNOWN, wrong], could_ask)
-    assert (found.verdict, found.classes, found.sql) == ("none", (), None)
-    assert found.sentence.startswith("NONE FITS: no definition gives these numbers; the most that one gives is 1 of 2.")
+    found = finder.find_definition(target, LEADS, [KNOWN, wrong], could_ask)
+    assert [(group.definition, group.numbers) for group in found.groups] == [(0, (KNOWN,)), (None, (wrong,))]
+    assert "no definition: 4,711" in found.sentence
+    alone = finder.find_definition(target, LEADS, [wrong], could_ask)
+    assert alone.verdict == "none"
+    assert alone.sentence.startswith("NONE FITS")
 
 
 def test_a_careless_reader_is_forgiven_a_few(target, could_ask):
     off = Number("Phoenix-Sales", *AGO, Decimal(125))
     right = numbers(target, "leads", 0, could_ask[:4])
-    assert finder.find(target, "leads", [KNOWN, off, *right], could_ask).verdict == "none"
-    found = finder.find(target, "leads", [KNOWN, off, *right], could_ask, careless=True)
+    assert finder.find_definition(target, CATALOG["leads"], [KNOWN, off, *right], could_ask).verdict == "groups"
+    found = finder.find_definition(target, CATALOG["leads"], [KNOWN, off, *right], could_ask, careless=True)
     assert (found.verdict, found.classes[0].definition) == ("likely", 0)
 
 
@@ -172,62 +194,70 @@ def test_the_next_number_is_the_one_on_which_most_differ():
     # Three definitions: the first period tells them all the same, the second parts one, the third all.
     panel = np.array([[5, 5, 5], [1, 1, 2], [1, 2, 3]], np.float32)
     even = np.ones(3)
-    assert finder.next_question(panel, even, ()) == 2
-    assert finder.next_question(panel, even, {2}) == 1
-    assert finder.next_question(panel, even, {1, 2}) is None
+    assert finder.choose_next_question(panel, even, ()) == 2
+    assert finder.choose_next_question(panel, even, {2}) == 1
+    assert finder.choose_next_question(panel, even, {1, 2}) is None
 
 
-def test_an_unknown_kpi_is_refused():
-    with pytest.raises(UserError, match=r"lead is none of leads, estimates, "):
-        definitions.read_space("lead")
+def test_a_kpi_is_found_as_people_call_it_and_an_unknown_one_is_refused():
+    assert find_kpi(" total booked ") is find_kpi("Total Booked") is CATALOG["total_booked"]
+    assert find_kpi("$ Produced") is CATALOG["dollars_produced"]
+    with pytest.raises(UserError, match="no KPI lead: did you mean leads"):
+        find_kpi("lead")
 
 
 # --- the cube is the SQL ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kpi", KPIS)
+@pytest.mark.parametrize("kpi", CATALOG)
 def test_the_expected_definition_is_the_kpi(target, kpi):
     column = target.query(
         f"SELECT business_unit, {kpi} AS value FROM st_mart_v2.kpi_weekly_by_bu"
-        " WHERE division = @division AND week_start = @week",
-        division=finder.division(kpi),
+        " WHERE division IN (@division, 'Both') AND week_start = @week",
+        division=CATALOG[kpi].division,
         week=NOW[0],
     ).set_index("business_unit")["value"]
     periods = [Period(unit, *NOW) for unit in column.index]
-    space = definitions.read_space(kpi)
-    given = cube.cube(cube.load(target, space, periods, TIME_ZONE), periods)[:, 0]
+    space = CATALOG[kpi]
+    given = cube.compute_table(cube.load_candidates(target, space, periods, TIME_ZONE), periods)[:, 0]
     assert all(map(same, given, column))
     assert not np.isnan(given).all()
 
 
-@pytest.mark.parametrize("kpi", KPIS)
+@pytest.mark.parametrize("kpi", CATALOG)
 @pytest.mark.soak
 def test_every_definition_gives_what_its_sql_gives(target, kpi):
     """Six definitions drawn at random, each for a month that is in one of the two years."""
-    space, random = definitions.read_space(kpi), np.random.default_rng(7)
-    units = finder.known_units(target, finder.division(kpi))[:3]
+    space, random = CATALOG[kpi], np.random.default_rng(7)
+    units = finder.list_units(target, space)[:3]
     days = [(date(2025, 1, 6), date(2025, 2, 9)), (date(2025, 6, 1), date(2025, 7, 31))]
     periods = [Period(unit, *window) for unit in units for window in days]
-    candidates = cube.load(target, space, periods, TIME_ZONE)
+    candidates = cube.load_candidates(target, space, periods, TIME_ZONE)
     found = []
     for number, period in zip(random.integers(len(space), size=6), periods, strict=True):
-        sql = definitions.as_sql(space, int(number), candidates.dates)
-        found.append(cube.values(candidates, period)[number])
-        assert same(found[-1], run(target, sql, period)), (number, period)
-    assert np.nansum(np.abs(found)) > 0
+        statement = sql.definition_sql(Definition(space, space.options(int(number))))
+        found.append(cube.compute_values(candidates, period)[number])
+        assert same(found[-1], run(target, statement, period)), (number, period)
+    assert len(found) == 6
 
 
-@given(number=strategies.integers(0, len(definitions.read_space("leads")) - 1))
+def test_where_nothing_happened_every_definition_counts_nothing(target):
+    nowhere = Period("Phoenix-Sales", date(1999, 1, 4), date(1999, 1, 10))
+    candidates = cube.load_candidates(target, LEADS, [nowhere], TIME_ZONE)
+    assert not cube.compute_values(candidates, nowhere).any()
+
+
+@given(number=strategies.integers(0, len(CATALOG["leads"]) - 1))
 def test_a_definition_has_one_number_and_one_set_of_options(number):
-    space = definitions.read_space("leads")
+    space = CATALOG["leads"]
     assert space.number({name: option.id for name, option in space.options(number).items()}) == number
     assert space.bits[number] == sum(option.bits for option in space.options(number).values())
 
 
-def run(target, sql: str, period: Period) -> float | None:
+def run(target, statement: str, period: Period) -> float | None:
     """The value of a definition's SQL."""
     days = {"first_day": period.first, "last_day": period.last}
-    return target.query(sql, business_unit=period.unit, time_zone=TIME_ZONE, **days)["value"][0]
+    return target.query(statement, business_unit=period.unit, time_zone=TIME_ZONE, **days)["value"][0]
 
 
 def same(value: float, other: float | None) -> bool:
@@ -236,7 +266,7 @@ def same(value: float, other: float | None) -> bool:
 
 
 def test_the_winner_as_googlesql_gives_the_number(target, could_ask):
-    found = finder.find(target, "leads", [KNOWN, YEAR_BEFORE], could_ask)
+    found = finder.find_definition(target, CATALOG["leads"], [KNOWN, YEAR_BEFORE], could_ask)
     assert run(target, found.sql, KNOWN.period) == 96
     assert run(target, found.sql, YEAR_BEFORE.period) == 124
 
@@ -265,22 +295,23 @@ def test_shapley_shares_always_add_up(values):
         ("leads", "sunday_to_saturday", "none", (date(2025, 8, 17), date(2025, 8, 23))),
         ("leads", "inclusive", "year", (date(2024, 8, 18), date(2024, 8, 24))),
         ("leads", "inclusive", "weeks_52", (date(2024, 8, 19), date(2024, 8, 25))),
-        ("future_bookings", "year", "none", (date(2025, 8, 18), date(2026, 8, 24))),
+        ("future_bookings", "year", "none", (date(2025, 8, 18), date(2026, 8, 18))),
+        ("future_bookings", "last_day", "none", (date(2025, 8, 18), date(2026, 8, 24))),
         ("outstanding_ar", "last", "none", (date.min, date(2025, 8, 24))),
     ],
 )
 def test_the_days_that_a_definition_reads(kpi, window, shift, expected):
-    space = definitions.read_space(kpi)
+    space = CATALOG[kpi]
     [its_window] = [option for option in space["window"] if option.id == window]
     [its_shift] = [option for option in space["shift"] if option.id == shift]
-    assert definitions.bounds(its_window, its_shift, *NOW)[:2] == expected
+    assert read_days(its_window, its_shift, *NOW)[:2] == expected
 
 
 def test_the_options_are_data(tmp_path):
-    text = definitions.FILE.read_text(encoding="utf-8")
-    fewer, wrong = tmp_path / "fewer.yaml", tmp_path / "wrong.yaml"
-    fewer.write_text(text.replace("    rows: {count: rows, bits: 2, why: every row}", "", 1), encoding="utf-8")
-    assert len(definitions.read_space("leads", fewer)) == len(definitions.read_space("leads")) * 4 / 5
+    text = FILE.read_text(encoding="utf-8")
+    fewer, wrong = tmp_path / "fewer.yml", tmp_path / "wrong.yml"
+    fewer.write_text(text.replace("        rows: {count: rows, bits: 2, why: every job}\n", "", 1), encoding="utf-8")
+    assert len(read_catalog(fewer)["leads"]) == len(LEADS) * 4 / 5
     wrong.write_text(text.replace("[first, last-1d]", "[first, yesterday]"), encoding="utf-8")
-    with pytest.raises(UserError, match="an option of leads, window cannot be read"):
-        definitions.read_space("leads", wrong)
+    with pytest.raises(UserError, match=r"wrong.yml: leads, window: exclusive_end .*yesterday"):
+        read_catalog(wrong)

@@ -1,6 +1,7 @@
 """The main job over real HTTP: whatever happens on the way, the tables end up equal to the tenant's own truth."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import requests
 from sandbox import server, truth
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, TIME_ZONE, populate
-from stkpi import warehouse
+from stkpi import __main__ as command
+from stkpi import company, warehouse
 from stkpi.errors import UserError
 from stkpi.ingest import run as ingest
 from stkpi.ingest import state
@@ -70,11 +72,11 @@ def assert_equal(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) 
 
 def assert_equals_truth(store: Store, as_of: date) -> None:
     """Every KPI of every unit, week and day equals the oracle's: counts and money exactly, ratios to nine digits."""
-    marts.build(as_of.isoformat())
-    units = pd.read_csv(marts.SQL / "business_units.csv", dtype=str).to_dict("records")
+    marts.build_marts(as_of.isoformat())
+    units = company.read_table(company.SANDBOX_PRESET / company.UNITS, company.COLUMNS[company.UNITS])
     for table, key, oracle in (
-        ("kpi_weekly_by_bu", "week_start", truth.weekly_kpis),
-        ("kpi_daily_by_bu", "event_date", truth.daily_kpis),
+        ("kpi_weekly_by_bu", "week_start", truth.compute_weekly_kpis),
+        ("kpi_daily_by_bu", "event_date", truth.compute_daily_kpis),
     ):
         expected = oracle(store, units, TIME_ZONE, as_of)
         with warehouse.connect() as target:
@@ -106,7 +108,7 @@ def test_every_kpi_of_every_unit_week_and_day_equals_the_truth(seed, serve, use)
     store = Store()
     populate(store, seed=seed, scale=SCALE)
     use(serve(store, seed=seed, calls_per_second=1_000_000))
-    report = ingest.run()
+    report = ingest.run_ingest()
     assert report.status == "ok"
     assert all(result.fetched == result.loaded + result.quarantined for result in report.entities)
     assert {r.entity: r.fetched for r in report.entities} == {name: len(list(store.rows(name))) for name in ENTITIES}
@@ -116,7 +118,7 @@ def test_every_kpi_of_every_unit_week_and_day_equals_the_truth(seed, serve, use)
 
 def test_a_second_run_reads_the_overlap_and_changes_nothing(healthy):
     before = raw_tables()
-    second = ingest.run()
+    second = ingest.run_ingest()
     assert second.status == "ok"
     assert sum(r.changed for r in second.entities) == 0
     assert sum(r.fetched for r in second.entities) < sum(map(len, before.values())) / 10
@@ -125,20 +127,20 @@ def test_a_second_run_reads_the_overlap_and_changes_nothing(healthy):
 
 def test_incremental_and_full_reach_the_same_tables_while_the_tenant_changes(own, use):
     use(own, "incremental")
-    ingest.run()
+    ingest.run_ingest()
     for step in (1, 2, 3):
         requests.post(f"{own.url}/sandbox/mutate", json={"step": step}, timeout=60).raise_for_status()
-        assert ingest.run().status == "ok"
+        assert ingest.run_ingest().status == "ok"
     incremental = raw_tables()
     assert_equals_truth(own.store, LAST_DAY + timedelta(days=3))
     use(own, "full")
-    assert ingest.run(mode="full").status == "ok"
+    assert ingest.run_ingest(mode="full").status == "ok"
     assert_equal(incremental, raw_tables())
 
 
 def test_a_run_that_is_killed_resumes_and_ends_with_the_same_tables(sandbox, use):
     use(sandbox, "whole")
-    ingest.run()
+    ingest.run_ingest()
     whole = raw_tables()
     file = use(sandbox, "killed")
     for windows in (4, 12):
@@ -150,28 +152,28 @@ def test_a_run_that_is_killed_resumes_and_ends_with_the_same_tables(sandbox, use
                 time.sleep(0.01)
             run.send_signal(signal.SIGKILL)
         lines.unlink()
-    assert ingest.run().status == "ok"
+    assert ingest.run_ingest().status == "ok"
     assert_equal(whole, raw_tables())
 
 
 def test_a_deleted_month_is_noticed_and_read_again(sandbox, use):
     use(sandbox)
-    ingest.run("jobs")
+    ingest.run_ingest("jobs")
     with warehouse.connect() as target:
-        count = state.stored(target, ENTITIES["jobs"])
+        count = state.count_stored(target, ENTITIES["jobs"])
         target.execute(
             "DELETE FROM st_raw_v2.raw_jobs"
             " WHERE createdOn >= TIMESTAMP '2025-03-01' AND createdOn < TIMESTAMP '2025-04-01'"
         )
-        assert state.stored(target, ENTITIES["jobs"]) < count
-    assert ingest.run("jobs").status == "ok"
+        assert state.count_stored(target, ENTITIES["jobs"]) < count
+    assert ingest.run_ingest("jobs").status == "ok"
     with warehouse.connect() as target:
-        assert state.stored(target, ENTITIES["jobs"]) == count
+        assert state.count_stored(target, ENTITIES["jobs"]) == count
 
 
 def test_a_backfill_loads_its_days_and_leaves_the_watermark(sandbox, use):
     use(sandbox)
-    report = ingest.run("invoices", "window", "2025-08-18", "2025-08-18")
+    report = ingest.run_ingest("invoices", "window", "2025-08-18", "2025-08-18")
     assert report.status == "ok"
     with warehouse.connect() as target:
         days = target.query("SELECT DISTINCT DATE(createdOn, 'America/Phoenix') AS day FROM st_raw_v2.raw_invoices")
@@ -182,17 +184,17 @@ def test_a_backfill_loads_its_days_and_leaves_the_watermark(sandbox, use):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"entities": "jobs,leads"}, "There is no entity called leads"),
-        ({"mode": "monthly"}, "There is no mode “monthly”"),
+        ({"entities": "jobs,leads"}, "Unknown entity leads"),
+        ({"mode": "monthly"}, "Unknown mode monthly"),
         ({"mode": "window", "window_start": "2025-08-18"}, "Mode window needs window_start and window_end"),
         ({"mode": "window", "window_start": "2025-08-18", "window_end": "2025-08-17"}, "before it starts"),
-        ({"mode": "window", "window_start": "18.8.2025", "window_end": "2025-08-17"}, "window_start must be a day"),
+        ({"mode": "window", "window_start": "18.8.2025", "window_end": "2025-08-17"}, "window_start=18.8.2025"),
     ],
 )
-def test_wrong_use_is_one_sentence_and_writes_nothing(arguments, sentence, sandbox, use):
+def test_a_usage_error_is_one_sentence_and_writes_nothing(arguments, sentence, sandbox, use):
     file = use(sandbox)
     with pytest.raises(UserError, match=sentence):
-        ingest.run(**arguments)
+        ingest.run_ingest(**arguments)
     assert not file.exists()
 
 
@@ -212,14 +214,30 @@ def test_what_cannot_work_is_one_sentence_and_writes_nothing(name, value, senten
     monkeypatch.setattr(client, "BACKOFF", 0.001)
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=sentence):
-        ingest.run()
+        ingest.run_ingest()
     assert not file.exists()
 
 
 def test_two_companies_do_not_mix_in_one_warehouse(sandbox, use, monkeypatch, serve):
     use(sandbox)
-    ingest.run("tag_types")
+    ingest.run_ingest("tag_types")
     other = serve(sandbox.store, seed=2)
     use(other)
     with pytest.raises(UserError, match="holds the data of tenant 1000001, not of 1000002"):
-        ingest.run("tag_types")
+        ingest.run_ingest("tag_types")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--from", "", "--to", "2025-08-18"], "FROM and TO"),
+        (["--from", "18.8.2025", "--to", "2025-08-18"], "FROM=18.8.2025"),
+        (["--from", "2025-08-18", "--to", "2025-08-17"], "TO .*FROM .*swap"),
+    ],
+)
+def test_a_backfill_is_refused_in_the_words_of_its_command(arguments, words, sandbox, use, monkeypatch, capsys):
+    file = use(sandbox)
+    monkeypatch.setattr(sys, "argv", ["stkpi", "backfill", "--entity", "jobs", *arguments])
+    assert command.main() == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert not file.exists()

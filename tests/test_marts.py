@@ -37,11 +37,11 @@ def difference(file: Path, as_of: date) -> dict[str, int]:
     copy = Path(shutil.copy(file, file.with_name("whole.duckdb")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WAREHOUSE", str(copy))
-        assert marts.build(as_of.isoformat(), full=True).plan.mode == "full"
+        assert marts.build_marts(as_of.isoformat(), full=True).plan.mode == "full"
     found = {}
     with duckdb.connect() as connection:
         connection.execute(f"ATTACH '{file}' AS night (READ_ONLY); ATTACH '{copy}' AS whole (READ_ONLY)")
-        for mart in marts.all_marts():
+        for mart in marts.list_marts():
             if mart.kind == "TABLE":
                 night, whole = (f"(SELECT * FROM {name}.{mart.name})" for name in ("night", "whole"))
                 either = f"({night} EXCEPT ALL {whole}) UNION ALL ({whole} EXCEPT ALL {night})"
@@ -60,9 +60,9 @@ def put(file: Path, entity: str, records: list[Record], window: Window | None = 
     """Load records as an ingest does; with a window as all that there is of the slice."""
     stamp = datetime(2025, 9, 16, tzinfo=UTC) + timedelta(minutes=next(CLOCK))
     rows = [record | {"modifiedOn": stamp.isoformat()} for record in records]
-    read = load.Read(ENTITIES[entity], f"test-{stamp:%H%M}", "incremental", "test", window)
+    read = load.Reading(ENTITIES[entity], f"test-{stamp:%H%M}", "incremental", "test", window)
     with warehouse.connect() as target:
-        load.load(target, file.with_suffix(".landing"), read, [Page(rows, has_more=False, total=len(rows))])
+        load.load_pages(target, file.with_suffix(".landing"), read, [Page(rows, has_more=False, total=len(rows))])
 
 
 # --- any edit of any record -------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_after_any_edits_an_increment_equals_a_rebuild(seed, healthy):
         for entity in editor.rng.sample(EDITED, night % 4 + 1):
             put(healthy, entity, editor.edits(entity, editor.rng.randrange(4), newest))
         as_of = LAST_DAY + timedelta(days=night // 2)
-        modes.append(marts.build(as_of.isoformat()).plan.mode)
+        modes.append(marts.build_marts(as_of.isoformat()).plan.mode)
         assert difference(healthy, as_of) == {}, f"night {night}"
     assert set(modes) == {"increment"}
 
@@ -180,9 +180,9 @@ def test_night_after_night_an_increment_equals_a_rebuild(seed, serve, tmp_path, 
     for step in range(4):
         if step:
             requests.post(f"{tenant.url}/sandbox/mutate", json={"step": step}, timeout=60).raise_for_status()
-        assert ingest.run().status == "ok"
+        assert ingest.run_ingest().status == "ok"
         as_of = LAST_DAY + timedelta(days=step)
-        plan = marts.build(as_of.isoformat()).plan
+        plan = marts.build_marts(as_of.isoformat()).plan
         assert plan.mode == ("increment" if step else "full")
         if step:
             assert difference(file, as_of) == {}, f"night {step}"
@@ -192,17 +192,17 @@ def test_night_after_night_an_increment_equals_a_rebuild(seed, serve, tmp_path, 
 
 
 def test_where_nothing_changed_nothing_is_computed_but_new_days(healthy):
-    before = marts.build()
+    before = marts.build_marts()
     assert before.plan.mode == "nothing"
     assert before.headline.startswith("No week was computed: nothing changed since 20")
     wednesday = LAST_DAY + timedelta(days=3)
-    after = marts.build(wednesday.isoformat())
+    after = marts.build_marts(wednesday.isoformat())
     assert after.headline == ("1 week from Monday, 15 September 2025 on computed: the days from 2025-09-15 on are new.")
     assert set(after.tables.loc[after.tables["seconds"] > 0, "table"]) <= {
         "st_mart_v2.kpi_daily_by_bu", "st_mart_v2.kpi_weekly_by_bu"
     }  # fmt: skip
     assert difference(healthy, wednesday) == {}
-    thursday = marts.build((LAST_DAY + timedelta(days=4)).isoformat())  # the running week again
+    thursday = marts.build_marts((LAST_DAY + timedelta(days=4)).isoformat())  # the running week again
     assert thursday.plan.bounds.changed_from == date(2025, 9, 15)
     assert difference(healthy, LAST_DAY + timedelta(days=4)) == {}
 
@@ -213,7 +213,7 @@ def test_only_the_weeks_from_the_first_changed_one_are_computed(healthy):
     marker = "UPDATE st_mart_v2.fact_leads SET customer_name = 'kept' WHERE event_date < '2025-09-08'"
     with warehouse.connect() as target:
         target.execute(marker)
-    built = marts.build()
+    built = marts.build_marts()
     assert built.headline == ("1 week from Monday, 08 September 2025 on computed: 1 record of 1 job changed.")
     with warehouse.connect() as target:
         earlier = target.query(
@@ -229,7 +229,7 @@ def test_pay_that_is_taken_back_leaves_its_job(healthy):
     items = held("payroll", "date = '2025-09-08'")
     assert items
     put(healthy, "payroll", items[1:], window)
-    assert marts.build().plan.mode == "increment"
+    assert marts.build_marts().plan.mode == "increment"
     assert difference(healthy, LAST_DAY) == {}
 
 
@@ -239,15 +239,15 @@ def test_a_repair_counts_as_a_change(healthy):
             "UPDATE st_raw_v2.raw_invoices SET jobId = NULL, jobNumber = NULL"
             " WHERE createdOn >= '2025-09-08' AND createdOn < '2025-09-09'"
         )
-    marts.build(full=True)
+    marts.build_marts(full=True)
     repaired = repair.run(dry_run=False)
     assert repaired.filled > 0
-    built = marts.build()
+    built = marts.build_marts()
     assert built.plan.mode == "increment"
     assert f"{repaired.filled:,} records of" in built.headline
     assert difference(healthy, LAST_DAY) == {}
     assert repair.run(dry_run=False).filled == 0
-    assert marts.build().plan.mode == "nothing"
+    assert marts.build_marts().plan.mode == "nothing"
 
 
 # --- what makes a rebuild ---------------------------------------------------------------------------------------------
@@ -272,9 +272,9 @@ def test_a_build_that_was_killed_is_made_up_for(healthy, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(marts, "_compute", dies)
         with pytest.raises(KeyboardInterrupt):
-            marts.build()
+            marts.build_marts()
     assert {"st_ref_v2.records", "st_ref_v2.dim_customers"} <= set(computed)  # what would tell is overwritten
-    assert marts.build().plan.mode == "increment"
+    assert marts.build_marts().plan.mode == "increment"
     assert difference(healthy, LAST_DAY) == {}
 
 
@@ -282,8 +282,8 @@ def test_a_rebuild_that_was_killed_is_repeated(healthy, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(marts, "_compute", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            marts.build(full=True)
-    assert marts.build().headline == "All weeks were computed: the last rebuild did not end."
+            marts.build_marts(full=True)
+    assert marts.build_marts().headline == "All weeks were computed: the last rebuild did not end."
 
 
 @pytest.mark.parametrize(
@@ -300,5 +300,5 @@ def test_a_rebuild_that_was_killed_is_repeated(healthy, monkeypatch):
 def test_what_cannot_be_bounded_makes_a_rebuild(change, reason, healthy):
     with warehouse.connect() as target:
         target.execute(change)
-    assert marts.build().headline == f"All weeks were computed: {reason}."
-    assert marts.build().plan.mode == "nothing"
+    assert marts.build_marts().headline == f"All weeks were computed: {reason}."
+    assert marts.build_marts().plan.mode == "nothing"

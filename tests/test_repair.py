@@ -13,7 +13,7 @@ from stkpi import warehouse
 from stkpi.errors import UserError
 from stkpi.ingest import run as ingest
 from stkpi.ingest import state
-from stkpi.ingest.load import raw_table
+from stkpi.ingest.load import define_raw_table
 from stkpi.marts import invoice_repair as repair
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.warehouse.duckdb import DuckDBWarehouse
@@ -33,7 +33,7 @@ def stored() -> dict[int, int | None]:
 
 def seeded() -> dict[int, legacy.Planted]:
     with warehouse.connect() as target:
-        return legacy.seed(target, share=0.15)
+        return legacy.plant_old_rows(target, share=0.15)
 
 
 # --- a whole tenant --------------------------------------------------------------------------------------------------
@@ -114,16 +114,16 @@ def test_a_healthy_warehouse_has_nothing_to_repair(healthy):
 def test_an_ingest_neither_undoes_a_repair_nor_doubles_or_misses_an_old_row(healthy, ingest_first):
     truth = seeded()
     if ingest_first:  # it writes anew the invoices whose old rows have no key
-        assert ingest.run("invoices", "window", "2024-07-01", "2025-03-31").status == "ok"
+        assert ingest.run_ingest("invoices", "window", "2024-07-01", "2025-03-31").status == "ok"
     repaired = repair.run(dry_run=False)
     assert (repaired.superseded > 0) == ingest_first
     links = stored()
 
-    assert ingest.run("invoices").status == "ok"
+    assert ingest.run_ingest("invoices").status == "ok"
     after = stored()
     assert all(after[invoice] == job for invoice, job in links.items() if job is not None)
 
-    assert ingest.run("invoices", "full").status == "ok"
+    assert ingest.run_ingest("invoices", "full").status == "ok"
     after = stored()
     assert all(after[invoice] == planted.job_id for invoice, planted in truth.items())
     assert repair.run(dry_run=False).filled == 0
@@ -141,7 +141,7 @@ def test_columns_that_an_old_table_lacks_are_added(healthy):
     with warehouse.connect() as target:
         assert stored_jobs(target) == expected
     assert repair.run().columns == ()
-    assert ingest.run("invoices", "full").status == "ok"
+    assert ingest.run_ingest("invoices", "full").status == "ok"
     with warehouse.connect() as target:  # no row was doubled
         assert stored_jobs(target) == expected
 
@@ -204,7 +204,7 @@ CASES = {
 def judge() -> Judge:
     """GoogleSQL's analyzer, knowing what a repair reads and writes."""
     judge = Judge()
-    for table in (*(raw_table(ENTITIES[name]) for name in ("invoices", "jobs")), *state.TABLES):
+    for table in (*(define_raw_table(ENTITIES[name]) for name in ("invoices", "jobs")), *state.TABLES):
         judge.declare_ddl(create_sql(table))
     return judge
 
@@ -224,7 +224,7 @@ def links(request, judge, tmp_path_factory) -> dict[int, Row]:
         rows = judge.evaluate(repair.links_sql(), given, parameters)
     else:
         with DuckDBWarehouse(tmp_path_factory.mktemp("cases") / "warehouse.duckdb", wait=0) as target:
-            target.execute(*(create_sql(raw_table(ENTITIES[name])) for name in ("invoices", "jobs")))
+            target.execute(*(create_sql(define_raw_table(ENTITIES[name])) for name in ("invoices", "jobs")))
             for table, records in given.items():
                 for record in records:
                     named = {f"p{name.lower()}": value for name, value in record.items()}
@@ -256,7 +256,7 @@ def test_the_statements_are_googlesql(judge):
 @pytest.mark.parametrize(
     ("days", "sentence"),
     [
-        (("1.8.2025", ""), "window_start must be a day such as 2025-08-18"),
+        (("1.8.2025", ""), "window_start=1.8.2025 is not a day"),
         (("2025-08-02", "2025-08-01"), "A window must end after it starts"),
     ],
 )

@@ -15,7 +15,7 @@ import yaml
 from filelock import FileLock
 
 from stkpi.errors import UserError
-from stkpi.runs import runner, sandbox_process
+from stkpi.runs import history, runner, sandbox_process
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 STEPS = [
@@ -103,35 +103,37 @@ def test_every_kind_of_failure_has_its_status_and_the_others_run(night):
     }
 
 
-def test_failures_are_told_in_one_sentence(night):
-    assert {name: step["error"] for name, step in night.steps.items()} == {
-        "fine": None,
+def test_each_failure_is_one_sentence_with_its_cause(night):
+    causes = {
         "some": "jobs: the API answered 500",
         "bug": "KeyError: 'lead'",
-        "wrong": "The window ends before it starts: exchange the two days.",
-        "dead": "The notebook's process died, most often for want of memory.",
-        "slow": "A cell took longer than the 1 s of its step's timeout.",
-        "after": None,
-        "never": "Not run, because it needs bug.",
+        "wrong": "swap the dates",
+        "dead": "process died.*out of memory",
+        "slow": "longer than 1 s.*timeout",
+        "never": "needs bug",
     }
+    errors = {name: step["error"] for name, step in night.steps.items() if step["error"]}
+    assert errors.keys() == causes.keys()
+    assert [name for name, cause in causes.items() if not re.search(cause, errors[name])] == []
+    assert not any("\n" in error for error in errors.values())
 
 
 def test_a_run_with_failures_ends_with_1(night):
     assert night.code == 1
 
 
-def test_a_run_that_fails_by_wrong_use_alone_ends_with_2_and_its_sentence(tmp_path, capsys):
+def test_a_run_with_usage_errors_only_ends_with_2_and_its_sentence(tmp_path, capsys):
     steps = [STEPS[3], {"name": "after", "notebook": "01_ok.ipynb", "needs": ["wrong"]}]
-    assert runner.run(spec(tmp_path, steps), runs=tmp_path / "runs") == 2
-    assert "s  The window ends before it starts: exchange the two days.\n" in capsys.readouterr().out
+    assert runner.run_spec(spec(tmp_path, steps), runs=tmp_path / "runs") == 2
+    assert re.search(r" s  .*swap the dates\.\n", capsys.readouterr().out)
 
 
 def test_terminal_has_one_line_per_step_and_says_what_to_do(night):
     lines = night.terminal.splitlines()
     assert len(lines) == len(STEPS) + 1
     (bug,) = (line for line in lines if line.startswith("bug"))
-    assert re.fullmatch(rf"bug +failed +\d+\.\d s  KeyError: 'lead'\. Open {night.folder}/03_bug\.html, mend .*", bug)
-    assert lines[-1] == f"The run is failed: {night.runs / 'index.html'}"
+    assert re.fullmatch(rf"bug +failed +\d+\.\d s  KeyError: 'lead'\. Open {night.folder}/03_bug\.html, fix .*", bug)
+    assert lines[-1] == f"Run failed: {night.runs / 'index.html'}"
 
 
 def test_summary_is_as_the_contract_says(night):
@@ -184,20 +186,19 @@ def test_a_stopped_run_is_marked_and_leaves_no_kernel(tmp_path, number):
     process.communicate(timeout=20)
     kernel = int(pid_file.read_text())
     wait_for(lambda: not Path(f"/proc/{kernel}").exists())
-    (run,) = runner.read_runs(tmp_path / "runs" / "ledger.jsonl")
+    (run,) = history.read_runs(tmp_path / "runs" / "history.jsonl")
     assert run["status"] == "interrupted"
     if number == signal.SIGTERM:
         assert process.returncode == 1
-        assert [(step["status"], step["error"]) for step in run["steps"]] == [
-            ("interrupted", "Stopped before its end: run again, finished work is kept."),
-            ("skipped", "Not run, because the run was interrupted."),
-        ]
+        assert [step["status"] for step in run["steps"]] == ["interrupted", "skipped"]
+        assert "run again" in run["steps"][0]["error"]
+        assert "the run was interrupted" in run["steps"][1]["error"]
 
 
 WITHIN = """
 import os, time
 from stkpi.runs import sandbox_process
-with sandbox_process.tenant() as sandbox:
+with sandbox_process.provide_tenant() as sandbox:
     print(sandbox, os.environ["ST_API_URL"], os.environ["AS_OF"], flush=True)
     time.sleep(60)
 """
@@ -226,26 +227,26 @@ def test_without_credentials_a_sandbox_serves_as_long_as_its_command_lives():
 
 
 def test_with_credentials_no_sandbox_is_started():
-    with sandbox_process.tenant() as sandbox:
+    with sandbox_process.provide_tenant() as sandbox:
         assert sandbox is False
 
 
 def test_a_second_run_at_once_is_refused(tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="Another run is going on"):
-        runner.run(spec(tmp_path, STEPS[:1]), runs=tmp_path)
-    assert not (tmp_path / "ledger.jsonl").exists()
+        runner.run_spec(spec(tmp_path, STEPS[:1]), runs=tmp_path)
+    assert not (tmp_path / "history.jsonl").exists()
 
 
 def test_ledger_loses_only_the_line_that_a_kill_has_torn(tmp_path):
-    ledger = tmp_path / "ledger.jsonl"
-    runner.append_event(ledger, event="started", run_id="first", sandbox=True)
-    with ledger.open("a") as file:
-        file.write('\n{"event": "step", "run_id": "first", "na')
-    runner.append_event(ledger, event="started", run_id="second", sandbox=False)
-    runner.append_event(ledger, event="step", run_id="second", name="ingest", status="ok")
-    runner.append_event(ledger, event="finished", run_id="second", status="ok")
-    runner.append_event(ledger, event="started", run_id="third", sandbox=False)
-    runs = runner.read_runs(ledger, running="third")
+    file = tmp_path / "history.jsonl"
+    history.append_event(file, event="started", run_id="first", sandbox=True)
+    with file.open("a") as torn:
+        torn.write('\n{"event": "step", "run_id": "first", "na')
+    history.append_event(file, event="started", run_id="second", sandbox=False)
+    history.append_event(file, event="step", run_id="second", name="ingest", status="ok")
+    history.append_event(file, event="finished", run_id="second", status="ok")
+    history.append_event(file, event="started", run_id="third", sandbox=False)
+    runs = history.read_runs(file, running="third")
     assert [(run["run_id"], run["status"], len(run["steps"])) for run in runs] == [
         ("third", "running", 0),
         ("second", "ok", 1),
@@ -256,24 +257,24 @@ def test_ledger_loses_only_the_line_that_a_kill_has_torn(tmp_path):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"week": "3"}, "Unknown parameter week: the notebooks take label, rows."),
-        ({"rows": "many"}, "Parameter rows takes a value of type int, not 'many'."),
-        ({"rows": "true"}, "Parameter rows takes a value of type int, not True."),
+        ({"week": "3"}, "parameter week: .* label, rows"),
+        ({"rows": "many"}, "rows .* type int, not 'many'"),
+        ({"rows": "true"}, "rows .* type int, not True"),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_anything_runs(tmp_path, given, sentence):
-    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
-        runner.run(spec(tmp_path, STEPS[:1]), given, runs=tmp_path / "runs")
+    with pytest.raises(UserError, match=sentence):
+        runner.run_spec(spec(tmp_path, STEPS[:1]), given, runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_command_ends_with_2_and_one_sentence(tmp_path, capsys):
     assert runner.main([str(spec(tmp_path, STEPS[:1])), "-p", "week=3"]) == 2
-    assert capsys.readouterr().err == "Unknown parameter week: the notebooks take label, rows.\n"
+    assert re.fullmatch(r"[^\n]*parameter week[^\n]*\n", capsys.readouterr().err)
 
 
 def test_a_parameter_reaches_each_notebook_that_declares_it(tmp_path):
-    steps = runner.with_parameters(runner.read_spec(spec(tmp_path, STEPS[:2])), {"rows": "5", "label": "5"})
+    steps = runner.apply_parameters(runner.read_spec(spec(tmp_path, STEPS[:2])), {"rows": "5", "label": "5"})
     assert [dict(step.parameters) for step in steps] == [{"rows": 5, "label": "5"}, {}]
 
 
@@ -281,15 +282,22 @@ def test_a_parameter_reaches_each_notebook_that_declares_it(tmp_path):
     ("change", "sentence"),
     [
         ({"parameters": {"week": 3}}, "Unknown parameter week"),
-        ({"needs": ["none"]}, "step fine needs none, which is no step"),
+        ({"needs": ["none"]}, "step fine needs the unknown step none"),
         ({"needs": ["fine"]}, "wait for each other"),
-        ({"notebook": "99_none.ipynb"}, "99_none.ipynb, which is not there"),
+        ({"notebook": "99_none.ipynb"}, "does not exist: .*99_none.ipynb"),
         ({"retries": 3}, "is not a list of steps"),
     ],
 )
 def test_a_spec_that_does_not_hold_together_is_refused(tmp_path, change, sentence):
     with pytest.raises(UserError, match=sentence):
-        runner.with_parameters(runner.read_spec(spec(tmp_path, [STEPS[0] | change])), {})
+        runner.apply_parameters(runner.read_spec(spec(tmp_path, [STEPS[0] | change])), {})
+
+
+def test_a_history_under_its_former_name_is_kept(tmp_path):
+    history.append_event(tmp_path / "ledger.jsonl", event="started", run_id="first", sandbox=True)
+    file = history.find_history(tmp_path)
+    assert [run["run_id"] for run in history.read_runs(file)] == ["first"]
+    assert history.find_history(tmp_path) == file
 
 
 def test_a_secret_is_no_parameter(tmp_path):
@@ -300,7 +308,7 @@ def test_a_secret_is_no_parameter(tmp_path):
     path = tmp_path / "spec.yml"
     path.write_text("steps: [{name: key, notebook: 01_key.ipynb}]")
     with pytest.raises(UserError, match="app_key looks like a secret"):
-        runner.with_parameters(runner.read_spec(path), {"app_key": "abc"})
+        runner.apply_parameters(runner.read_spec(path), {"app_key": "abc"})
 
 
 def test_the_nightly_spec_and_its_notebooks_hold_together():
@@ -308,5 +316,10 @@ def test_the_nightly_spec_and_its_notebooks_hold_together():
     steps = {step.name: step for step in runner.read_spec(root / "notebooks" / "nightly.yml")}
     chain = ("ingest", "invoice_repair", "kpi_build", "validate")
     assert [list(steps[name].needs) for name in chain] == [[], ["ingest"], ["invoice_repair"], ["kpi_build"]]
-    assert list(runner.parameter_types(steps["ingest"].notebook)) == ["entities", "mode", "window_start", "window_end"]
-    assert runner.parameter_types(steps["kpi_build"].notebook) == {"weeks": "int", "as_of": "str", "full": "bool"}
+    assert list(runner.read_parameter_types(steps["ingest"].notebook)) == [
+        "entities",
+        "mode",
+        "window_start",
+        "window_end",
+    ]
+    assert runner.read_parameter_types(steps["kpi_build"].notebook) == {"weeks": "int", "as_of": "str", "full": "bool"}

@@ -628,7 +628,8 @@ def test_a_bad_setting_is_one_sentence():
         [sys.executable, "-m", "sandbox"], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert ended.returncode == 2
-    assert ended.stderr == "SANDBOX_SEED=lucky does not work: it must be a whole number from 0 to 2147483647.\n"
+    assert all(word in ended.stderr for word in ("SANDBOX_SEED=lucky", "whole number", "2147483647"))
+    assert ended.stderr.count("\n") == 1
 
 
 @contextmanager
@@ -639,7 +640,7 @@ def command(*arguments: str) -> Iterator[tuple[subprocess.Popen, dict[str, str]]
         [sys.executable, *arguments], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as run:
         try:
-            lines = [run.stdout.readline() for _ in range(8)]
+            lines = [run.stdout.readline() for _ in range(9)]
             yield run, dict(line.removeprefix("export ").strip().split("=", 1) for line in lines)
         finally:
             run.kill()
@@ -651,6 +652,7 @@ def test_the_command_prints_what_to_export_and_ends_when_interrupted():
         run.send_signal(signal.SIGINT)
         assert run.wait(10) == 0
     assert exported["AS_OF"] == "2025-09-14"
+    assert Path(exported["COMPANY"]).parts[-3:] == ("runs", "sandbox", "company")
 
 
 SIGNALLED_IN_A_THREAD = """

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from sandbox import __main__ as command
-from sandbox.company import UNITS
-from sandbox.mutations import mutate
+from sandbox.mutations import mutate_store
+from sandbox.organization import UNITS
 from sandbox.resources import RESOURCES
 from sandbox.store import Store
 from sandbox.tenant import populate
 
-ROLLUPS = list(csv.DictReader((Path(__file__).parent.parent / "sql" / "business_units.csv").open()))
+ROLLUPS = list(csv.DictReader((Path(__file__).parents[1] / "lib/sandbox/company/business_units.csv").open()))
 
 
 def tenant(seed: int, scale: float = 0.05) -> Store:
@@ -31,7 +31,7 @@ def store():
 
 
 def everything(store):
-    return {name: store.serialized(name, np.flatnonzero(store.present(name))) for name in RESOURCES}
+    return {name: store.get_serialized(name, np.flatnonzero(store.present(name))) for name in RESOURCES}
 
 
 def local(instant: str | None) -> date | None:
@@ -112,7 +112,7 @@ def test_known_case(store):
 def test_known_case_holds_in_another_tenant_and_after_nights_of_changes():
     other = tenant(seed=5, scale=0.2)
     for step in (1, 2, 3):
-        mutate(other, 5, step)
+        mutate_store(other, 5, step)
     assert known_case(other) == KNOWN
 
 
@@ -143,14 +143,14 @@ def test_same_seed_same_bytes_other_seed_others(store):
 def test_a_tenant_that_was_generated_before_is_read_and_any_other_generated(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "CACHED_SCALES", (0.001, 1))
     cache = tmp_path / "sandbox.pickle"
-    generated = everything(command.tenant(1, 0.002, cache))
+    generated = everything(command.load_tenant(1, 0.002, cache))
     assert list(tmp_path.iterdir()) == [cache]
-    monkeypatch.setattr(command, "_generate", lambda seed, scale: (seed, scale))
-    assert everything(command.tenant(1, 0.002, cache)) == generated
-    assert command.tenant(2, 0.0005, cache) == (2, 0.0005)  # not kept: it is there at once
-    assert everything(command.tenant(1, 0.002, cache)) == generated
+    monkeypatch.setattr(command, "_generate_tenant", lambda seed, scale: (seed, scale))
+    assert everything(command.load_tenant(1, 0.002, cache)) == generated
+    assert command.load_tenant(2, 0.0005, cache) == (2, 0.0005)  # not kept: it is there at once
+    assert everything(command.load_tenant(1, 0.002, cache)) == generated
     cache.write_bytes(cache.read_bytes()[:1000])
-    assert command.tenant(1, 0.002, cache) == (1, 0.002)
+    assert command.load_tenant(1, 0.002, cache) == (1, 0.002)
 
 
 @pytest.mark.soak
@@ -275,7 +275,7 @@ def test_traps_between_records_are_planted(store):
     parts = [part for payment in store.rows("payments") for part in payment["appliedTo"] or []]
     firsts = [job["firstAppointmentId"] for job in jobs.values()]
     sold = Counter(e["jobId"] for e in store.rows("estimates") if e["soldOn"] and e["jobId"])
-    pay = Counter(store.serialized("payroll", range(len(store.present("payroll")))))
+    pay = Counter(store.get_serialized("payroll", range(len(store.present("payroll")))))
     merged = [c["mergedToId"] for c in customers.values() if c["mergedToId"]]
 
     assert any(first and first not in visits for first in firsts)
@@ -301,8 +301,8 @@ def test_mutations_change_the_tenant_in_every_way():
     store, again = tenant(seed=3), tenant(seed=3)
     before = {name: len(store.present(name)) for name in RESOURCES}
     versions = {name: store.version(name) for name in RESOURCES}
-    mutate(store, 3, 1)
-    mutate(again, 3, 1)
+    mutate_store(store, 3, 1)
+    mutate_store(again, 3, 1)
     assert everything(store) == everything(again)
     assert 300 < sum(store.version(name) - versions[name] for name in RESOURCES) < 600
 

@@ -14,7 +14,7 @@ import pytest
 from sandbox.reports import REPORTS
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
-from sandbox.truth import daily_kpis, weekly_kpis
+from sandbox.truth import compute_daily_kpis, compute_weekly_kpis
 
 PHOENIX = "America/Phoenix"
 MONDAY, SUNDAY = date(2025, 8, 18), date(2025, 8, 24)
@@ -32,7 +32,7 @@ ROLLUP = [
         ("Tucson-Sales", "Tucson-Sales", "Sales", "RES"),
     ]
 ]
-with (Path(__file__).parents[1] / "sql/business_units.csv").open(encoding="utf-8") as file:
+with (Path(__file__).parents[1] / "lib/sandbox/company/business_units.csv").open(encoding="utf-8") as file:
     OWNERS_ROLLUP = list(csv.DictReader(file))
 
 
@@ -98,7 +98,7 @@ class Tenant:
         )
 
     def week(self, unit, as_of=SUNDAY, monday=MONDAY):
-        return weekly_kpis(self.store, ROLLUP, PHOENIX, as_of)[unit, monday]
+        return compute_weekly_kpis(self.store, ROLLUP, PHOENIX, as_of)[unit, monday]
 
     def report(self, name, units=None, first=MONDAY, last=SUNDAY):
         """Rows of a report of the week as dicts by label."""
@@ -146,7 +146,7 @@ def test_leads_are_distinct_raw_customers_of_estimate_type_jobs(tenant):
 def test_leads_of_days_do_not_add_up_to_the_week(tenant):
     tenant.job(101, SALES, ESTIMATE, customer=1, created="2025-08-18T17:00:00Z")
     tenant.job(102, SALES, ESTIMATE, customer=1, created="2025-08-19T17:00:00Z")
-    daily = daily_kpis(tenant.store, ROLLUP, PHOENIX, SUNDAY)
+    daily = compute_daily_kpis(tenant.store, ROLLUP, PHOENIX, SUNDAY)
     assert [daily["Phoenix-Sales", date(2025, 8, day)]["leads"] for day in range(18, 25)] == [1, 1, 0, 0, 0, 0, 0]
     assert tenant.week("Phoenix-Sales")["leads"] == 1
 
@@ -198,7 +198,7 @@ def test_total_booked_by_local_day_to_the_unit_of_the_job(tenant):
     tenant.estimate(6, 101, subtotal=5000.00, active=False)
     tenant.estimate(7, 101, subtotal=6000.00, sold=None)
     assert tenant.week("Phoenix-Sales")["total_booked"] == Decimal("1320.30")
-    daily = daily_kpis(tenant.store, ROLLUP, PHOENIX, SUNDAY)
+    daily = compute_daily_kpis(tenant.store, ROLLUP, PHOENIX, SUNDAY)
     assert daily["Phoenix-Sales", MONDAY]["total_booked"] == Decimal("1000.10")
 
 
@@ -259,27 +259,39 @@ def test_a_job_under_warranty_is_a_warranty_job_whatever_its_type(costs):
 @pytest.mark.parametrize(
     ("as_of", "expected"),
     [
-        (date(2025, 8, 24), 1 + 20 + 300),  # Monday 2025-08-18 up to and with 2026-08-24
-        (date(2025, 8, 19), 1 + 20),  # up to and with 2026-08-19; the third starts later
+        (date(2025, 8, 24), 1 + 20),  # Monday 2025-08-18 up to and with 2026-08-18
+        (date(2025, 8, 18), 1 + 20),  # the same on each day of that week
+        (date(2025, 8, 25), 20 + 300 + 4000 + 7000000),  # the next Monday up to and with 2026-08-25
     ],
 )
 def test_future_bookings(tenant, as_of, expected):
     jobs = [
         ("2025-08-18T07:00:00Z", "2025-08-10T00:00:00Z", "Scheduled", "1.00"),
-        ("2026-08-20T06:59:59Z", "2025-08-10T00:00:00Z", "Completed", "20.00"),
-        ("2026-08-25T06:59:59Z", "2025-08-10T00:00:00Z", "Scheduled", "300.00"),
-        ("2026-08-25T07:00:00Z", "2025-08-10T00:00:00Z", "Scheduled", "4000.00"),
+        ("2026-08-19T06:59:59Z", "2025-08-10T00:00:00Z", "Completed", "20.00"),
+        ("2026-08-19T07:00:00Z", "2025-08-10T00:00:00Z", "Scheduled", "300.00"),
+        ("2026-08-26T06:59:59Z", "2025-08-10T00:00:00Z", "Scheduled", "4000.00"),
+        ("2026-08-26T07:00:00Z", "2025-08-10T00:00:00Z", "Scheduled", "90000000.00"),
         (BEFORE, "2025-08-10T00:00:00Z", "Scheduled", "50000.00"),
         ("2025-08-26T17:00:00Z", "2025-08-10T00:00:00Z", "Canceled", "600000.00"),
-        ("2025-08-26T17:00:00Z", AFTER, "Scheduled", "7000000.00"),  # not yet known
+        ("2025-08-26T17:00:00Z", AFTER, "Scheduled", "7000000.00"),  # known from the 25th on
     ]
     for id, (start, created, status, amount) in enumerate(jobs, start=101):
         tenant.add("appointments", id=id, jobId=id, start=start, status="Scheduled", active=True)
         tenant.job(id, PRODUCTION, PAINT, created=created, status=status, firstAppointmentId=id)
         tenant.invoice(id, amount, job=id)
-    assert tenant.week("Phoenix-Production", as_of)["future_bookings"] == expected
-    daily = daily_kpis(tenant.store, ROLLUP, PHOENIX, as_of)
+    monday = as_of - timedelta(days=as_of.weekday())
+    assert tenant.week("Phoenix-Production", as_of, monday)["future_bookings"] == expected
+    daily = compute_daily_kpis(tenant.store, ROLLUP, PHOENIX, as_of)
     assert daily["Phoenix-Production", as_of]["future_bookings"] == expected  # from the Monday of that day
+
+
+def test_a_year_after_a_29th_of_february_ends_on_the_28th(tenant):
+    for id, day in enumerate(("2016-02-29", "2017-02-28", "2017-03-01"), start=101):
+        tenant.add("appointments", id=id, jobId=id, start=f"{day}T17:00:00Z", status="Scheduled", active=True)
+        tenant.job(id, PRODUCTION, PAINT, created="2016-01-10T00:00:00Z", firstAppointmentId=id)
+        tenant.invoice(id, str(10 ** (id - 101)), job=id)
+    monday = date(2016, 2, 29)
+    assert tenant.week("Phoenix-Production", monday + timedelta(days=6), monday)["future_bookings"] == 1 + 10
 
 
 def test_collected_goes_to_the_invoice_or_stays_with_the_payment(tenant):
@@ -330,11 +342,26 @@ def test_estimates_scheduled_are_jobs_on_the_board(tenant):
     assert tenant.week("Phoenix-Sales")["estimates_scheduled"] == 1
 
 
+@pytest.mark.parametrize(("division", "counts"), [(None, "both"), ("Both", "both"), ("", "both"), ("Sales", "sales")])
+def test_a_unit_of_both_divisions_or_without_one_counts_as_sales_and_as_production(tenant, division, counts):
+    tenant.job(101, UNMAPPED, ESTIMATE, status="Completed", completedOn=IN_WEEK)
+    tenant.estimate(1, 101, subtotal=500.0)
+    tenant.invoice(1, "70.00", job=101)
+    tenant.payment(1, UNMAPPED, {1: "30.00"})
+    row = {"business_unit": "Yuma", "rollup": "Yuma", "region": "", "division": division, "segment": ""}
+    rollup = ROLLUP if division is None else [*ROLLUP, row]  # None: the file lacks the unit
+    week = compute_weekly_kpis(tenant.store, rollup, PHOENIX, SUNDAY)["Yuma", MONDAY]
+    assert (week["leads"], week["estimates"], week["total_booked"]) == (1, 1, 500)
+    production = (70, 70, 30, 40) if counts == "both" else (0, 0, 0, 0)
+    names = ("dollars_produced", "future_bookings", "dollars_collected", "outstanding_ar")
+    assert tuple(week[name] for name in names) == production
+
+
 def test_every_unit_and_week_has_a_row_and_the_running_week_ends_at_as_of(tenant):
     tenant.job(101, SALES, ESTIMATE, created="2025-08-04T06:00:00Z")  # Sunday 3 August in Phoenix
     tenant.job(102, UNMAPPED, ESTIMATE, status="Completed", completedOn=IN_WEEK)
     tenant.job(103, SALES, ESTIMATE, created="2025-08-20T07:00:00Z")
-    table = weekly_kpis(tenant.store, ROLLUP, PHOENIX, as_of=date(2025, 8, 19))
+    table = compute_weekly_kpis(tenant.store, ROLLUP, PHOENIX, as_of=date(2025, 8, 19))
     assert {unit for unit, _ in table} == {"Phoenix-Sales", "Phoenix-Production", "Yuma"}
     assert {week for _, week in table} == {date(2025, 7, 28), *(date(2025, 8, day) for day in (4, 11, 18))}
     assert len(table) == 3 * 4
@@ -381,7 +408,7 @@ def generated():
     """A generated tenant at a tenth of its size, and what the oracle says of its weeks."""
     tenant = Tenant()
     populate(tenant.store, seed=5, scale=0.1)
-    return tenant, weekly_kpis(tenant.store, OWNERS_ROLLUP, PHOENIX, LAST_DAY)
+    return tenant, compute_weekly_kpis(tenant.store, OWNERS_ROLLUP, PHOENIX, LAST_DAY)
 
 
 def unit_ids(tenant, rollup):
@@ -435,6 +462,6 @@ def test_the_jobs_ahead_add_up_to_the_oracle(generated):
     """On the newest day: of an earlier one the report also shows jobs created since."""
     tenant, weekly = generated
     monday, ids = LAST_DAY - timedelta(days=6), unit_ids(tenant, "Phoenix-Production")
-    ahead = tenant.report("FOREMAN Job Cost", ids, monday, LAST_DAY.replace(year=LAST_DAY.year + 1))
+    ahead = tenant.report("FOREMAN Job Cost", ids, monday, monday.replace(year=monday.year + 1))
     booked = total([row for row in ahead if row["Status"] != "Canceled"], "Jobs Subtotal")
     assert booked == weekly["Phoenix-Production", monday]["future_bookings"] > 0

@@ -21,7 +21,7 @@ def test_a_file_of_another_name_is_read_and_the_environment_wins(tmp_path, monke
 
 def test_a_value_that_cannot_be_used_is_named_and_not_shown(monkeypatch) -> None:
     monkeypatch.setenv("SANDBOX_PORT", "s3cret")
-    with pytest.raises(UserError, match=r"^SANDBOX_PORT in the environment or \.env cannot be used") as raised:
+    with pytest.raises(UserError, match=r"^SANDBOX_PORT in the environment or \.env is invalid") as raised:
         settings.load()
     assert "s3cret" not in str(raised.value)
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stkpi.dates import parse_day
 from stkpi.errors import UserError
 from stkpi.servicetitan import windows
 from stkpi.servicetitan.windows import Window
@@ -18,7 +19,7 @@ def day(text: str) -> datetime:
 
 
 def test_a_month_keeps_its_last_day():
-    tiles = list(windows.months(day("2025-07-20"), day("2025-09-03")))
+    tiles = list(windows.split_by_month(day("2025-07-20"), day("2025-09-03")))
     assert tiles == [
         Window(day("2025-07-20"), day("2025-08-01")),
         Window(day("2025-08-01"), day("2025-09-01")),
@@ -31,20 +32,20 @@ def test_a_month_keeps_its_last_day():
 @given(INSTANTS, INSTANTS, st.integers(1, 12))
 def test_months_tile_the_range(one, other, length):
     start, end = sorted((one, other))
-    tiles = list(windows.months(start, end, length))
+    tiles = list(windows.split_by_month(start, end, length))
     assert [w.start for w in tiles] == [start, *(w.end for w in tiles[:-1])] if tiles else start == end
     assert not tiles or tiles[-1].end == end
 
 
 @given(INSTANTS, st.integers(2, 400))
 def test_halves_tile_the_window(start, length):
-    first, second = Window(start, start + timedelta(days=length)).halves()
+    first, second = Window(start, start + timedelta(days=length)).split()
     assert (first.start, first.end, second.end) == (start, second.start, start + timedelta(days=length))
 
 
-def test_one_day_has_no_halves():
-    with pytest.raises(ValueError, match="no halves"):
-        Window(day("2025-08-18"), day("2025-08-19")).halves()
+def test_one_day_cannot_be_split():
+    with pytest.raises(ValueError, match="cannot be split"):
+        Window(day("2025-08-18"), day("2025-08-19")).split()
 
 
 def test_a_window_that_ends_before_it_starts_is_refused():
@@ -53,6 +54,6 @@ def test_a_window_that_ends_before_it_starts_is_refused():
 
 
 def test_days_are_read_or_refused():
-    assert windows.parse_day(" 2025-08-18 ", "window_start") == date(2025, 8, 18)
-    with pytest.raises(UserError, match="window_start must be a day such as 2025-08-18, not “yesterday”"):
-        windows.parse_day("yesterday", "window_start")
+    assert parse_day(" 2025-08-18 ", "FROM") == date(2025, 8, 18)
+    with pytest.raises(UserError, match="FROM=yesterday"):
+        parse_day("yesterday", "FROM")

@@ -135,10 +135,10 @@ def test_actions_are_pinned_and_values_reach_a_script_through_its_environment(na
         assert "${{" not in each.get("run", "")
 
 
-def test_what_the_owner_has_to_set_is_in_the_readme():
+def test_what_the_owner_has_to_set_is_on_the_page():
     used = set(re.findall(r"(?:vars|secrets)\.(\w+)", (ROOT / ".github" / "workflows" / "nightly.yml").read_text()))
-    section = (ROOT / "README.md").read_text().partition("## Every night on GitHub")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`([A-Z_]+)`", section)) == used
+    page = (ROOT / "docs" / "github.md").read_text()
+    assert set(re.findall(r"`([A-Z_]+)`", page)) == used
 
 
 # --- what they do ----------------------------------------------------------------------------------------------------
@@ -209,5 +209,14 @@ def test_the_alarms_step_asks_github(tmp_path, exit_code, said):
         ["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 1
-    assert f"The night ended with {said}" in ended.stdout
-    assert ended.stderr == "GitHub could not be asked about the issue of the night (ConnectionError).\n"
+    assert f"ended with {said}" in ended.stdout
+    assert re.fullmatch(r".*GitHub.*\(ConnectionError\)\.\n", ended.stderr)
+
+
+def test_a_commit_is_checked_by_what_make_check_runs() -> None:
+    make = subprocess.run(
+        ["make", "-n", "-o", ".venv/ready", "check"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    commands = [line.removesuffix(" notebooks/*.ipynb") for line in make.stdout.splitlines()]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert sorted(hook["entry"] for hook in hooks) == sorted(commands)

@@ -24,7 +24,9 @@ from zetasql.wasi._pb2.zetasql.proto import options_pb2, simple_catalog_pb2
 from zetasql.wasi._pb2.zetasql.public import options_pb2 as public_options
 from zetasql.wasi._pb2.zetasql.public import type_pb2, value_pb2
 
+from stkpi import company
 from stkpi.ingest import load, state
+from stkpi.kpis.definition import choose_definitions
 from stkpi.marts import build as marts
 from stkpi.servicetitan import entities
 from stkpi.warehouse.schema import create_sql
@@ -33,11 +35,9 @@ Columns = tuple[tuple[str, str], ...]  # name, type
 Row = dict[str, Any]
 
 LANDING = "st_stage_v2.landing"
-# The owner's CSV files as tables of text.
+# The company's CSV files as tables of text.
 OWNED: dict[str, Columns] = {
-    f"st_ref_v2.{table}": tuple(
-        (column, "STRING") for column in (marts.SQL / file).read_text(encoding="utf-8").split("\n", 1)[0].split(",")
-    )
+    f"st_ref_v2.{table}": tuple((column, "STRING") for column in company.COLUMNS[file])
     for table, file in marts.OWNED.items()
 }
 
@@ -162,13 +162,13 @@ def of_this_project() -> Judge:
     """The analyzer, knowing the raw tables by their DDL and every mart by the analysis of its SELECT."""
     judge = Judge()
     for entity in entities.ENTITIES.values():
-        judge.declare_ddl(create_sql(load.raw_table(entity)))
+        judge.declare_ddl(create_sql(load.define_raw_table(entity)))
     for table, columns in OWNED.items():
         judge.declare(table, columns)
     judge.declare(LANDING, tuple((field.name, field.type) for field in entities.LANDING))
     for table in state.TABLES:
         judge.declare_ddl(create_sql(table))
-    for mart in marts.all_marts():
+    for mart in marts.list_marts(choose_definitions({})):
         judge.declare(mart.name, judge.analyze(mart.sql, marts.PARAMETERS))
     return judge
 

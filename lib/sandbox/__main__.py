@@ -21,12 +21,14 @@ from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
 
 USAGE = 2
-# A night of the made-up company should not begin with the quarter of a minute that making it up takes.
+# Generating the tenant takes 15 seconds; a nightly run should not start with that.
 CACHE = Path(__file__).parents[2] / "runs" / "sandbox.pickle"
-CACHED_SCALES = (0.1, 2)  # a smaller tenant is there at once, a larger one would fill the disk: 400 MB at 1
+# Clients complete this folder from `company/` beside this file, and may edit it.
+COMPANY = Path(__file__).parents[2] / "runs" / "sandbox" / "company"
+CACHED_SCALES = (0.1, 2)  # a smaller tenant is generated in no time, a larger one would fill the disk: 400 MB at 1
 
 
-def _setting(name: str, default: str, kind: type, smallest: float, largest: float) -> int | float:
+def _read_setting(name: str, default: str, kind: type, smallest: float, largest: float) -> int | float:
     text = os.environ.get(name) or default
     try:
         value = kind(text)
@@ -39,14 +41,14 @@ def _setting(name: str, default: str, kind: type, smallest: float, largest: floa
     return value
 
 
-def tenant(seed: int, scale: float, cache: Path) -> Store:
-    """The tenant, from the file that the last call left if that is the same one by the same code; else generated."""
+def load_tenant(seed: int, scale: float, cache: Path) -> Store:
+    """Load the tenant from the file that the last call left, if tenant and code are the same; else generate it."""
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     key = hashlib.sha256(code + f"{sys.version} {seed} {scale}".encode()).hexdigest()
     with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError), cache.open("rb") as file:
-        if pickle.load(file) == key:  # noqa: S301 our own file, in the user's own folder
+        if pickle.load(file) == key:  # noqa: S301 our own file, in the user's folder
             return pickle.load(file)  # noqa: S301
-    store = _generate(seed, scale)
+    store = _generate_tenant(seed, scale)
     smallest, largest = CACHED_SCALES
     if smallest <= scale <= largest:
         unfinished = cache.with_suffix(f".{os.getpid()}")
@@ -59,17 +61,17 @@ def tenant(seed: int, scale: float, cache: Path) -> Store:
     return store
 
 
-def _generate(seed: int, scale: float) -> Store:
-    """The tenant, with a count of its records while it grows if stderr is a terminal."""
+def _generate_tenant(seed: int, scale: float) -> Store:
+    """Generate the tenant; on a terminal, show the number of its records as it grows."""
     sys.stderr.write(f"Generating a tenant (seed {seed}, scale {scale:g}) …\n")
     store, ready = Store(), threading.Event()
 
-    def count() -> None:
+    def show_progress() -> None:
         with tqdm(unit=" records", unit_scale=True, disable=None) as bar:
             while not ready.wait(0.2):
                 bar.update(len(store) - bar.n)
 
-    counter = threading.Thread(target=count)
+    counter = threading.Thread(target=show_progress)
     counter.start()
     try:
         populate(store, seed=seed, scale=scale)
@@ -80,27 +82,30 @@ def _generate(seed: int, scale: float) -> Store:
 
 
 def main() -> None:
-    """Serve until SIGINT or SIGTERM; exit 2 with one sentence for a setting that cannot be."""
-    port = int(_setting("SANDBOX_PORT", "8900", int, 0, 65535))
-    seed = int(_setting("SANDBOX_SEED", "1", int, 0, 2**31 - 1))
-    scale = _setting("SANDBOX_SCALE", "1", float, 0.001, 1000)
+    """Serve until SIGINT or SIGTERM; exit 2 with one sentence for a setting that does not work."""
+    port = int(_read_setting("SANDBOX_PORT", "8900", int, 0, 65535))
+    seed = int(_read_setting("SANDBOX_SEED", "1", int, 0, 2**31 - 1))
+    scale = _read_setting("SANDBOX_SCALE", "1", float, 0.001, 1000)
     try:
-        socket.create_server(("127.0.0.1", port)).close()  # before the minutes that a large tenant takes
+        socket.create_server(("127.0.0.1", port)).close()  # before the minutes that generating a large tenant takes
     except OSError:
         sys.stderr.write(f"Port {port} is in use: stop what runs there or set SANDBOX_PORT to another one.\n")
         sys.exit(USAGE)
     began = time.monotonic()
-    store = tenant(seed, scale, CACHE)
+    store = load_tenant(seed, scale, CACHE)
     sandbox = start(store, port, seed=seed)
     seconds = time.monotonic() - began
     sys.stderr.write(f"{len(store):,} records after {seconds:.0f} s, served at {sandbox.url}; Ctrl-C stops it.\n")
     signals: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):  # before the lines: who has read them may end us
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # before the lines are printed: a client that has read them may stop us
         signal.signal(number, lambda received, _: signals.append(received))
-    for name, value in (sandbox.environment | {"AS_OF": LAST_DAY.isoformat()}).items():
+    for name, value in (sandbox.environment | {"COMPANY": str(COMPANY), "AS_OF": LAST_DAY.isoformat()}).items():
         sys.stdout.write(f"export {name}={value}\n")
     sys.stdout.flush()
-    while not signals:  # a wait without an end may miss a signal that came just before it, or to another thread
+    while not signals:  # an endless wait can miss a signal that came just before it, or to another thread
         time.sleep(0.1)
     sandbox.close()
 

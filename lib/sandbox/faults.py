@@ -1,7 +1,7 @@
-"""Faults on command: each row of FAULTS is one way in which a reply goes wrong, to prove that the client survives it.
+"""Faults on demand: each row of FAULTS is one way in which a reply goes wrong, to prove that the client survives it.
 
-A fault is asked for with `{"path": regex, "fault": name, "times": n, "skip": k, …arguments}`: it meets the requests
-whose path the regex finds, after the first `skip` of them, `times` times (without it: until it is cleared).
+A fault is ordered with `{"path": regex, "fault": name, "times": n, "skip": k, …arguments}`: it hits the requests
+whose path matches the regex, after the first `skip` of them, `times` times (without it: until it is cleared).
 """
 
 import re
@@ -36,55 +36,55 @@ class Reply:
 
 
 Next = Callable[[Request], Reply]
-"""What would answer the request if there were no fault."""
+"""Answers the request as if there were no fault."""
 
 
-def _status(args: Args, request: Request, proceed: Next) -> Reply:
-    """Any status with a problem body: `status`, `title`, `headers`."""
+def _answer_status(args: Args, request: Request, proceed: Next) -> Reply:
+    """Answer with a status and a problem body: `status`, `title`, `headers`."""
     status = args.get("status", 500)
     body = {"type": "about:blank", "title": args.get("title", "Something went wrong."), "status": status}
     body |= {"traceId": "fault", "errors": {}, "data": {}}
     return Reply(status, orjson.dumps(body), "application/problem+json", args.get("headers", {}))
 
 
-def _html(args: Args, request: Request, proceed: Next) -> Reply:
+def _answer_html(args: Args, request: Request, proceed: Next) -> Reply:
     return Reply(args.get("status", 200), b"<html><body><h1>Please stand by</h1></body></html>", "text/html")
 
 
-def _empty(args: Args, request: Request, proceed: Next) -> Reply:
+def _answer_nothing(args: Args, request: Request, proceed: Next) -> Reply:
     return Reply(200, b"")
 
 
-def _timeout(args: Args, request: Request, proceed: Next) -> Reply:
-    """The reply comes only after `seconds`."""
+def _answer_late(args: Args, request: Request, proceed: Next) -> Reply:
+    """Answer only after `seconds`."""
     time.sleep(args["seconds"])
     return proceed(request)
 
 
-def _reset(args: Args, request: Request, proceed: Next) -> Reply:
-    """The connection is reset in mid-body."""
+def _reset_connection(args: Args, request: Request, proceed: Next) -> Reply:
+    """Reset the connection in the middle of the body."""
     return replace(proceed(request), reset=True)
 
 
 def _cap_page_size(args: Args, request: Request, proceed: Next) -> Reply:
-    """The server gives pages of `size` rows at most, whatever was asked."""
-    asked = int(request.params.get("pageSize", ["50"])[0])
-    request.params["pageSize"] = [str(min(asked, args["size"]))]
+    """Answer with pages of at most `size` rows, whatever was requested."""
+    requested = int(request.params.get("pageSize", ["50"])[0])
+    request.params["pageSize"] = [str(min(requested, args["size"]))]
     return proceed(request)
 
 
 def _repeat_page(args: Args, request: Request, proceed: Next) -> Reply:
-    """The page before the asked one comes, under the number of the asked one."""
+    """Answer with the previous page under the number of the requested one."""
     page = int(request.params.get("page", ["1"])[0])
     request.params["page"] = [str(max(page - 1, 1))]
     reply = proceed(request)
     return replace(reply, body=orjson.dumps(orjson.loads(reply.body) | {"page": page}))
 
 
-def _on_page(change: Callable[[Args, Request, Page], Any]) -> Callable[[Args, Request, Next], Reply]:
-    """A fault that changes the decoded page of a good reply."""
+def _change_page(change: Callable[[Args, Request, Page], Any]) -> Callable[[Args, Request, Next], Reply]:
+    """Make a fault that changes the decoded page of a good reply."""
 
-    def fault(args: Args, request: Request, proceed: Next) -> Reply:
+    def apply_fault(args: Args, request: Request, proceed: Next) -> Reply:
         reply = proceed(request)
         if reply.status != HTTPStatus.OK:
             return reply
@@ -92,14 +92,14 @@ def _on_page(change: Callable[[Args, Request, Page], Any]) -> Callable[[Args, Re
         change(args, request, page)
         return replace(reply, body=orjson.dumps(page))
 
-    return fault
+    return apply_fault
 
 
-def _bad_total(args: Args, request: Request, page: Page) -> None:
+def _falsify_total(args: Args, request: Request, page: Page) -> None:
     page["totalCount"] = args["value"]
 
 
-def _has_more_string(args: Args, request: Request, page: Page) -> None:
+def _quote_has_more(args: Args, request: Request, page: Page) -> None:
     page["hasMore"] = str(page["hasMore"]).lower()
 
 
@@ -108,7 +108,7 @@ def _repeat_token(args: Args, request: Request, page: Page) -> None:
     page["hasMore"] = True
 
 
-def _set(row: Page, path: str, args: Args) -> None:
+def _set_field(row: Page, path: str, args: Args) -> None:
     *parents, name = path.split(".")
     for parent in parents:
         row = row[parent]
@@ -119,47 +119,47 @@ def _set(row: Page, path: str, args: Args) -> None:
         row[name] = orjson.Fragment(args["raw"]) if "raw" in args else args["value"]
 
 
-def _rows(args: Args, page: Page) -> list[Page]:
+def _find_rows(args: Args, page: Page) -> list[Page]:
     if "ids" in args:
         return [row for row in page["data"] if row.get("id") in args["ids"]]
     return page["data"][: args.get("rows", 1)]
 
 
-def _mangle(args: Args, request: Request, page: Page) -> None:
-    """In the rows with `ids`, or the first `rows` (1), the field at `field` becomes `value` or `raw`, or is dropped."""
-    for row in _rows(args, page):
-        _set(row, args["field"], args)
+def _mangle_rows(args: Args, request: Request, page: Page) -> None:
+    """Set the field at `field` to `value` or `raw`, or drop it, in the rows with `ids` or the first `rows` (1)."""
+    for row in _find_rows(args, page):
+        _set_field(row, args["field"], args)
 
 
-def _duplicate_row(args: Args, request: Request, page: Page) -> None:
-    """The chosen rows come twice in the page, the copy with the fields of `change`."""
-    page["data"] += [row | args.get("change", {}) for row in _rows(args, page)]
+def _duplicate_rows(args: Args, request: Request, page: Page) -> None:
+    """Repeat the chosen rows in the page, the copies with the fields of `change`."""
+    page["data"] += [row | args.get("change", {}) for row in _find_rows(args, page)]
 
 
 FAULTS: dict[str, Callable[[Args, Request, Next], Reply]] = {
-    "status": _status,
-    "html": _html,
-    "empty": _empty,
-    "timeout": _timeout,
-    "reset": _reset,
+    "status": _answer_status,
+    "html": _answer_html,
+    "empty": _answer_nothing,
+    "timeout": _answer_late,
+    "reset": _reset_connection,
     "cap_page_size": _cap_page_size,
     "repeat_page": _repeat_page,
-    "no_data": _on_page(lambda args, request, page: page.pop("data")),
-    "data_null": _on_page(lambda args, request, page: page.update(data=None)),
-    "empty_page": _on_page(lambda args, request, page: page.update(data=[], hasMore=True)),
-    "bad_total": _on_page(_bad_total),
-    "has_more_missing": _on_page(lambda args, request, page: page.pop("hasMore")),
-    "has_more_string": _on_page(_has_more_string),
-    "repeat_token": _on_page(_repeat_token),
-    "null_token": _on_page(lambda args, request, page: page.update(continueFrom=None)),
-    "mangle": _on_page(_mangle),
-    "duplicate_row": _on_page(_duplicate_row),
+    "no_data": _change_page(lambda args, request, page: page.pop("data")),
+    "data_null": _change_page(lambda args, request, page: page.update(data=None)),
+    "empty_page": _change_page(lambda args, request, page: page.update(data=[], hasMore=True)),
+    "bad_total": _change_page(_falsify_total),
+    "has_more_missing": _change_page(lambda args, request, page: page.pop("hasMore")),
+    "has_more_string": _change_page(_quote_has_more),
+    "repeat_token": _change_page(_repeat_token),
+    "null_token": _change_page(lambda args, request, page: page.update(continueFrom=None)),
+    "mangle": _change_page(_mangle_rows),
+    "duplicate_row": _change_page(_duplicate_rows),
 }
 
 
 @dataclass
 class Order:
-    """A fault that was asked for, with how often it is still to be skipped and done (None: for ever)."""
+    """A fault that was ordered, with how many requests it still skips and hits (None: no limit)."""
 
     path: re.Pattern[str]
     fault: str
@@ -167,8 +167,8 @@ class Order:
     skip: int = 0
     times: int | None = None
 
-    def due(self, path: str) -> bool:
-        """Whether the fault strikes this request; counts it."""
+    def hits(self, path: str) -> bool:
+        """Tell whether the fault hits this request, and count it."""
         if not self.path.search(path) or self.times == 0:
             return False
         if self.skip:
@@ -179,12 +179,12 @@ class Order:
         return True
 
 
-def order(asked: dict[str, Any], names: Iterable[str]) -> Order:
-    """A fault as asked for over HTTP. Raises ValueError for one that is none of `names`, or a path that is no regex."""
-    args = dict(asked)
+def parse_order(body: dict[str, Any], names: Iterable[str]) -> Order:
+    """Read an order for a fault. Raises ValueError for a fault that is not in `names` or a path that is not a regex."""
+    args = dict(body)
     fault = args.pop("fault", None)
     if fault not in names:
-        raise ValueError(f"There is no fault '{fault}'; there are {', '.join(sorted(names))}.")
+        raise ValueError(f"There is no fault '{fault}'; use one of {', '.join(sorted(names))}.")
     try:
         path = re.compile(args.pop("path", ""))
     except re.error as error:

@@ -1,4 +1,4 @@
-"""Old invoice rows: a part of a warehouse's invoices written over as the old mapper left them, with the truth kept.
+"""Old invoice rows: some of a warehouse's invoices overwritten as the old mapper left them, with the truth kept.
 
 The old mapper's rows have no job, job number and unit, and none of the columns that this project's ingest adds. What is
 left to know the job by differs: the record as ServiceTitan sent it, a flat export of it, the `invoiceId` of the job, a
@@ -65,7 +65,7 @@ EVIDENCE = {
     "shared number": "ambiguous",
     "two numbers": "ambiguous",
     "other customer": "none",
-    "says so": "none",  # the record says that there is no job, a reference number may name what it likes
+    "says so": "none",  # the record says that there is no job, whatever the reference number names
     "lost": "none",
 }
 TEXTS = ("Job {} deposit", "{} final", "job#{}", "{}-2", "balance of {}, check", "{}")
@@ -83,8 +83,8 @@ class Planted:
     evidence: str
 
 
-def seed(target: Warehouse, share: float = 0.12, seed: int = 1) -> dict[int, Planted]:
-    """Write `share` of the invoices over as old rows, of those with a job and those without; the truth by invoice id.
+def plant_old_rows(target: Warehouse, share: float = 0.12, seed: int = 1) -> dict[int, Planted]:
+    """Overwrite `share` of the invoices with old rows, with and without a job; return the truth by invoice id.
 
     For the ambiguous ones, some other jobs get a number or an invoice id that is taken.
     """
@@ -92,7 +92,7 @@ def seed(target: Warehouse, share: float = 0.12, seed: int = 1) -> dict[int, Pla
     jobs = target.query("SELECT id, jobNumber, invoiceId, customerId FROM st_raw_v2.raw_jobs ORDER BY id")
     wanted = "id, jobId, jobNumber, businessUnitId, customerId, referenceNumber"
     invoices = target.query(f"SELECT {wanted} FROM st_raw_v2.raw_invoices ORDER BY id").to_dict("records")
-    chosen = list(_choose(invoices, set(jobs["invoiceId"]), share, rng))
+    chosen = list(_choose_invoices(invoices, set(jobs["invoiceId"]), share, rng))
     taken = {invoice["jobId"] for _, invoice in chosen}
     spare = [job for job in jobs.to_dict("records") if job["id"] not in taken]
     rng.shuffle(spare)
@@ -104,7 +104,7 @@ def seed(target: Warehouse, share: float = 0.12, seed: int = 1) -> dict[int, Pla
             other = next(job for job in spare if job["customerId"] != customer)
         elif kind == "says so":
             other = next((job for job in spare if job["customerId"] == customer), other)
-        rows.append(_old_row(kind, invoice, other, rng.choice(TEXTS)))
+        rows.append(_make_old_row(kind, invoice, other, rng.choice(TEXTS)))
         if kind == "shared number":
             same = {"number": invoice["jobNumber"], "id": other["id"]}
             target.execute("UPDATE st_raw_v2.raw_jobs SET jobNumber = @number WHERE id = @id", **same)
@@ -114,15 +114,15 @@ def seed(target: Warehouse, share: float = 0.12, seed: int = 1) -> dict[int, Pla
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "legacy.ndjson.gz"
         path.write_bytes(gzip.compress(b"\n".join(map(orjson.dumps, rows))))
-        target.load(STAGE, path, COLUMNS)
+        target.load_file(STAGE, path, COLUMNS)
     target.execute(OVERWRITE, f"DROP TABLE {STAGE}")
     return {invoice["id"]: Planted(invoice["jobId"], EVIDENCE[kind]) for kind, invoice in chosen}
 
 
-def _choose(
+def _choose_invoices(
     invoices: list[dict[str, Any]], main: set[int], share: float, rng: Random
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Invoices with what becomes of them; one of a job at most, so that no two of them share their evidence."""
+    """Choose invoices with a kind of old row each, at most one of a job, so that no two share their evidence."""
     others = {invoice["jobId"]: invoice for invoice in invoices if invoice["jobId"] and invoice["id"] not in main}
     pools = {
         MAIN: [invoice for invoice in invoices if invoice["id"] in main and invoice["jobId"] not in others],
@@ -133,8 +133,8 @@ def _choose(
         yield from zip(cycle(kinds), rng.sample(pool, round(len(pool) * share)), strict=False)
 
 
-def _old_row(kind: str, invoice: dict[str, Any], other: dict[str, Any], text: str) -> dict[str, Any]:
-    """The old row of an invoice (COLUMNS); `other` is another job, `text` what somebody may have typed."""
+def _make_old_row(kind: str, invoice: dict[str, Any], other: dict[str, Any], text: str) -> dict[str, Any]:
+    """Make the old row of an invoice (COLUMNS); `other` is another job, `text` what somebody may have typed."""
     number, record, reference = invoice["jobNumber"], None, invoice["referenceNumber"]
     match kind:
         case "flat":
@@ -157,11 +157,11 @@ def _old_row(kind: str, invoice: dict[str, Any], other: dict[str, Any], text: st
 
 
 def main() -> None:
-    """Seed the warehouse of a command line and print how many invoices there are of each evidence."""
+    """Plant old rows in the warehouse of a command line and print how many invoices have each kind of evidence."""
     parser = argparse.ArgumentParser(prog="python -m sandbox.legacy", description=__doc__.split(":", maxsplit=1)[0])
     parser.add_argument("warehouse", type=Path, help="a DuckDB file, which is changed: give a copy")
     with DuckDBWarehouse(parser.parse_args().warehouse, wait=0) as target:
-        planted = seed(target)
+        planted = plant_old_rows(target)
     for evidence, count in Counter(each.evidence for each in planted.values()).most_common():
         print(f"{count:6,} {evidence}")
 

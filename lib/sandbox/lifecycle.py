@@ -1,7 +1,7 @@
-# ruff: noqa: PLR2004 (a generator is made of shares, and a name for each would hide them)
+# ruff: noqa: PLR2004 (a generator is made of shares; a name for each would hide them)
 """What happens in the company: calls, visits, estimates, sales, crews, bills, payments, pay and purchases.
 
-A job's life is decided when it is booked, and its records are written at once, as they stand at `Desk.now`. Instants
+A job's life is planned when it is booked, and its records are written at once, as they stand at `Desk.now`. Instants
 are seconds since 1970 (UTC), days are local days since 1970, money is cents.
 """
 
@@ -17,7 +17,7 @@ from random import Random
 from typing import NamedTuple
 
 from sandbox import records
-from sandbox.company import FREE_WORK, LEAD_TYPES, PAINTING_TYPES, SERVICE_TYPES, TECHNICIANS, UNIT, UNITS
+from sandbox.organization import FREE_WORK, LEAD_TYPES, PAINTING_TYPES, SERVICE_TYPES, TECHNICIANS, UNIT, UNITS
 from sandbox.records import DAY, EPOCH, Application, Bill, JobRef, JobType, Line, Offer, Party, Stamp, Unit, Visit
 from sandbox.store import Store
 
@@ -52,7 +52,7 @@ _STREETS = ("Saguaro", "Ocotillo", "Mesquite", "Palo Verde", "Juniper", "Agave",
 
 
 class Lead(NamedTuple):
-    """A job of a Sales unit, decided."""
+    """A planned job of a Sales unit."""
 
     party: Party
     unit: Unit
@@ -76,7 +76,7 @@ class Work(NamedTuple):
 
 @dataclass(slots=True)
 class Desk:
-    """What the generator keeps while it walks the days. `now`: nothing is recorded at or after this instant."""
+    """What the generator keeps from day to day. `now`: nothing is recorded at or after this instant."""
 
     store: Store
     rng: Random
@@ -88,34 +88,34 @@ class Desk:
     work: dict[tuple[str, str], list[Work]] = field(default_factory=dict)
 
 
-def day_number(day: date) -> int:
-    """Days since 1970."""
+def to_day_number(day: date) -> int:
+    """Count the days since 1970."""
     return (day - EPOCH).days
 
 
-def local_day(moment: int) -> int:
-    """The local day of an instant."""
+def to_local_day(moment: int) -> int:
+    """Return the local day of an instant."""
     return (moment - UTC_OFFSET) // DAY
 
 
-def at(day: int, hour: int, minute: int = 0) -> int:
-    """The instant of a local time; hour 24 ends the day."""
+def make_moment(day: int, hour: int, minute: int = 0) -> int:
+    """Return the instant of a local time; hour 24 ends the day."""
     return day * DAY + hour * HOUR + minute * 60 + UTC_OFFSET
 
 
-def moment_on(rng: Random, day: int) -> int:
-    """A working moment of a local day; one in ten lies in the evening or within half an hour of midnight."""
+def draw_moment(rng: Random, day: int) -> int:
+    """Draw a working moment of a local day; one in ten is in the evening or within half an hour of midnight."""
     kind, where = rng.random(), rng.random()
     if kind < 0.90:
-        return at(day, 7) + int(where * 11.5 * HOUR)
+        return make_moment(day, 7) + int(where * 11.5 * HOUR)
     if kind < 0.96:
-        return at(day, 18, 30) + int(where * 5.5 * HOUR)
+        return make_moment(day, 18, 30) + int(where * 5.5 * HOUR)
     from_midnight = int(where * where * HOUR / 2)
-    return at(day, 24) - 1 - from_midnight if kind < 0.98 else at(day, 0) + from_midnight
+    return make_moment(day, 24) - 1 - from_midnight if kind < 0.98 else make_moment(day, 0) + from_midnight
 
 
-def touched(desk: Desk, moment: int) -> int:
-    """When a record was last touched: at once, soon after, or by a bulk edit, which makes the ties."""
+def draw_modified(desk: Desk, moment: int) -> int:
+    """Draw when a record was last modified: at once, soon after, or by a bulk edit, which makes the ties."""
     chance = desk.rng.random()
     if chance < 0.6:
         return moment
@@ -127,22 +127,22 @@ def touched(desk: Desk, moment: int) -> int:
     return later if later < desk.now else moment
 
 
-def pick(rng: Random, types: Sequence[JobType]) -> JobType:
-    """A job type, by its share."""
+def pick_job_type(rng: Random, types: Sequence[JobType]) -> JobType:
+    """Draw a job type by its share."""
     return rng.choices(types, [job_type.share for job_type in types])[0]
 
 
-def cents_around(rng: Random, dollars: int, spread: float = 0.6) -> int:
-    """An amount around `dollars`, in cents."""
+def draw_cents(rng: Random, dollars: int, spread: float = 0.6) -> int:
+    """Draw an amount around `dollars`, in cents."""
     return int(dollars * 100 * rng.lognormvariate(0, spread))
 
 
-def _name(rng: Random, commercial: bool) -> str:
+def _draw_name(rng: Random, commercial: bool) -> str:
     family = rng.choice(_FIRST) + rng.choice(_SECOND)
     return f"{family} {rng.choice(_TRADE)}" if commercial else f"{rng.choice(_GIVEN)} {family}"
 
 
-def new_party(
+def write_party(
     desk: Desk, unit: Unit, created: int, *, name: str = "", known: bool = True, merged_to: int | None = None
 ) -> Party:
     """Write a customer and a location; a customer that is not `known` has no record of its own."""
@@ -150,7 +150,7 @@ def new_party(
     commercial = unit.segment == "COMM"
     party = Party(
         customer_id=next(desk.ids),
-        name=name or _name(rng, commercial),
+        name=name or _draw_name(rng, commercial),
         location_id=next(desk.ids),
         street=f"{100 + int(rng.random() * 9000)} {rng.choice(_STREETS)} Way",
         city=unit.region or "Phoenix",
@@ -159,63 +159,65 @@ def new_party(
     )
     written = created - 300
     if known:
-        desk.store.add("customers", records.customer(party, Stamp(written, touched(desk, written)), merged_to))
-    desk.store.add("locations", records.location(party, Stamp(written, written)))
+        desk.store.add(
+            "customers", records.make_customer(party, Stamp(written, draw_modified(desk, written)), merged_to)
+        )
+    desk.store.add("locations", records.make_location(party, Stamp(written, written)))
     return party
 
 
-def _caller(desk: Desk, unit: Unit, created: int) -> Party:
-    """Who books a job: mostly somebody new, now and then one of the difficult kinds."""
+def _pick_caller(desk: Desk, unit: Unit, created: int) -> Party:
+    """Choose who books a job: mostly somebody new, now and then one of the difficult kinds."""
     rng = desk.rng
     chance = rng.random()
     if chance < 0.15 and desk.parties:
         return rng.choice(desk.parties)
     if chance < 0.165:
-        return new_party(desk, unit, created, name=rng.choice(TEST_NAMES))
+        return write_party(desk, unit, created, name=rng.choice(TEST_NAMES))
     if chance < 0.175:
-        return new_party(desk, unit, created, known=False)
+        return write_party(desk, unit, created, known=False)
     if chance < 0.20 and desk.parties:
         chain = desk.merged and rng.random() < 0.2
         target = rng.choice(desk.merged) if chain else rng.choice(desk.parties).customer_id
         name = "Test duplicate" if rng.random() < 0.05 else ""
-        party = new_party(desk, unit, created, name=name, merged_to=target)
+        party = write_party(desk, unit, created, name=name, merged_to=target)
         desk.merged.append(party.customer_id)
         return party
-    party = new_party(desk, unit, created)
+    party = write_party(desk, unit, created)
     desk.parties.append(party)
     return party
 
 
-def _off_known_week(moment: int, unit: Unit) -> int:
-    """Keep generated completions and sales out of the week whose figures are known."""
-    if unit.rollup == KNOWN_ROLLUP and local_day(moment) in KNOWN_WEEK:
+def _avoid_known_week(moment: int, unit: Unit) -> int:
+    """Move a completion or sale out of the week whose figures are known."""
+    if unit.rollup == KNOWN_ROLLUP and to_local_day(moment) in KNOWN_WEEK:
         return moment + (7 + moment % 2 * 7) * DAY
     return moment
 
 
-def _lead_visits(rng: Random, created: int) -> list[Visit]:
-    """Appointments of an estimate: one, or a canceled or withdrawn one before it. Some are late in the evening."""
-    day = local_day(created) + 1 + int(rng.expovariate(0.25))
+def _plan_visits(rng: Random, created: int) -> list[Visit]:
+    """Plan the visits of an estimate: one, or a canceled or inactive one before it. Some are late in the evening."""
+    day = to_local_day(created) + 1 + int(rng.expovariate(0.25))
     late = rng.random() < 0.04
-    start = at(day, 23, 15 * int(rng.random() * 4)) if late else at(day, 8 + int(rng.random() * 10))
+    start = make_moment(day, 23, 15 * int(rng.random() * 4)) if late else make_moment(day, 8 + int(rng.random() * 10))
     chance = rng.random()
     if chance < 0.02:
         return []
     if chance < 0.10:
-        return [Visit(at(day, 9), "Canceled"), Visit(start + (1 + int(rng.random() * 7)) * DAY, "Done")]
+        return [Visit(make_moment(day, 9), "Canceled"), Visit(start + (1 + int(rng.random() * 7)) * DAY, "Done")]
     if chance < 0.14:
-        return [Visit(at(day, 10), "Scheduled", active=False), Visit(start + 2 * DAY, "Done")]
+        return [Visit(make_moment(day, 10), "Scheduled", active=False), Visit(start + 2 * DAY, "Done")]
     return [Visit(start, "Done")]
 
 
-def _offers(desk: Desk, unit: Unit, written: int) -> list[Offer]:
-    """None to three estimates, four in ten jobs with one sold: at once, in days, or after months."""
+def _plan_offers(desk: Desk, unit: Unit, written: int) -> list[Offer]:
+    """Plan up to three estimates; four in ten jobs sell one: at once, in days, or after months."""
     rng = desk.rng
     number = rng.choices((0, 1, 2, 3), (18, 44, 26, 12))[0]
     offers = [
         Offer(
             created=written - 600 * n,
-            cents=cents_around(rng, 9000 if unit.segment == "COMM" else 3800),
+            cents=draw_cents(rng, 9000 if unit.segment == "COMM" else 3800),
             status="Open" if rng.random() < 0.6 else "Dismissed",
             active=rng.random() > 0.03,
             bumped=rng.random() < 0.85,
@@ -227,38 +229,38 @@ def _offers(desk: Desk, unit: Unit, written: int) -> list[Offer]:
     chance = rng.random()
     if chance > 0.48:
         if chance > 0.98:
-            offers[0] = offers[0]._replace(status="Dismissed", sold=_off_known_week(written, unit))
+            offers[0] = offers[0]._replace(status="Dismissed", sold=_avoid_known_week(written, unit))
         return offers
     wait = rng.choices((0, rng.randint(1, 14), rng.randint(15, 150)), (45, 40, 15))[0]
-    sold = _off_known_week(moment_on(rng, local_day(written) + wait) if wait else written + 900, unit)
+    sold = _avoid_known_week(draw_moment(rng, to_local_day(written) + wait) if wait else written + 900, unit)
     if sold >= desk.now:
         return [offer._replace(status="Open") for offer in offers]
     offers[0] = offers[0]._replace(status="Sold", sold=sold)
-    again = _off_known_week(sold + int((1 + rng.random() * 10) * DAY), unit)
+    again = _avoid_known_week(sold + int((1 + rng.random() * 10) * DAY), unit)
     if again < desk.now and rng.random() < 0.12:
         if number > 1:
             offers[1] = offers[1]._replace(status="Sold", sold=again)
         else:
-            offers.append(Offer(again - 600, cents_around(rng, 500), "Sold", again, change_order=True))
+            offers.append(Offer(again - 600, draw_cents(rng, 500), "Sold", again, change_order=True))
     return offers
 
 
 def plan_lead(desk: Desk, unit: Unit, created: int, job_type: JobType, party: Party) -> Lead:
-    """Decide the life of a job of a Sales unit."""
+    """Plan the life of a job of a Sales unit."""
     rng = desk.rng
-    visits = _lead_visits(rng, created)
-    done = _off_known_week((visits[-1].start if visits else created) + HOUR + int(rng.random() * 2 * HOUR), unit)
+    visits = _plan_visits(rng, created)
+    done = _avoid_known_week((visits[-1].start if visits else created) + HOUR + int(rng.random() * 2 * HOUR), unit)
     chance = rng.random()
     if chance < 0.11:
         kept = done if rng.random() < 0.4 and done < desk.now else None
-        offers = _offers(desk, unit, kept) if kept and rng.random() < 0.3 else ()
+        offers = _plan_offers(desk, unit, kept) if kept and rng.random() < 0.3 else ()
         visits = [visit._replace(status="Canceled") for visit in visits]
         return Lead(party, unit, job_type, created, "Canceled", kept, visits, offers)
     if chance < 0.13 or done >= desk.now:
         status = "Hold" if chance < 0.13 else "Scheduled"
         visits = [visit._replace(status=status) if visit.status == "Done" else visit for visit in visits]
         return Lead(party, unit, job_type, created, status, None, visits)
-    offers = _offers(desk, unit, done)
+    offers = _plan_offers(desk, unit, done)
     fee = 8_900 if rng.random() < 0.10 else 0
     if any(offer.sold for offer in offers) and rng.random() < 0.04:
         return Lead(party, unit, job_type, created, "InProgress", None, visits, offers, fee)
@@ -273,17 +275,17 @@ def write_lead(desk: Desk, lead: Lead) -> None:
     offers = [(next(ids), offer) for offer in lead.offers]
     last = max([lead.created, lead.completed or 0, *(offer.created for offer in lead.offers)])
     for ordinal, (id_, visit) in enumerate(visits, 1):
-        stamp = Stamp(lead.created, touched(desk, min(visit.start, last)))
-        store.add("appointments", records.appointment(id_, ref, ordinal, visit, stamp))
+        stamp = Stamp(lead.created, draw_modified(desk, min(visit.start, last)))
+        store.add("appointments", records.make_appointment(id_, ref, ordinal, visit, stamp))
     for id_, offer in offers:
         own = None if id_ % 23 == 0 else lead.unit if id_ % 17 else UNIT["Tucson-Production"]
         write_estimate(desk, id_, offer, party=lead.party, unit=own, job_id=ref.id)
-    _bill(desk, ref, lead.fee, lead.created, lead.completed)
+    _write_bills(desk, ref, lead.fee, lead.created, lead.completed)
     free = not lead.offers and not lead.fee
-    row = records.job(
+    row = records.make_job(
         ref,
         lead.job_type,
-        Stamp(lead.created, touched(desk, last)),
+        Stamp(lead.created, draw_modified(desk, last)),
         status=lead.status,
         completed=lead.completed,
         appointment_ids=[id_ for id_, _ in visits],
@@ -301,16 +303,16 @@ def write_lead(desk: Desk, lead: Lead) -> None:
 
 
 def write_estimate(desk: Desk, id_: int, offer: Offer, *, party: Party, unit: Unit | None, job_id: int | None) -> None:
-    """Write an estimate; a sale that did not bump `modifiedOn` is a change all the same."""
+    """Write an estimate; a sale that leaves `modifiedOn` alone is a change all the same."""
     changed = max(offer.created, offer.sold or 0)
-    modified = touched(desk, changed) if offer.bumped else offer.created
-    row = records.estimate(id_, offer, modified, party=party, unit=unit, job_id=job_id)
+    modified = draw_modified(desk, changed) if offer.bumped else offer.created
+    row = records.make_estimate(id_, offer, modified, party=party, unit=unit, job_id=job_id)
     desk.store.add("estimates", row, datetime.fromtimestamp(max(changed, modified), UTC))
 
 
-def _production_start(rng: Random, created: int) -> int:
-    """When a crew starts: in weeks, months ahead, or on the day that ends the one-year horizon of its week."""
-    day, chance = local_day(created), rng.random()
+def _draw_production_start(rng: Random, created: int) -> int:
+    """Draw when a crew starts: in weeks, months ahead, or around the day that ends the year ahead of its week."""
+    day, chance = to_local_day(created), rng.random()
     if chance < 0.92:
         day += 2 + int(rng.expovariate(1 / 12))
     elif chance < 0.98:
@@ -318,30 +320,30 @@ def _production_start(rng: Random, created: int) -> int:
     else:
         sunday = day + (3 - day) % 7  # day 3 of 1970 was a Sunday
         day = sunday + 365 + int(rng.random() * 2)
-    return moment_on(rng, day) if rng.random() < 0.06 else at(day, 7 + int(rng.random() * 3))
+    return draw_moment(rng, day) if rng.random() < 0.06 else make_moment(day, 7 + int(rng.random() * 3))
 
 
-def _next_work(desk: Desk, unit: Unit, created: int) -> tuple[Party, JobType, int, int | None]:
-    """Customer, job type, price and estimate of the next crew job: the oldest sold work that is due, or a call."""
+def _take_work(desk: Desk, unit: Unit, created: int) -> tuple[Party, JobType, int, int | None]:
+    """Take the oldest sold work that is due, or a call: customer, job type, price and estimate of the next crew job."""
     rng = desk.rng
     queue = desk.work.get((unit.region, unit.segment))
     if queue and queue[0].due <= created:
         work = heapq.heappop(queue)
-        return work.party, pick(rng, PAINTING_TYPES), work.cents, work.estimate_id
+        return work.party, pick_job_type(rng, PAINTING_TYPES), work.cents, work.estimate_id
     service = rng.random() < 0.85
-    job_type = pick(rng, SERVICE_TYPES if service else PAINTING_TYPES)
+    job_type = pick_job_type(rng, SERVICE_TYPES if service else PAINTING_TYPES)
     free = job_type.name in FREE_WORK and rng.random() < 0.8
-    return _caller(desk, unit, created), job_type, 0 if free else cents_around(rng, 350 if service else 3000), None
+    return _pick_caller(desk, unit, created), job_type, 0 if free else draw_cents(rng, 350 if service else 3000), None
 
 
 def write_production(desk: Desk, unit: Unit, created: int) -> None:
     """Write a job of a Production unit with its appointments, bills, pay and purchases."""
     rng, store, ids = desk.rng, desk.store, desk.ids
-    party, job_type, cents, estimate_id = _next_work(desk, unit, created)
+    party, job_type, cents, estimate_id = _take_work(desk, unit, created)
     ref = JobRef(party, unit, invoice_id=next(ids), id=next(ids), type_name=job_type.name)
     recall = desk.painted and rng.random() < (0.6 if job_type.name in FREE_WORK else 0.02)
 
-    start = _production_start(rng, created)
+    start = _draw_production_start(rng, created)
     done: int | None = start + min(cents // 150_000, 6) * DAY + 6 * HOUR
     canceled = rng.random() < 0.05
     if done >= desk.now or (canceled and rng.random() < 0.7):
@@ -353,13 +355,13 @@ def write_production(desk: Desk, unit: Unit, created: int) -> None:
     change_id = next(ids) if estimate_id and done and rng.random() < 0.08 else None
     if change_id:
         sold = done - 2 * HOUR
-        offer = Offer(sold, cents_around(rng, 400), "Sold", sold, change_order=True)
+        offer = Offer(sold, draw_cents(rng, 400), "Sold", sold, change_order=True)
         write_estimate(desk, change_id, offer, party=party, unit=unit, job_id=ref.id)
-    _bill(desk, ref, cents, created, done, canceled=canceled)
-    row = records.job(
+    _write_bills(desk, ref, cents, created, done, canceled=canceled)
+    row = records.make_job(
         ref,
         job_type,
-        Stamp(created, touched(desk, last)),
+        Stamp(created, draw_modified(desk, last)),
         status=status,
         completed=done,
         appointment_ids=visit_ids,
@@ -371,13 +373,13 @@ def write_production(desk: Desk, unit: Unit, created: int) -> None:
     )
     store.add("jobs", row)
     if start < desk.now and (not canceled or rng.random() < 0.2):
-        _pay(desk, ref, cents, start)
-        _buy(desk, ref, cents, start)
+        _write_pay(desk, ref, cents, start)
+        _write_purchases(desk, ref, cents, start)
         desk.painted.append(ref.id)
 
 
 def _write_crew_visits(desk: Desk, ref: JobRef, start: int, job_status: str, stamp: Stamp) -> list[int]:
-    """Write a crew's appointments and return their ids; the first is at times inactive, canceled or missing."""
+    """Write a crew's appointments and return their ids; the first is sometimes inactive, canceled or missing."""
     rng, ids = desk.rng, desk.ids
     status = {"Completed": "Done", "InProgress": "Working"}.get(job_status, job_status)
     visit = Visit(start, status)
@@ -394,15 +396,17 @@ def _write_crew_visits(desk: Desk, ref: JobRef, start: int, job_status: str, sta
     lost = 0.20 < chance < 0.23  # the job names a first appointment that no list returns
     for ordinal, (id_, visit) in enumerate(zip(visit_ids, visits, strict=True), 1):
         if not (lost and ordinal == 1):
-            moved = Stamp(stamp.created, touched(desk, stamp.modified))
-            desk.store.add("appointments", records.appointment(id_, ref, ordinal, visit, moved))
+            moved = Stamp(stamp.created, draw_modified(desk, stamp.modified))
+            desk.store.add("appointments", records.make_appointment(id_, ref, ordinal, visit, moved))
     return visit_ids
 
 
-def _bill(desk: Desk, ref: JobRef, cents: int, created: int, done: int | None, *, canceled: bool = False) -> None:
+def _write_bills(
+    desk: Desk, ref: JobRef, cents: int, created: int, done: int | None, *, canceled: bool = False
+) -> None:
     """Write a job's invoices and what was paid on them. Balances are totals less active applications, to the cent."""
     rng, ids = desk.rng, desk.ids
-    main = Bill(ref.invoice_id, _lines(rng, cents), local_day(done or created), created)
+    main = Bill(ref.invoice_id, _draw_lines(rng, cents), to_local_day(done or created), created)
     bills = [main]
     if not cents:
         main.day = None if main.id % 25 == 0 else main.day
@@ -412,22 +416,22 @@ def _bill(desk: Desk, ref: JobRef, cents: int, created: int, done: int | None, *
         chance = rng.random()
         after = (done or created) + int(rng.random() * 20 * DAY)
         if chance < 0.07:
-            bills.append(Bill(next(ids), _lines(rng, cents // 10), main.day, created))
+            bills.append(Bill(next(ids), _draw_lines(rng, cents // 10), main.day, created))
         elif chance < 0.12 and after < desk.now:
             credit = Line("Service", -int(cents * (0.05 + rng.random() * 0.15)))
-            bills.append(Bill(next(ids), [credit], local_day(after), after, adjustment_to=main.id))
+            bills.append(Bill(next(ids), [credit], to_local_day(after), after, adjustment_to=main.id))
         elif chance < 0.14:
-            bills.append(Bill(next(ids), _lines(rng, cents), main.day, created, active=False))
-        _collect(desk, ref, bills, created, done)
+            bills.append(Bill(next(ids), _draw_lines(rng, cents), main.day, created, active=False))
+        _write_payments(desk, ref, bills, created, done)
     for bill in bills:
         own = UNIT["Mesa-Sales"] if ref.id and bill.id % 27 == 0 else ref.unit
         item_unit = UNIT["Yuma-Production"] if bill.id % 31 == 0 else own
-        modified = touched(desk, max(bill.created, done or 0)) if bill.id % 40 else None
-        desk.store.add("invoices", records.invoice(bill, ref, modified, own, item_unit))
+        modified = draw_modified(desk, max(bill.created, done or 0)) if bill.id % 40 else None
+        desk.store.add("invoices", records.make_invoice(bill, ref, modified, own, item_unit))
 
 
-def _lines(rng: Random, cents: int) -> list[Line]:
-    """Items that add up to `cents`; free work has no items, a free one, or one and its discount."""
+def _draw_lines(rng: Random, cents: int) -> list[Line]:
+    """Draw items that add up to `cents`; free work has no items, a free one, or one and its discount."""
     if not cents:
         return rng.choice(([], [Line("Service", 0)], [Line("Service", 5_000), Line("PriceModifier", -5_000)]))
     chance = rng.random()
@@ -440,8 +444,8 @@ def _lines(rng: Random, cents: int) -> list[Line]:
     return lines
 
 
-def _amount_paid(rng: Random, owed: int, done: bool) -> int:
-    """What a customer pays in all: usually everything; else a deposit, a part, or nearly all to the cent."""
+def _draw_amount_paid(rng: Random, owed: int, done: bool) -> int:
+    """Draw what a customer pays in all: usually everything; else a deposit, a part, or all but some cents."""
     chance = rng.random()
     if not done:
         return int(owed * 0.3) if chance < 0.5 else 0
@@ -452,19 +456,19 @@ def _amount_paid(rng: Random, owed: int, done: bool) -> int:
     return int(owed * rng.random()) if chance < 0.98 else 0
 
 
-def _collect(desk: Desk, ref: JobRef, bills: Sequence[Bill], created: int, done: int | None) -> None:
+def _write_payments(desk: Desk, ref: JobRef, bills: Sequence[Bill], created: int, done: int | None) -> None:
     """Write the payments of some invoices of one job, and note on the bills what they settle."""
     rng = desk.rng
     owed = sum(bill.total for bill in bills if bill.active)
     payable = [bill for bill in bills if bill.active and not bill.adjustment_to]
-    amount = _amount_paid(rng, owed, done is not None)
+    amount = _draw_amount_paid(rng, owed, done is not None)
     if owed <= 0 or amount <= 0:
         return
     number = 1 + int(rng.random() * 2.2) if done else 1
     for n in range(number):
         part = amount // number if n else amount - amount // number * (number - 1)
         since = done if done and n == number - 1 else created
-        paid = max(moment_on(rng, local_day(since) + int(rng.expovariate(0.12))), created + HOUR)
+        paid = max(draw_moment(rng, to_local_day(since) + int(rng.expovariate(0.12))), created + HOUR)
         if paid < desk.now:
             lost = None if bills[-1].active else bills[-1].id
             _write_payment(desk, ref, payable, cents=part, paid=paid, lost_invoice=lost)
@@ -473,10 +477,10 @@ def _collect(desk: Desk, ref: JobRef, bills: Sequence[Bill], created: int, done:
 def _write_payment(
     desk: Desk, ref: JobRef, payable: Sequence[Bill], *, cents: int, paid: int, lost_invoice: int | None
 ) -> None:
-    """Write a payment of `cents` over the payable bills: at times applied late, to a lost invoice, void or refunded."""
+    """Write a payment of `cents` on the payable bills, sometimes applied late, to a lost invoice, void or refunded."""
     rng, ids = desk.rng, desk.ids
     active = rng.random() > 0.025
-    applied = moment_on(rng, local_day(paid) + int(rng.random() * 20)) if rng.random() < 0.15 else paid
+    applied = draw_moment(rng, to_local_day(paid) + int(rng.random() * 20)) if rng.random() < 0.15 else paid
     applied = applied if paid < applied < desk.now else paid
     applications = []
     for bill in payable:
@@ -487,18 +491,18 @@ def _write_payment(
             bill.paid += part if active else 0
     refunded = active and applications and rng.random() < 0.015
     if rng.random() < (0.5 if lost_invoice else 0.02):
-        applications.append(Application(next(ids), lost_invoice or next(ids), cents_around(rng, 150), applied))
+        applications.append(Application(next(ids), lost_invoice or next(ids), draw_cents(rng, 150), applied))
     party, unit, id_ = ref.party, ref.unit, next(ids)
     if rng.random() < 0.2:
         unit = UNIT.get(f"{unit.region}-Sales", unit)
-    row = records.payment(
+    row = records.make_payment(
         id_,
         party,
         unit,
-        local_day(paid) - (rng.random() < 0.05),
-        Stamp(paid, touched(desk, applied)),
+        to_local_day(paid) - (rng.random() < 0.05),
+        Stamp(paid, draw_modified(desk, applied)),
         applications=applications,
-        unapplied=cents_around(rng, 200) if rng.random() < 0.04 else 0,
+        unapplied=draw_cents(rng, 200) if rng.random() < 0.04 else 0,
         active=active,
     )
     desk.store.add("payments", row)
@@ -509,34 +513,36 @@ def _write_payment(
         bill.paid -= part
         refund = [Application(next(ids), bill.id, -part, back)]
         stamp = Stamp(back, back)
-        row = records.payment(next(ids), party, unit, local_day(back), stamp, applications=refund, refund_of=id_)
+        row = records.make_payment(
+            next(ids), party, unit, to_local_day(back), stamp, applications=refund, refund_of=id_
+        )
         desk.store.add("payments", row)
 
 
-def _lateness(rng: Random) -> int:
-    """Days from work to payroll: mostly within ten, one in eight up to 45."""
+def _draw_lateness(rng: Random) -> int:
+    """Draw the days from work to payroll: mostly up to ten, one in eight up to 45."""
     return 11 + int(rng.random() * 35) if rng.random() < 0.12 else int(rng.random() * 10)
 
 
-def _pay(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
-    """Write a crew's gross pay, entered days or weeks later; some adjustments, each of them an item as well."""
+def _write_pay(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
+    """Write a crew's gross pay, entered days or weeks later, and some adjustments, each of them also an item."""
     rng, ids, store = desk.rng, desk.ids, desk.store
     number = 3 + min(cents // 50_000, 10)
     labor = int(cents * (0.28 + rng.random() * 0.22)) or 8_000 + int(rng.random() * 30_000)
-    first, crew, span = local_day(start), int(rng.random() * 24), 1 + number // 3
+    first, crew, span = to_local_day(start), int(rng.random() * 24), 1 + number // 3
     for n in range(number):
         day = first + n % span
-        created = moment_on(rng, day + _lateness(rng))
+        created = draw_moment(rng, day + _draw_lateness(rng))
         if created >= desk.now:
             continue
         share = int(labor / number * (0.7 + 0.6 * rng.random()))
         bonus, nameless, id_ = n % 5 == 0, rng.random() < 0.06, next(ids)
-        row = records.gross_pay_item(
+        row = records.make_gross_pay_item(
             None if nameless else id_,
             TECHNICIANS[(crew + n % 3) % len(TECHNICIANS)],
             ref.unit,
             day,
-            Stamp(created, touched(desk, created)),
+            Stamp(created, draw_modified(desk, created)),
             source_id=id_ - n % 2,
             kind="InvoiceRelatedBonus" if bonus else "TimesheetTime",
             cents=share,
@@ -545,56 +551,56 @@ def _pay(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
         )
         for _ in range(2 if nameless and rng.random() < 0.4 else 1):
             store.add("payroll", row)
-    posted = moment_on(rng, first + span + _lateness(rng))
+    posted = draw_moment(rng, first + span + _draw_lateness(rng))
     if rng.random() < 0.12 and posted < desk.now:
         id_, employee = next(ids), TECHNICIANS[crew]
-        amount = cents_around(rng, 60) * (-1 if rng.random() < 0.2 else 1)
-        store.add("payroll_adjustments", records.payroll_adjustment(id_, employee, posted, amount, ref.invoice_id))
-        day, stamp = local_day(posted), Stamp(posted, posted)
-        row = records.gross_pay_item(
+        amount = draw_cents(rng, 60) * (-1 if rng.random() < 0.2 else 1)
+        store.add("payroll_adjustments", records.make_payroll_adjustment(id_, employee, posted, amount, ref.invoice_id))
+        day, stamp = to_local_day(posted), Stamp(posted, posted)
+        row = records.make_gross_pay_item(
             next(ids), employee, ref.unit, day, stamp, source_id=id_, kind="CustomBonus", cents=amount, ref=ref
         )
         store.add("payroll", row)
 
 
-def _buy(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
+def _write_purchases(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
     """Write purchase orders, a few of them canceled, and what went back to the vendor."""
     rng, ids, store = desk.rng, desk.ids, desk.store
     for _ in range(rng.choices((0, 1, 2), (35, 50, 15))[0]):
-        created = moment_on(rng, local_day(start) - int(rng.random() * 3))
+        created = draw_moment(rng, to_local_day(start) - int(rng.random() * 3))
         if created >= desk.now:
             continue
         id_ = next(ids)
         status = rng.choices(("Canceled", "Received", "Sent", "Pending"), (8, 62, 20, 10))[0]
-        goods = int(cents * (0.04 + rng.random() * 0.10)) or cents_around(rng, 60)
+        goods = int(cents * (0.04 + rng.random() * 0.10)) or draw_cents(rng, 60)
         shipping = 1_500 if rng.random() < 0.3 else 0
-        stamp = Stamp(created, touched(desk, created))
-        row = records.purchase_order(id_, ref, stamp, status, goods=goods, tax=goods * 8 // 100, shipping=shipping)
+        stamp = Stamp(created, draw_modified(desk, created))
+        row = records.make_purchase_order(id_, ref, stamp, status, goods=goods, tax=goods * 8 // 100, shipping=shipping)
         store.add("purchase_orders", row)
         back = created + int(rng.random() * 15 * DAY)
         if rng.random() < 0.10 and back < desk.now:
             status = rng.choice(("Returned", "CreditReceived", "Pending", "Canceled"))
-            store.add("returns", records.vendor_return(next(ids), ref, id_, back, cents=goods // 3, status=status))
+            store.add("returns", records.make_vendor_return(next(ids), ref, id_, back, cents=goods // 3, status=status))
 
 
 def _write_loose_end(desk: Desk, day: int) -> None:
     """Write what belongs to no job: a counter sale, an estimate by mail, shop pay, stock orders."""
     rng, ids = desk.rng, desk.ids
-    moment = moment_on(rng, day)
+    moment = draw_moment(rng, day)
     unit = rng.choice(UNITS)
-    party = rng.choice(desk.parties) if desk.parties else new_party(desk, unit, moment)
+    party = rng.choice(desk.parties) if desk.parties else write_party(desk, unit, moment)
     ref = JobRef(party, unit, invoice_id=next(ids))
-    _bill(desk, ref, cents_around(rng, 120), moment, moment)
-    sold = _off_known_week(moment + int(rng.random() * 5 * DAY), unit)
+    _write_bills(desk, ref, draw_cents(rng, 120), moment, moment)
+    sold = _avoid_known_week(moment + int(rng.random() * 5 * DAY), unit)
     bought = rng.random() < 0.7 and sold < desk.now
-    offer = Offer(moment, cents_around(rng, 900), "Sold" if bought else "Open", sold if bought else None, bumped=False)
+    offer = Offer(moment, draw_cents(rng, 900), "Sold" if bought else "Open", sold if bought else None, bumped=False)
     write_estimate(desk, next(ids), offer, party=party, unit=unit, job_id=None)
-    _buy(desk, ref, 0, moment)
+    _write_purchases(desk, ref, 0, moment)
     for _ in range(4):
-        created = moment_on(rng, day + _lateness(rng))
+        created = draw_moment(rng, day + _draw_lateness(rng))
         if created < desk.now:
             id_ = next(ids)
-            row = records.gross_pay_item(
+            row = records.make_gross_pay_item(
                 id_ if rng.random() > 0.1 else None,
                 rng.choice(TECHNICIANS),
                 unit,
@@ -602,20 +608,20 @@ def _write_loose_end(desk: Desk, day: int) -> None:
                 Stamp(created, created),
                 source_id=id_,
                 kind="Salary" if id_ % 2 else "TimesheetTime",
-                cents=cents_around(rng, 150, 0.2),
+                cents=draw_cents(rng, 150, 0.2),
                 hours=None if id_ % 2 else 4.5,
             )
             desk.store.add("payroll", row)
 
 
 def write_day(desk: Desk, day: int, number: int, shares: dict[Unit, float]) -> None:
-    """Write `number` jobs booked on a local day in units drawn by their shares, and the day's loose ends."""
+    """Write `number` jobs booked on a local day, in units drawn by their shares, and the day's loose ends."""
     rng = desk.rng
     for unit in rng.choices(tuple(shares), cum_weights=tuple(accumulate(shares.values())), k=number):
-        created = moment_on(rng, day)
+        created = draw_moment(rng, day)
         if unit.division == "Sales" or (not unit.division and rng.random() < 0.5):
-            party = _caller(desk, unit, created)
-            write_lead(desk, plan_lead(desk, unit, created, pick(rng, LEAD_TYPES), party))
+            party = _pick_caller(desk, unit, created)
+            write_lead(desk, plan_lead(desk, unit, created, pick_job_type(rng, LEAD_TYPES), party))
         else:
             write_production(desk, unit, created)
     for _ in range(int(number * 0.06 + rng.random())):

@@ -1,7 +1,7 @@
-"""What a tenant does between two nights: some 400 changes to a populated store, on the local day `step` after LAST_DAY.
+"""What happens between two nights: some 400 changes to a populated store, on the local day `step` after LAST_DAY.
 
-New jobs, completions, late sales (some of which leave `modifiedOn` alone), corrections of amounts, withdrawn records,
-merged customers, payments of old invoices, pay that is late, corrected or taken back. Records of the known case are
+New jobs, completions, late sales (some of which leave `modifiedOn` alone), corrected amounts, deactivated records,
+merged customers, payments of old invoices, pay that is late, corrected or deleted. Records of the known case are
 left alone, so its figures hold after any number of steps; balances stay totals less active applications.
 """
 
@@ -16,23 +16,23 @@ from random import Random
 import numpy as np
 
 from sandbox import lifecycle, records
-from sandbox.company import ESTIMATE_TYPES, UNITS
-from sandbox.lifecycle import HOUR, KNOWN_ROLLUP, Desk, Lead, at, day_number, moment_on
-from sandbox.records import DAY, Application, Offer, Party, Record, Stamp, Visit, calendar, instant
+from sandbox.lifecycle import HOUR, KNOWN_ROLLUP, Desk, Lead, draw_moment, make_moment, to_day_number
+from sandbox.organization import ESTIMATE_TYPES, UNITS
+from sandbox.records import DAY, Application, Offer, Party, Record, Stamp, Visit, format_calendar_day, format_instant
 from sandbox.store import Store
-from sandbox.tenant import FIRST_GENERATED_ID, LAST_DAY, shares_on
+from sandbox.tenant import FIRST_GENERATED_ID, LAST_DAY, compute_shares
 
 LOOKBACK_DAYS = 45  # payroll settles within them
 ELSEWHERE = tuple(unit for unit in UNITS if unit.rollup != KNOWN_ROLLUP)
 UNIT_BY_ID = {unit.id: unit for unit in UNITS}
 
 
-def mutate(store: Store, seed: int, step: int) -> None:
+def mutate_store(store: Store, seed: int, step: int) -> None:
     """Apply the changes of the `step`-th day (1, 2, …) after LAST_DAY; the same store, seed and step give the same."""
-    day = day_number(LAST_DAY) + step
+    day = to_day_number(LAST_DAY) + step
     ids = count(3_000_000_000 + step * 1_000_000)
-    desk = Desk(store, Random(f"mutations {seed} {step}"), ids, now=at(day, 24))
-    lifecycle.write_day(desk, day, 25, shares_on(day))
+    desk = Desk(store, Random(f"mutations {seed} {step}"), ids, now=make_moment(day, 24))
+    lifecycle.write_day(desk, day, 25, compute_shares(day))
     _sell_on_the_spot(desk, day)
     _edit_sales(desk, day)
     _edit_money(desk, day)
@@ -40,8 +40,10 @@ def mutate(store: Store, seed: int, step: int) -> None:
     _edit_payroll(desk, day)
 
 
-def _rows(desk: Desk, resource: str, number: int, within: np.ndarray | None = None) -> Iterator[tuple[int, Record]]:
-    """`number` random rows that are present and not of the known case, among those where `within` holds."""
+def _pick_rows(
+    desk: Desk, resource: str, number: int, within: np.ndarray | None = None
+) -> Iterator[tuple[int, Record]]:
+    """Yield `number` random rows that are present and not of the known case, among those where `within` holds."""
     ids = desk.store.column(resource, "id")
     eligible = desk.store.present(resource) & ((ids >= FIRST_GENERATED_ID) | (ids < 0))  # a null id is negative
     if within is not None:
@@ -51,34 +53,34 @@ def _rows(desk: Desk, resource: str, number: int, within: np.ndarray | None = No
         yield row, desk.store.get(resource, row)
 
 
-def _edit(
+def _edit_rows(
     desk: Desk, resource: str, day: int, number: int, change: Callable[[Record, int], bool | None], *, bump: bool = True
 ) -> None:
     """Change random rows at moments of a day; where `change` returns False the row stays as it is."""
-    for row, record in list(_rows(desk, resource, number)):
-        moment = moment_on(desk.rng, day)
+    for row, record in list(_pick_rows(desk, resource, number)):
+        moment = draw_moment(desk.rng, day)
         if change(record, moment) is not False:
-            _put(desk, resource, row, record, moment, bump=bump)
+            _put_row(desk, resource, row, record, moment, bump=bump)
 
 
-def _put(desk: Desk, resource: str, row: int, record: Record, moment: int, *, bump: bool = True) -> None:
+def _put_row(desk: Desk, resource: str, row: int, record: Record, moment: int, *, bump: bool = True) -> None:
     if bump:
-        record["modifiedOn"] = instant(moment)
+        record["modifiedOn"] = format_instant(moment)
     desk.store.replace(resource, row, record, datetime.fromtimestamp(moment, UTC))
 
 
-def _deactivate(record: Record, _: int) -> None:
+def _deactivate_record(record: Record, _: int) -> None:
     record["active"] = False
 
 
 def _sell_on_the_spot(desk: Desk, day: int) -> None:
     """Write jobs that were booked, visited, sold and billed within the day."""
     for unit in desk.rng.choices(UNITS, k=8):
-        created = at(day, 8) + desk.rng.randrange(3 * HOUR)
-        party = lifecycle.new_party(desk, unit, created)
-        job_type = lifecycle.pick(desk.rng, ESTIMATE_TYPES)
+        created = make_moment(day, 8) + desk.rng.randrange(3 * HOUR)
+        party = lifecycle.write_party(desk, unit, created)
+        job_type = lifecycle.pick_job_type(desk.rng, ESTIMATE_TYPES)
         visits = [Visit(created + HOUR, "Done")]
-        offers = [Offer(created + 2 * HOUR, lifecycle.cents_around(desk.rng, 3800), "Sold", created + 3 * HOUR)]
+        offers = [Offer(created + 2 * HOUR, lifecycle.draw_cents(desk.rng, 3800), "Sold", created + 3 * HOUR)]
         lead = Lead(party, unit, job_type, created, "Completed", created + 2 * HOUR, visits, offers, fee=8_900)
         lifecycle.write_lead(desk, lead)
 
@@ -87,7 +89,7 @@ def _edit_sales(desk: Desk, day: int) -> None:
     def close(job: Record, moment: int) -> bool:
         if job["jobStatus"] not in ("Scheduled", "Hold", "InProgress"):
             return False
-        job.update(jobStatus="Completed" if moment % 4 else "Canceled", completedOn=instant(moment))
+        job.update(jobStatus="Completed" if moment % 4 else "Canceled", completedOn=format_instant(moment))
         return True
 
     def reopen(job: Record, _: int) -> None:
@@ -99,27 +101,27 @@ def _edit_sales(desk: Desk, day: int) -> None:
     def retype(job: Record, _: int) -> None:
         job["jobTypeId"] = desk.rng.choice(ESTIMATE_TYPES).id
 
-    _edit(desk, "jobs", day, 250, close)
-    _edit(desk, "jobs", day, 4, reopen)
-    _edit(desk, "jobs", day, 6, move)
-    _edit(desk, "jobs", day, 4, retype)
+    _edit_rows(desk, "jobs", day, 250, close)
+    _edit_rows(desk, "jobs", day, 4, reopen)
+    _edit_rows(desk, "jobs", day, 6, move)
+    _edit_rows(desk, "jobs", day, 4, retype)
 
     def postpone(visit: Record, _: int) -> None:
         for end in ("start", "end"):
             moment = datetime.fromisoformat(visit[end][:19] + "+00:00").timestamp()
-            visit[end] = instant(int(moment) + 3 * DAY)
+            visit[end] = format_instant(int(moment) + 3 * DAY)
 
     def cancel(visit: Record, _: int) -> None:
         visit["status"] = "Canceled"
 
-    _edit(desk, "appointments", day, 25, postpone)
-    _edit(desk, "appointments", day, 10, cancel)
-    _edit(desk, "appointments", day, 8, _deactivate)
+    _edit_rows(desk, "appointments", day, 25, postpone)
+    _edit_rows(desk, "appointments", day, 10, cancel)
+    _edit_rows(desk, "appointments", day, 8, _deactivate_record)
 
     def sell(estimate: Record, moment: int) -> bool:
         if estimate["status"]["name"] != "Open":
             return False
-        estimate.update(status={"value": 1, "name": "Sold"}, soldOn=instant(moment), soldBy=401)
+        estimate.update(status={"value": 1, "name": "Sold"}, soldOn=format_instant(moment), soldBy=401)
         return True
 
     def unsell(estimate: Record, _: int) -> None:
@@ -128,11 +130,11 @@ def _edit_sales(desk: Desk, day: int) -> None:
     def reprice(estimate: Record, _: int) -> None:
         estimate["subtotal"] = round(estimate["subtotal"] + 125.5, 2)
 
-    _edit(desk, "estimates", day, 40, sell)
-    _edit(desk, "estimates", day, 40, sell, bump=False)
-    _edit(desk, "estimates", day, 5, unsell)
-    _edit(desk, "estimates", day, 12, reprice)
-    _edit(desk, "estimates", day, 6, _deactivate)
+    _edit_rows(desk, "estimates", day, 40, sell)
+    _edit_rows(desk, "estimates", day, 40, sell, bump=False)
+    _edit_rows(desk, "estimates", day, 5, unsell)
+    _edit_rows(desk, "estimates", day, 12, reprice)
+    _edit_rows(desk, "estimates", day, 6, _deactivate_record)
 
 
 def _edit_money(desk: Desk, day: int) -> None:
@@ -142,53 +144,53 @@ def _edit_money(desk: Desk, day: int) -> None:
         line = {"price": "75.25", "total": "75.25", "cost": "12.10", "totalCost": "12.10", "type": "Material"}
         invoice["items"] = [item | line for item in (invoice["items"] or [])[:1]] + (invoice["items"] or [])
 
-    def add_item_and_lose_date(invoice: Record, moment: int) -> None:
+    def add_item_and_clear_date(invoice: Record, moment: int) -> None:
         add_item(invoice, moment)
         invoice["modifiedOn"] = None
 
-    _edit(desk, "invoices", day, 25, add_item)
-    _edit(desk, "invoices", day, 3, add_item_and_lose_date, bump=False)
-    _edit(desk, "invoices", day, 8, _deactivate)
+    _edit_rows(desk, "invoices", day, 25, add_item)
+    _edit_rows(desk, "invoices", day, 3, add_item_and_clear_date, bump=False)
+    _edit_rows(desk, "invoices", day, 8, _deactivate_record)
 
-    for row, payment in list(_rows(desk, "payments", 8)):
-        moment = moment_on(desk.rng, day)
+    for row, payment in list(_pick_rows(desk, "payments", 8)):
+        moment = draw_moment(desk.rng, day)
         if payment["active"]:
             for part in payment["appliedTo"] or []:
-                _settle(desk, part["appliedTo"], -Decimal(part["appliedAmount"]), moment)
+                _settle_invoice(desk, part["appliedTo"], -Decimal(part["appliedAmount"]), moment)
         payment["active"] = False
-        _put(desk, "payments", row, payment, moment)
+        _put_row(desk, "payments", row, payment, moment)
 
-    for _, invoice in list(_rows(desk, "invoices", 120)):
+    for _, invoice in list(_pick_rows(desk, "invoices", 120)):
         due = Decimal(invoice["balance"])
         if invoice["active"] and due > 0:
-            moment = moment_on(desk.rng, day)
-            unit, party = UNIT_BY_ID[invoice["businessUnit"]["id"]], _party(invoice)
+            moment = draw_moment(desk.rng, day)
+            unit, party = UNIT_BY_ID[invoice["businessUnit"]["id"]], _read_party(invoice)
             parts = [Application(next(desk.ids), invoice["id"], int(due * 100), moment)]
             stamp = Stamp(moment, moment)
-            row = records.payment(next(desk.ids), party, unit, day, stamp, applications=parts)
+            row = records.make_payment(next(desk.ids), party, unit, day, stamp, applications=parts)
             desk.store.add("payments", row)
-            _settle(desk, invoice["id"], due, moment)
+            _settle_invoice(desk, invoice["id"], due, moment)
 
     def receive(order: Record, moment: int) -> None:
-        order.update(status="Received", receivedOn=instant(moment), total=round(order["total"] + 10, 2))
+        order.update(status="Received", receivedOn=format_instant(moment), total=round(order["total"] + 10, 2))
 
     def cancel(order: Record, _: int) -> None:
         order["status"] = "Canceled"
 
-    _edit(desk, "purchase_orders", day, 10, receive)
-    _edit(desk, "purchase_orders", day, 5, cancel)
-    _edit(desk, "returns", day, 3, _deactivate)
+    _edit_rows(desk, "purchase_orders", day, 10, receive)
+    _edit_rows(desk, "purchase_orders", day, 5, cancel)
+    _edit_rows(desk, "returns", day, 3, _deactivate_record)
 
 
-def _settle(desk: Desk, invoice_id: int, paid: Decimal, moment: int) -> None:
-    """Lower an invoice's balance by what was paid, if there is such an invoice."""
+def _settle_invoice(desk: Desk, invoice_id: int, paid: Decimal, moment: int) -> None:
+    """Lower an invoice's balance by what was paid, if the invoice exists."""
     for row in np.flatnonzero(desk.store.column("invoices", "id") == invoice_id).tolist():
         invoice = desk.store.get("invoices", row)
         invoice["balance"] = f"{Decimal(invoice['balance']) - paid:.2f}"
-        _put(desk, "invoices", row, invoice, moment)
+        _put_row(desk, "invoices", row, invoice, moment)
 
 
-def _party(invoice: Record) -> Party:
+def _read_party(invoice: Record) -> Party:
     customer, location = invoice["customer"], invoice["location"]
     address = invoice["locationAddress"]
     place = (address["street"], address["city"], address["zip"])
@@ -199,35 +201,35 @@ def _edit_people(desk: Desk, day: int) -> None:
     def rename(customer: Record, _: int) -> None:
         customer["name"] = desk.rng.choice(("Test account", f"{customer['name']} Home"))
 
-    _edit(desk, "customers", day, 12, rename)
-    _edit(desk, "customers", day, 4, _deactivate)
-    into = [customer["id"] for _, customer in _rows(desk, "customers", 6)]
+    _edit_rows(desk, "customers", day, 12, rename)
+    _edit_rows(desk, "customers", day, 4, _deactivate_record)
+    into = [customer["id"] for _, customer in _pick_rows(desk, "customers", 6)]
 
     def merge(customer: Record, _: int) -> None:
         customer.update(active=False, mergedToId=into.pop())
 
-    _edit(desk, "customers", day, 5, merge)
-    _edit(desk, "locations", day, 4, _deactivate)
+    _edit_rows(desk, "customers", day, 5, merge)
+    _edit_rows(desk, "locations", day, 4, _deactivate_record)
 
 
 def _edit_payroll(desk: Desk, day: int) -> None:
-    """Add late pay, correct some and take some back, all of the last LOOKBACK_DAYS."""
+    """Add late pay, correct some and delete some, all of the last LOOKBACK_DAYS."""
     rng, store = desk.rng, desk.store
     first = np.datetime64(records.EPOCH) + (day - LOOKBACK_DAYS + 2)
     recent = store.column("payroll", "date") >= first
-    picked = list(_rows(desk, "payroll", 60, recent))
+    picked = list(_pick_rows(desk, "payroll", 60, recent))
     for row, item in picked[:20]:
         item["amount"] = round(item["amount"] + 20.25, 2)
-        _put(desk, "payroll", row, item, moment_on(rng, day))
+        _put_row(desk, "payroll", row, item, draw_moment(rng, day))
     for row, _ in picked[20:28]:
         store.remove("payroll", row)
     for n, (_, item) in enumerate(picked[28:]):
-        moment = moment_on(rng, day)
+        moment = draw_moment(rng, day)
         item.update(
             id=next(desk.ids) if n % 4 else None,
-            date=calendar(day - rng.randrange(41)),
-            createdOn=instant(moment),
-            modifiedOn=instant(moment),
+            date=format_calendar_day(day - rng.randrange(41)),
+            createdOn=format_instant(moment),
+            modifiedOn=format_instant(moment),
         )
-        for _ in range(1 if n % 8 else 2):  # without an id, equal rows are all that tells them apart
+        for _ in range(1 if n % 8 else 2):  # without an id, only their number tells equal rows apart
             store.add("payroll", item)

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from sandbox.resources import RESOURCES, Filter, Kind
-from sandbox.store import Store, to_dates, to_keys, value_at
+from sandbox.store import Store, get_value, to_dates, to_keys
 
 Params = dict[str, list[str]]
 """A query string's parameters, each with all its values."""
@@ -31,7 +31,7 @@ class BadParameter(ValueError):
         self.name = name
 
 
-def _date(text: str) -> str:
+def _parse_date(text: str) -> str:
     # A "+" that was not percent-encoded arrives as a space.
     text = re.sub(r" (\d\d:?\d\d)$", r"+\1", text.strip())
     if not _DATE.match(text):
@@ -40,41 +40,47 @@ def _date(text: str) -> str:
     return text.upper()
 
 
-def _int(text: str) -> int:
+def _parse_int(text: str) -> int:
     if not re.fullmatch(r"[+-]?\d{1,18}", text):
         raise ValueError(text)
     return int(text)
 
 
-def _bool(text: str) -> bool:
+def _parse_bool(text: str) -> bool:
     return {"true": True, "false": False}[text.lower()]
 
 
-_READ: dict[Kind, Callable[[str], Any]] = {"date": _date, "int": _int, "text": str, "bool": _bool, "number": float}
+_READ: dict[Kind, Callable[[str], Any]] = {
+    "date": _parse_date,
+    "int": _parse_int,
+    "text": str,
+    "bool": _parse_bool,
+    "number": float,
+}
 
 
-def read(name: str, text: str, kind: Kind) -> Any:
-    """A parameter's text as a value of its kind. Raises BadParameter."""
+def parse_value(name: str, text: str, kind: Kind) -> Any:
+    """Read a parameter's text as a value of its kind. Raises BadParameter."""
     try:
         return _READ[kind](text)
     except (ValueError, KeyError):
         raise BadParameter(name, text) from None
 
 
-def moment(name: str, text: str) -> np.datetime64:
-    """A date or timestamp (UTC unless it has an offset). Raises BadParameter."""
-    return to_dates([read(name, text, "date")])[0]
+def parse_moment(name: str, text: str) -> np.datetime64:
+    """Read a date or timestamp (UTC unless it has an offset). Raises BadParameter."""
+    return to_dates([parse_value(name, text, "date")])[0]
 
 
-def _values(name: str, texts: Iterable[str], test: Filter) -> list[Any]:
+def _parse_values(name: str, texts: Iterable[str], test: Filter) -> list[Any]:
     plural = test.test in ("among", "has")
     parts = [part for text in texts for part in (text.split(",") if plural else [text]) if part != ""]
     if name == "ids" and len(parts) > MAX_IDS:
         raise BadParameter(name, f"{len(parts)} ids, at most {MAX_IDS} are allowed")
-    return [read(name, part, test.kind) for part in parts]
+    return [parse_value(name, part, test.kind) for part in parts]
 
 
-def _column_mask(store: Store, resource: str, test: Filter, values: list[Any]) -> np.ndarray:
+def _mask_by_column(store: Store, resource: str, test: Filter, values: list[Any]) -> np.ndarray:
     column = store.column(resource, test.path)
     if test.kind != "date":
         return np.isin(column, to_keys(values))
@@ -83,20 +89,20 @@ def _column_mask(store: Store, resource: str, test: Filter, values: list[Any]) -
     return compare(column, value)
 
 
-def _leaves(record: Any, path: str) -> list[Any]:
-    """Values at a path of which one step is a list."""
+def _get_leaves(record: Any, path: str) -> list[Any]:
+    """Return the values at a path of which one step is a list."""
     head, _, rest = path.partition(".")
     return [item[rest] if rest else item for item in record.get(head) or []]
 
 
-def _record_test(test: Filter, values: list[Any], comparer: str) -> Callable[[dict[str, Any]], bool]:
-    """A test on the decoded record, for the parameters too rare for a column."""
+def _make_record_test(test: Filter, values: list[Any], comparer: str) -> Callable[[dict[str, Any]], bool]:
+    """Make a test on the decoded record, for the parameters too rare for a column."""
     if test.test == "has":
         wanted = {str(v).casefold() for v in values}
-        return lambda record: any(str(v).casefold() in wanted for v in _leaves(record, test.path))
+        return lambda record: any(str(v).casefold() in wanted for v in _get_leaves(record, test.path))
     value = values[0]
     if test.test == "contains":
-        return lambda record: value.casefold() in (value_at(record, test.path) or "").casefold()
+        return lambda record: value.casefold() in (get_value(record, test.path) or "").casefold()
     compare = {
         "from": lambda x: x >= value,
         "until": lambda x: x <= value,
@@ -106,25 +112,25 @@ def _record_test(test: Filter, values: list[Any], comparer: str) -> Callable[[di
         "greater": lambda x: x > value,
         "less": lambda x: x < value,
     }[comparer if test.test == "balance" else test.test]
-    return lambda record: (x := value_at(record, test.path)) is not None and compare(float(x))
+    return lambda record: (x := get_value(record, test.path)) is not None and compare(float(x))
 
 
-def _mask(store: Store, resource: str, asked: list[tuple[Filter, list[Any]]], comparer: str) -> np.ndarray:
-    """True for each present row for which all the filters hold."""
+def _mask_rows(store: Store, resource: str, requested: list[tuple[Filter, list[Any]]], comparer: str) -> np.ndarray:
+    """Return True for each present row that passes all the filters."""
     mask = store.present(resource)
-    for test, values in asked:
+    for test, values in requested:
         if test.has_column:
-            mask &= _column_mask(store, resource, test, values)
-    tests = [_record_test(test, values, comparer) for test, values in asked if not test.has_column]
+            mask &= _mask_by_column(store, resource, test, values)
+    tests = [_make_record_test(test, values, comparer) for test, values in requested if not test.has_column]
     if tests:
         rows = np.flatnonzero(mask)
-        records = store.serialized(resource, rows.tolist())
+        records = store.get_serialized(resource, rows.tolist())
         mask[rows] = [all(test(record) for test in tests) for record in map(orjson.loads, records)]
     return mask
 
 
-def active_wanted(params: Params, name: str = "active") -> bool | None:
-    """Whether active rows are asked for, inactive ones, or both (None). Raises BadParameter."""
+def parse_active(params: Params, name: str = "active") -> bool | None:
+    """Tell whether active rows are requested, inactive ones, or both (None). Raises BadParameter."""
     text = next(iter(params.get(name, [])), "") or next(iter(_ACTIVE[name]))
     try:
         return _ACTIVE[name][text.lower()]
@@ -132,7 +138,7 @@ def active_wanted(params: Params, name: str = "active") -> bool | None:
         raise BadParameter(name, text) from None
 
 
-def _order(store: Store, resource: str, rows: np.ndarray, params: Params) -> np.ndarray:
+def _sort_rows(store: Store, resource: str, rows: np.ndarray, params: Params) -> np.ndarray:
     text = next(iter(params.get("sort", [])), "").strip()
     descending = text.startswith("-")
     if not text and params.get("orderBy"):
@@ -149,8 +155,8 @@ def _order(store: Store, resource: str, rows: np.ndarray, params: Params) -> np.
     return rows[np.argsort(keys, kind="stable")]
 
 
-def select(store: Store, resource: str, params: Params) -> np.ndarray:
-    """Row handles that a list request asks for, in its order. Unknown parameters are ignored, as the API does.
+def select_rows(store: Store, resource: str, params: Params) -> np.ndarray:
+    """Return the row handles that a list request asks for, in its order; like the API, ignore unknown parameters.
 
     Raises BadParameter for a value that cannot be read.
     """
@@ -158,16 +164,16 @@ def select(store: Store, resource: str, params: Params) -> np.ndarray:
     groups: dict[Any, list[tuple[Filter, list[Any]]]] = defaultdict(list)
     for name, texts in params.items():
         test = spec.filters.get(name)
-        if test and (values := _values(name, texts, test)):
+        if test and (values := _parse_values(name, texts, test)):
             groups[test.via].append((test, values))
     comparer = next(iter(params.get("balanceFilter.Comparer", [])), "equals").lower()
     if comparer not in ("equals", "notequals", "greater", "less"):
         raise BadParameter("balanceFilter.Comparer", comparer)
-    mask = _mask(store, resource, groups.pop(None, []), comparer)
+    mask = _mask_rows(store, resource, groups.pop(None, []), comparer)
     # Filters on one other resource must hold for one and the same of its rows.
-    for (other, key, own), asked in groups.items():
-        keys = store.column(other, key)[_mask(store, other, asked, comparer)]
+    for (other, key, own), requested in groups.items():
+        keys = store.column(other, key)[_mask_rows(store, other, requested, comparer)]
         mask &= np.isin(store.column(resource, own), keys)
-    if spec.active and (wanted := active_wanted(params, spec.active)) is not None:
+    if spec.active and (wanted := parse_active(params, spec.active)) is not None:
         mask &= store.column(resource, "active") == wanted
-    return _order(store, resource, np.flatnonzero(mask), params)
+    return _sort_rows(store, resource, np.flatnonzero(mask), params)

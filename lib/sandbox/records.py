@@ -132,33 +132,33 @@ class Application(NamedTuple):
 
 
 @functools.cache
-def _day_text(day: int) -> str:
+def _format_day(day: int) -> str:
     return (EPOCH + timedelta(days=day)).isoformat()
 
 
-def instant(moment: int) -> str:
-    """An instant as the API writes it; equal moments give equal texts, so ties stay ties."""
+def format_instant(moment: int) -> str:
+    """Format an instant like the API; equal moments give equal texts, so ties stay ties."""
     day, second = divmod(moment, DAY)
     minute, second = divmod(second, 60)
     hour, minute = divmod(minute, 60)
-    return f"{_day_text(day)}T{hour:02}:{minute:02}:{second:02}{FRACTIONS[moment % 11]}"
+    return f"{_format_day(day)}T{hour:02}:{minute:02}:{second:02}{FRACTIONS[moment % 11]}"
 
 
-def calendar(day: int) -> str:
-    """A calendar date as the API writes it: midnight Z, which is not an instant and must not be shifted."""
-    return _day_text(day) + "T00:00:00Z"
+def format_calendar_day(day: int) -> str:
+    """Format a calendar date like the API: midnight Z, which is not an instant and must not be shifted."""
+    return _format_day(day) + "T00:00:00Z"
 
 
-def money(cents: int) -> str:
-    """Cents as the string of invoices and payments."""
+def format_money(cents: int) -> str:
+    """Format cents like the strings of invoices and payments."""
     return f"{cents / 100:.2f}"
 
 
-def _named(id_: int, name: str) -> Record:
+def _make_reference(id_: int, name: str) -> Record:
     return {"id": id_, "name": name}
 
 
-def _street(party: Party) -> Record:
+def _make_street(party: Party) -> Record:
     return {
         "street": party.street,
         "unit": None if party.customer_id % 5 else "B",
@@ -169,19 +169,19 @@ def _street(party: Party) -> Record:
     }
 
 
-def _place(party: Party) -> Record:
-    return _street(party) | {"latitude": None, "longitude": None}
+def _make_address(party: Party) -> Record:
+    return _make_street(party) | {"latitude": None, "longitude": None}
 
 
-def customer(party: Party, stamp: Stamp, merged_to: int | None = None) -> Record:
-    """A crm customer; a merged one is inactive."""
+def make_customer(party: Party, stamp: Stamp, merged_to: int | None = None) -> Record:
+    """Make a crm customer; a merged one is inactive."""
     id_ = party.customer_id
     return {
         "id": id_,
         "active": merged_to is None and id_ % 70 != 0,
         "name": party.name,
         "type": "Commercial" if party.commercial else "Residential",
-        "address": _place(party),
+        "address": _make_address(party),
         "customFields": [{"typeId": 91, "name": "Referral", "value": None}] if id_ % 7 == 0 else [],
         "balance": 0.0,
         "taxExempt": False,
@@ -189,9 +189,9 @@ def customer(party: Party, stamp: Stamp, merged_to: int | None = None) -> Record
         "doNotMail": id_ % 17 == 0,
         "doNotService": False,
         "nationalAccount": False,
-        "createdOn": instant(stamp.created),
+        "createdOn": format_instant(stamp.created),
         "createdById": 501 + id_ % 4,
-        "modifiedOn": instant(stamp.modified),
+        "modifiedOn": format_instant(stamp.modified),
         "mergedToId": merged_to,
         "paymentTermId": None,
         "creditLimit": None,
@@ -200,19 +200,19 @@ def customer(party: Party, stamp: Stamp, merged_to: int | None = None) -> Record
     }
 
 
-def location(party: Party, stamp: Stamp) -> Record:
-    """A crm location."""
+def make_location(party: Party, stamp: Stamp) -> Record:
+    """Make a crm location."""
     id_ = party.location_id
     return {
         "id": id_,
         "customerId": party.customer_id,
         "active": id_ % 50 != 0,
         "name": party.name,
-        "address": _place(party),
+        "address": _make_address(party),
         "customFields": [],
-        "createdOn": instant(stamp.created),
+        "createdOn": format_instant(stamp.created),
         "createdById": 501 + id_ % 4,
-        "modifiedOn": instant(stamp.modified),
+        "modifiedOn": format_instant(stamp.modified),
         "mergedToId": None,
         "zoneId": None if id_ % 3 else 81,
         "taxExempt": False,
@@ -222,7 +222,7 @@ def location(party: Party, stamp: Stamp) -> Record:
     }
 
 
-def job(
+def make_job(
     ref: JobRef,
     job_type: JobType,
     stamp: Stamp,
@@ -236,7 +236,7 @@ def job(
     warranty_id: int | None = None,
     from_estimate: int | None = None,
 ) -> Record:
-    """A jpm job. Without appointments the ids of the first and last one are 0."""
+    """Make a jpm job. Without appointments the ids of the first and last one are 0."""
     id_, party = ref.id, ref.party
     return {
         "id": id_,
@@ -245,7 +245,7 @@ def job(
         "customerId": party.customer_id,
         "locationId": party.location_id,
         "jobStatus": status,
-        "completedOn": None if completed is None else instant(completed),
+        "completedOn": None if completed is None else format_instant(completed),
         "businessUnitId": ref.unit.id,
         "jobTypeId": job_type.id,
         "priority": ("Normal", "Normal", "High", "Low", "Urgent")[id_ % 5],
@@ -258,9 +258,9 @@ def job(
         "jobGeneratedLeadSource": None if id_ % 13 else {"jobId": None, "employeeId": 501},
         "noCharge": no_charge,
         "notificationsEnabled": True,
-        "createdOn": instant(stamp.created),
+        "createdOn": format_instant(stamp.created),
         "createdById": 501 + id_ % 4,
-        "modifiedOn": instant(stamp.modified),
+        "modifiedOn": format_instant(stamp.modified),
         "tagTypeIds": [301 + id_ % 4] if id_ % 4 == 0 else [],
         "leadCallId": None if id_ % 2 else id_ + 7_000_000,
         "partnerLeadCallId": None,
@@ -278,21 +278,21 @@ def job(
     }
 
 
-def appointment(id_: int, ref: JobRef, ordinal: int, visit: Visit, stamp: Stamp) -> Record:
-    """A jpm appointment, the `ordinal`-th of its job."""
+def make_appointment(id_: int, ref: JobRef, ordinal: int, visit: Visit, stamp: Stamp) -> Record:
+    """Make a jpm appointment, the `ordinal`-th of its job."""
     start = visit.start
     return {
         "id": id_,
         "jobId": ref.id,
         "appointmentNumber": f"{ref.id}-{ordinal}",
-        "start": instant(start),
-        "end": instant(start + 7200),
-        "arrivalWindowStart": instant(start) if id_ % 4 else None,
-        "arrivalWindowEnd": instant(start + 7200) if id_ % 4 else None,
+        "start": format_instant(start),
+        "end": format_instant(start + 7200),
+        "arrivalWindowStart": format_instant(start) if id_ % 4 else None,
+        "arrivalWindowEnd": format_instant(start + 7200) if id_ % 4 else None,
         "status": visit.status,
         "specialInstructions": None if id_ % 9 else "Dog in the yard\nCall ahead",
-        "createdOn": instant(stamp.created),
-        "modifiedOn": instant(stamp.modified),
+        "createdOn": format_instant(stamp.created),
+        "modifiedOn": format_instant(stamp.modified),
         "customerId": ref.party.customer_id,
         "unused": visit.status == "Canceled" and id_ % 2 == 0,
         "createdById": 501 + id_ % 4,
@@ -301,8 +301,10 @@ def appointment(id_: int, ref: JobRef, ordinal: int, visit: Visit, stamp: Stamp)
     }
 
 
-def estimate(id_: int, offer: Offer, modified: int, *, party: Party, unit: Unit | None, job_id: int | None) -> Record:
-    """A sales estimate; it has `subtotal` and `tax` and no total."""
+def make_estimate(
+    id_: int, offer: Offer, modified: int, *, party: Party, unit: Unit | None, job_id: int | None
+) -> Record:
+    """Make a sales estimate; it has `subtotal` and `tax` and no total."""
     sold = offer.sold
     return {
         "id": id_,
@@ -315,9 +317,9 @@ def estimate(id_: int, offer: Offer, modified: int, *, party: Party, unit: Unit 
         "status": {"value": {"Open": 0, "Sold": 1, "Dismissed": 2}[offer.status], "name": offer.status},
         "reviewStatus": ("None", "None", "Approved", "NeedsApproval")[id_ % 4],
         "summary": None,
-        "createdOn": instant(offer.created),
-        "modifiedOn": instant(modified),
-        "soldOn": None if sold is None else instant(sold),
+        "createdOn": format_instant(offer.created),
+        "modifiedOn": format_instant(modified),
+        "soldOn": None if sold is None else format_instant(sold),
         "soldBy": None if sold is None else 401 + id_ % 24,
         "active": offer.active,
         "items": None if id_ % 7 == 0 else [],
@@ -333,20 +335,20 @@ def estimate(id_: int, offer: Offer, modified: int, *, party: Party, unit: Unit 
     }
 
 
-def _invoice_item(id_: int, order: int, line: Line, unit: Unit, written: str) -> Record:
+def _make_invoice_item(id_: int, order: int, line: Line, unit: Unit, written: str) -> Record:
     return {
         "id": id_,
         "quantity": "1.00",
-        "cost": money(line.cost),
-        "totalCost": money(line.cost),
+        "cost": format_money(line.cost),
+        "totalCost": format_money(line.cost),
         "budgetCodeId": None,
         "inventoryLocationId": None,
         "inventoryLocation": None,
-        "price": money(line.price),
+        "price": format_money(line.price),
         "type": line.kind,
         "skuName": line.kind.upper(),
         "skuId": 801 + order,
-        "total": money(line.price),
+        "total": format_money(line.price),
         "inventory": line.kind == "Material",
         "taxable": line.kind != "Service",
         "isChargeable": True,
@@ -361,7 +363,7 @@ def _invoice_item(id_: int, order: int, line: Line, unit: Unit, written: str) ->
         "modifiedOn": written,
         "serviceDate": None,
         "order": order,
-        "businessUnit": _named(unit.id, unit.name),
+        "businessUnit": _make_reference(unit.id, unit.name),
         "createdById": None,
         "displayInAmount": None,
         "importId": None,
@@ -375,39 +377,39 @@ def _invoice_item(id_: int, order: int, line: Line, unit: Unit, written: str) ->
     }
 
 
-def invoice(bill: Bill, ref: JobRef, modified: int | None, unit: Unit, item_unit: Unit) -> Record:
-    """An accounting invoice, whose balance is the total less what was paid.
+def make_invoice(bill: Bill, ref: JobRef, modified: int | None, unit: Unit, item_unit: Unit) -> Record:
+    """Make an accounting invoice, whose balance is the total less what was paid.
 
     `unit` is its own business unit, `item_unit` that of its items: neither has to be the job's.
     """
     id_, day, tax, party = bill.id, bill.day, bill.tax, ref.party
-    written = instant(bill.created)
-    address = _street(party)
+    written = format_instant(bill.created)
+    address = _make_street(party)
     return {
         "id": id_,
         "syncStatus": ("Pending", "Posted", "Exported", None)[id_ % 4],
         "budgetCodeId": None,
         "referenceNumber": str(id_),
-        "invoiceDate": None if day is None else calendar(day),
-        "dueDate": None if day is None or id_ % 12 == 0 else calendar(day + 30),
-        "subTotal": money(bill.subtotal),
-        "salesTax": money(tax),
+        "invoiceDate": None if day is None else format_calendar_day(day),
+        "dueDate": None if day is None or id_ % 12 == 0 else format_calendar_day(day + 30),
+        "subTotal": format_money(bill.subtotal),
+        "salesTax": format_money(tax),
         "salesTaxCode": {"id": 61, "name": "AZ", "taxRate": 0.02} if tax else None,
         "taxZoneId": None,
-        "total": money(bill.total),
-        "balance": money(bill.total - bill.paid),
+        "total": format_money(bill.total),
+        "balance": format_money(bill.total - bill.paid),
         "invoiceType": None,
-        "customer": _named(party.customer_id, party.name),
+        "customer": _make_reference(party.customer_id, party.name),
         "customerAddress": address if id_ % 10 else None,
-        "location": _named(party.location_id, party.name),
+        "location": _make_reference(party.location_id, party.name),
         "locationAddress": address,
-        "businessUnit": _named(unit.id, unit.name),
+        "businessUnit": _make_reference(unit.id, unit.name),
         "termName": "Due Upon Receipt",
         "createdBy": "office",
         "batch": None if id_ % 4 else {"id": 9001, "number": "9001", "name": "Weekly batch"},
         "depositedOn": None,
         "createdOn": written,
-        "modifiedOn": None if modified is None else instant(modified),
+        "modifiedOn": None if modified is None else format_instant(modified),
         "adjustmentToId": bill.adjustment_to,
         "job": ref.id and {"id": ref.id, "number": str(ref.id), "type": ref.type_name},
         "projectId": None,
@@ -419,7 +421,8 @@ def invoice(bill: Bill, ref: JobRef, modified: int | None, unit: Unit, item_unit
         "assignedTo": None,
         "summary": None,
         "items": [
-            _invoice_item(id_ * 10 + order, order, line, item_unit, written) for order, line in enumerate(bill.lines)
+            _make_invoice_item(id_ * 10 + order, order, line, item_unit, written)
+            for order, line in enumerate(bill.lines)
         ]
         or (None if id_ % 2 else []),
         "customFields": None,
@@ -434,7 +437,7 @@ def invoice(bill: Bill, ref: JobRef, modified: int | None, unit: Unit, item_unit
     }
 
 
-def payment(
+def make_payment(
     id_: int,
     party: Party,
     unit: Unit,
@@ -446,15 +449,15 @@ def payment(
     active: bool = True,
     refund_of: int | None = None,
 ) -> Record:
-    """An accounting payment; its total is what is applied plus `unapplied` (cents)."""
+    """Make an accounting payment; its total is what is applied plus `unapplied` (cents)."""
     return {
         "active": active,
         "appliedTo": [
             {
-                "appliedAmount": money(part.cents),
+                "appliedAmount": format_money(part.cents),
                 "appliedBy": "office",
                 "appliedId": part.id,
-                "appliedOn": instant(part.on),
+                "appliedOn": format_instant(part.on),
                 "appliedTo": part.invoice_id,
                 "appliedToReferenceNumber": str(part.invoice_id),
             }
@@ -463,29 +466,29 @@ def payment(
         or (None if id_ % 2 else []),
         "authCode": None,
         "batch": None,
-        "businessUnit": _named(unit.id, unit.name),
+        "businessUnit": _make_reference(unit.id, unit.name),
         "checkNumber": str(id_ % 10_000) if id_ % 3 == 0 else None,
         "createdBy": "office",
-        "createdOn": instant(stamp.created),
-        "customer": _named(party.customer_id, party.name),
+        "createdOn": format_instant(stamp.created),
+        "customer": _make_reference(party.customer_id, party.name),
         "customFields": None if id_ % 2 else [],
-        "date": calendar(day),
+        "date": format_calendar_day(day),
         "deposit": None,
         "generalLedgerAccount": None,
         "id": id_,
         "memo": None,
-        "modifiedOn": instant(stamp.modified),
+        "modifiedOn": format_instant(stamp.modified),
         "referenceNumber": str(id_),
         "refundedPaymentId": refund_of,
         "syncStatus": "Exported",
-        "total": money(sum(part.cents for part in applications) + unapplied),
+        "total": format_money(sum(part.cents for part in applications) + unapplied),
         "type": ("Check", "Credit Card", "ACH/EFT")[id_ % 3],
         "typeId": str(11 + id_ % 3),
-        "unappliedAmount": money(unapplied),
+        "unappliedAmount": format_money(unapplied),
     }
 
 
-def gross_pay_item(
+def make_gross_pay_item(
     id_: int | None,
     employee: int,
     unit: Unit,
@@ -498,7 +501,7 @@ def gross_pay_item(
     hours: float | None = None,
     ref: JobRef | None = None,
 ) -> Record:
-    """A payroll gross pay item. `id_` may be None, units are names, `jobId` 0 is pay without a job."""
+    """Make a payroll gross pay item. `id_` may be None, units are names, `jobId` 0 is pay without a job."""
     job_id, party = (ref.id, ref.party) if ref else (0, None)
     start = day * DAY + 14 * 3600
     return {
@@ -508,7 +511,7 @@ def gross_pay_item(
         "businessUnitName": unit.name,
         "payrollId": 60_000 + day // 7 * 100 + employee % 100,
         "employeePayrollId": None,
-        "date": calendar(day),
+        "date": format_calendar_day(day),
         "activity": "Painting" if job_id else "Shop",
         "activityCodeId": 101 if job_id else 102,
         "activityCode": "PAINT" if job_id else "SHOP",
@@ -516,8 +519,8 @@ def gross_pay_item(
         "amountAdjustment": 0.0,
         "payoutBusinessUnitName": unit.name,
         "grossPayItemType": kind,
-        "startedOn": None if hours is None else instant(start),
-        "endedOn": None if hours is None else instant(start + round(hours * 3600)),
+        "startedOn": None if hours is None else format_instant(start),
+        "endedOn": None if hours is None else format_instant(start + round(hours * 3600)),
         "paidDurationHours": hours,
         "paidTimeType": None if hours is None else "Regular",
         "sourceEntityId": source_id,
@@ -542,18 +545,18 @@ def gross_pay_item(
         "budgetCodeId": None,
         "isPrevailingWageJob": False,
         "memo": None,
-        "createdOn": instant(stamp.created),
-        "modifiedOn": instant(stamp.modified),
+        "createdOn": format_instant(stamp.created),
+        "modifiedOn": format_instant(stamp.modified),
     }
 
 
-def payroll_adjustment(id_: int, employee: int, posted: int, cents: int, invoice_id: int) -> Record:
-    """A payroll adjustment. Its amount is also in a gross pay item: never add both."""
+def make_payroll_adjustment(id_: int, employee: int, posted: int, cents: int, invoice_id: int) -> Record:
+    """Make a payroll adjustment. Its amount is also in a gross pay item: never add both."""
     return {
         "id": id_,
         "employeeType": "Technician",
         "employeeId": employee,
-        "postedOn": instant(posted),
+        "postedOn": format_instant(posted),
         "amount": cents / 100,
         "memo": "Spiff" if id_ % 2 else None,
         "activityCodeId": 103,
@@ -562,15 +565,17 @@ def payroll_adjustment(id_: int, employee: int, posted: int, cents: int, invoice
         "rate": None,
         "quantity": None,
         "type": ("Direct", "AddOn", "CommissionBased")[id_ % 3],
-        "createdOn": instant(posted),
-        "modifiedOn": instant(posted),
+        "createdOn": format_instant(posted),
+        "modifiedOn": format_instant(posted),
         "active": id_ % 15 != 0,
     }
 
 
-def purchase_order(id_: int, ref: JobRef, stamp: Stamp, status: str, *, goods: int, tax: int, shipping: int) -> Record:
-    """An inventory purchase order; `total` is goods, tax and shipping together (cents)."""
-    written = instant(stamp.created)
+def make_purchase_order(
+    id_: int, ref: JobRef, stamp: Stamp, status: str, *, goods: int, tax: int, shipping: int
+) -> Record:
+    """Make an inventory purchase order; `total` is goods, tax and shipping together (cents)."""
+    written = format_instant(stamp.created)
     return {
         "id": id_,
         "number": str(id_),
@@ -581,18 +586,18 @@ def purchase_order(id_: int, ref: JobRef, stamp: Stamp, status: str, *, goods: i
         "typeId": 41,
         "vendorId": 31 + id_ % 3,
         "technicianId": 401 + id_ % 24 if id_ % 2 else None,
-        "shipTo": _street(ref.party),
+        "shipTo": _make_street(ref.party),
         "businessUnitId": ref.unit.id,
         "inventoryLocationId": None,
         "batchId": None,
         "budgetCodeId": None,
         "vendorDocumentNumber": "",
         "date": written,
-        "requiredOn": None if id_ % 3 else instant(stamp.created + 2 * DAY),
+        "requiredOn": None if id_ % 3 else format_instant(stamp.created + 2 * DAY),
         "sentOn": None if status == "Pending" else written,
-        "receivedOn": instant(stamp.modified) if status == "Received" else None,
+        "receivedOn": format_instant(stamp.modified) if status == "Received" else None,
         "createdOn": written,
-        "modifiedOn": instant(stamp.modified),
+        "modifiedOn": format_instant(stamp.modified),
         "total": (goods + tax + shipping) / 100,
         "tax": tax / 100,
         "shipping": shipping / 100,
@@ -602,9 +607,9 @@ def purchase_order(id_: int, ref: JobRef, stamp: Stamp, status: str, *, goods: i
     }
 
 
-def vendor_return(id_: int, ref: JobRef, order_id: int, created: int, *, cents: int, status: str) -> Record:
-    """An inventory return, with a `returnAmount` and no total; a canceled one is inactive."""
-    written = instant(created)
+def make_vendor_return(id_: int, ref: JobRef, order_id: int, created: int, *, cents: int, status: str) -> Record:
+    """Make an inventory return, with a `returnAmount` and no total; a canceled one is inactive."""
+    written = format_instant(created)
     return {
         "id": id_,
         "active": status != "Canceled",

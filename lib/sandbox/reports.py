@@ -1,7 +1,7 @@
 """The owner's reports as ServiceTitan's Reporting API gives them, from the same truth as the oracle.
 
-ServiceTitan knows units, and neither the owner's rollup nor his divisions: a report covers the units that
-`BusinessUnitIds` asks for, all of them without it. Asked for the units that roll up into one name, a report's rows
+ServiceTitan knows units, but not the owner's rollup and divisions: a report covers the units that `BusinessUnitIds`
+names, all of them without it. Asked for the units that roll up into one name, a report's rows
 add up to that name's KPIs. Dates are inclusive calendar days of the tenant. A value is text, number or null; a Date is
 text with the tenant's offset (`2025-10-13T13:13:02.93-07:00`), midnight for a calendar date.
 """
@@ -17,7 +17,15 @@ from weakref import WeakKeyDictionary
 from sandbox.resources import RESOURCES
 from sandbox.store import Store
 from sandbox.tenant import TIME_ZONE
-from sandbox.truth import SMALLEST_RECEIVABLE, ZERO, Books, Job, calendar_day, opportunity_instant, read
+from sandbox.truth import (
+    SMALLEST_RECEIVABLE,
+    ZERO,
+    Books,
+    Job,
+    find_opportunity_instant,
+    parse_calendar_day,
+    read_books,
+)
 
 Values = Mapping[str, Any]
 Row = list[str | int | float | None]
@@ -27,8 +35,8 @@ Row = list[str | int | float | None]
 class Report:
     """A saved report. `parameters` and `fields` are what the API describes it with.
 
-    `rows(store, values)` takes the parameters' values by name and returns rows in the order of `fields`. A ValueError
-    says which value cannot be read.
+    `rows(store, values)` takes the parameters' values by name and returns rows in the order of `fields`. It raises
+    ValueError for a value that cannot be read.
     """
 
     id: int
@@ -43,27 +51,27 @@ class Report:
 _BOOKS: WeakKeyDictionary[Store, tuple[tuple[int, ...], Books]] = WeakKeyDictionary()
 
 
-def _books(store: Store) -> Books:
-    """Read the tenant again only when a record has changed: it takes seconds, and reports are pulled by the dozen."""
+def _read_books(store: Store) -> Books:
+    """Read the tenant, again only when a record has changed: it takes seconds, and reports are pulled by the dozen."""
     version = tuple(store.version(resource) for resource in RESOURCES)
     if store not in _BOOKS or _BOOKS[store][0] != version:
-        _BOOKS[store] = version, read(store, TIME_ZONE)
+        _BOOKS[store] = version, read_books(store, TIME_ZONE)
     return _BOOKS[store][1]
 
 
-def _date(values: Values, name: str) -> date:
+def _parse_date(values: Values, name: str) -> date:
     try:
         return date.fromisoformat(str(values[name])[:10])
     except ValueError:
         raise ValueError(f"{name} must be a date such as 2025-08-18") from None
 
 
-def _within(values: Values) -> Callable[[date | None], bool]:
-    first, last = _date(values, "From"), _date(values, "To")
+def _match_days(values: Values) -> Callable[[date | None], bool]:
+    first, last = _parse_date(values, "From"), _parse_date(values, "To")
     return lambda day: day is not None and first <= day <= last
 
 
-def _chosen(values: Values) -> Callable[[int | None], bool]:
+def _match_units(values: Values) -> Callable[[int | None], bool]:
     try:
         ids = {int(id) for id in values.get("BusinessUnitIds") or ()}
     except (TypeError, ValueError):
@@ -71,8 +79,8 @@ def _chosen(values: Values) -> Callable[[int | None], bool]:
     return lambda unit: not ids or unit in ids
 
 
-def _instant(books: Books, instant: str | None) -> str | None:
-    """A UTC instant on the tenant's clock; fractions of a second without their trailing zeros."""
+def _format_instant(books: Books, instant: str | None) -> str | None:
+    """Format a UTC instant on the tenant's clock; fractions of a second without trailing zeros."""
     if not instant:
         return None
     local = datetime.fromisoformat(instant).astimezone(books.zone).isoformat()
@@ -80,17 +88,17 @@ def _instant(books: Books, instant: str | None) -> str | None:
     return local[:19] + (fraction if len(fraction) > 1 else "") + local[-6:]
 
 
-def _midnight(books: Books, day: date | None) -> str | None:
+def _format_midnight(books: Books, day: date | None) -> str | None:
     return day and datetime(day.year, day.month, day.day, tzinfo=books.zone).isoformat()
 
 
-def _share(part: Decimal | int, whole: Decimal | int) -> float | None:
+def _divide(part: Decimal | int, whole: Decimal | int) -> float | None:
     return float(part / whole) if whole else None
 
 
-def _leads(books: Books, values: Values) -> Iterable[Row]:
-    """A row per lead and active estimate of it, one without estimate columns if it has none."""
-    within, chosen = _within(values), _chosen(values)
+def _list_leads(books: Books, values: Values) -> Iterable[Row]:
+    """Yield a row per lead and active estimate of it, one without estimate columns if it has none."""
+    within, chosen = _match_days(values), _match_units(values)
     for job in books.jobs.values():
         if job.is_lead and chosen(job.unit) and within(books.day(job.created)):
             for estimate in job.estimates or (None,):
@@ -98,23 +106,23 @@ def _leads(books: Books, values: Values) -> Iterable[Row]:
                     job.number,
                     "Tech Generated Lead" if job.generated_by_tech else "Marketing Lead",
                     str(estimate.id) if estimate else None,
-                    _instant(books, estimate.sold_on) if estimate and estimate.sold else None,
+                    _format_instant(books, estimate.sold_on) if estimate and estimate.sold else None,
                     books.units.get(job.unit),
                     job.customer_name or None,
                     float(estimate.subtotal) if estimate else None,
                     int(job.is_opportunity),
                     int(job.closed),
-                    _instant(books, job.created),
+                    _format_instant(books, job.created),
                 ]
 
 
-def _wbr(books: Books, values: Values) -> Iterable[Row]:
-    within, chosen = _within(values), _chosen(values)
+def _list_unit_totals(books: Books, values: Values) -> Iterable[Row]:
+    within, chosen = _match_days(values), _match_units(values)
     completed, opportunities, closed, sales = Counter(), Counter(), Counter(), defaultdict(Decimal)
     for job in books.jobs.values():
         if job.is_completed_estimate and within(books.day(job.completed)):
             completed[job.unit] += 1
-        if job.is_opportunity and within(books.day(opportunity_instant(job))):
+        if job.is_opportunity and within(books.day(find_opportunity_instant(job))):
             opportunities[job.unit] += 1
             closed[job.unit] += job.closed
     for estimate in books.estimates:
@@ -122,19 +130,19 @@ def _wbr(books: Books, values: Values) -> Iterable[Row]:
             sales[estimate.unit] += estimate.subtotal
     for unit, name in sorted(books.units.items(), key=lambda item: item[1]):
         if chosen(unit):
-            rate = _share(closed[unit], opportunities[unit])
+            rate = _divide(closed[unit], opportunities[unit])
             yield [name, completed[unit], opportunities[unit], closed[unit], rate, float(sales[unit])]
 
 
-def _job_cost(books: Books, values: Values) -> Iterable[Row]:
-    within, chosen = _within(values), _chosen(values)
+def _list_job_costs(books: Books, values: Values) -> Iterable[Row]:
+    within, chosen = _match_days(values), _match_units(values)
     for job in books.jobs.values():
         if job.is_production and chosen(job.unit) and within(books.day(job.start)):
             yield [
-                _instant(books, job.start),
+                _format_instant(books, job.start),
                 books.units.get(job.unit),
                 books.people.get(job.sold_by),
-                _primary_technician(books, job),
+                _find_primary_technician(books, job),
                 job.type or None,
                 job.customer_name or None,
                 job.number,
@@ -144,33 +152,33 @@ def _job_cost(books: Books, values: Values) -> Iterable[Row]:
                 float(job.parts + job.purchases),
                 float(job.returns),
                 float(job.full_cost),
-                _share(job.subtotal - job.full_cost, job.subtotal),
+                _divide(job.subtotal - job.full_cost, job.subtotal),
                 job.status,
             ]
 
 
-def _primary_technician(books: Books, job: Job) -> str | None:
-    """Who earned most on the job."""
+def _find_primary_technician(books: Books, job: Job) -> str | None:
+    """Return who earned most on the job."""
     earned = defaultdict(Decimal)
     for employee, _, amount in job.pay:
         earned[employee] += amount
     return books.people.get(max(earned, key=earned.get)) if earned else None
 
 
-def _collections(books: Books, values: Values) -> Iterable[Row]:
-    """A row per application, to the unit of the invoice, and one for what a payment leaves unapplied."""
-    within, chosen = _within(values), _chosen(values)
+def _list_collections(books: Books, values: Values) -> Iterable[Row]:
+    """Yield a row per application, to the unit of the invoice, and one for what a payment leaves unapplied."""
+    within, chosen = _match_days(values), _match_units(values)
     for row in books.collected:
-        day = calendar_day(row.paid)
+        day = parse_calendar_day(row.paid)
         if chosen(row.unit) and within(day):
             unit = books.units.get(row.unit)
-            paid, number = _midnight(books, day), str(row.payment)
+            paid, number = _format_midnight(books, day), str(row.payment)
             yield [paid, unit, row.customer, number, row.type, row.invoice, float(row.amount)]
 
 
-def _receivables(books: Books, values: Values) -> Iterable[Row]:
-    """A row per invoice with a balance; a location that owes less than $10 in the chosen units is left out."""
-    as_of, chosen = _date(values, "AsOf"), _chosen(values)
+def _list_receivables(books: Books, values: Values) -> Iterable[Row]:
+    """Yield a row per invoice with a balance; leave out a location that owes less than $10 in the chosen units."""
+    as_of, chosen = _parse_date(values, "AsOf"), _match_units(values)
     balances, owed = defaultdict(Decimal), defaultdict(Decimal)
     for invoice, day, amount in books.movements:
         if chosen(invoice.unit) and day and day <= as_of:
@@ -180,7 +188,7 @@ def _receivables(books: Books, values: Values) -> Iterable[Row]:
         if balance != ZERO and owed[invoice.location] >= SMALLEST_RECEIVABLE:
             yield [
                 invoice.number,
-                _midnight(books, calendar_day(invoice.invoiced)),
+                _format_midnight(books, parse_calendar_day(invoice.invoiced)),
                 books.units.get(invoice.unit),
                 invoice.customer,
                 invoice.location_name,
@@ -190,7 +198,7 @@ def _receivables(books: Books, values: Values) -> Iterable[Row]:
             ]
 
 
-def _parameter(name: str, label: str, data_type: str, **more: Any) -> dict[str, Any]:
+def _make_parameter(name: str, label: str, data_type: str, **more: Any) -> dict[str, Any]:
     return {
         "name": name,
         "label": label,
@@ -201,14 +209,14 @@ def _parameter(name: str, label: str, data_type: str, **more: Any) -> dict[str, 
     } | more
 
 
-def _fields(text: str) -> tuple[dict[str, str], ...]:
-    """Fields from lines of `Name Type Label`."""
+def _parse_fields(text: str) -> tuple[dict[str, str], ...]:
+    """Read fields from lines of `Name Type Label`."""
     lines = (line.split(maxsplit=2) for line in text.strip().splitlines())
     return tuple({"name": name, "label": label, "dataType": data_type} for name, data_type, label in lines)
 
 
-_RANGE = (_parameter("From", "From", "Date"), _parameter("To", "To", "Date"))
-_UNITS = _parameter(
+_RANGE = (_make_parameter("From", "From", "Date"), _make_parameter("To", "To", "Date"))
+_UNITS = _make_parameter(
     "BusinessUnitIds",
     "Business Unit",
     "Number",
@@ -222,8 +230,8 @@ _UNITS = _parameter(
 )
 
 
-def _rows(report: Callable[[Books, Values], Iterable[Row]]) -> Callable[[Store, Values], list[Row]]:
-    return lambda store, values: list(report(_books(store), values))
+def _bind_rows(report: Callable[[Books, Values], Iterable[Row]]) -> Callable[[Store, Values], list[Row]]:
+    return lambda store, values: list(report(_read_books(store), values))
 
 
 REPORTS = (
@@ -233,7 +241,7 @@ REPORTS = (
         name="Leads",
         description="Jobs of an estimate type by the day they were created, without test customers",
         parameters=(*_RANGE, _UNITS),
-        fields=_fields("""
+        fields=_parse_fields("""
             JobNumber           String  Job #
             LeadType            String  Lead Type
             EstimateNumber      String  Estimate #
@@ -245,7 +253,7 @@ REPORTS = (
             Closed              Number  Closed
             JobCreatedDate      Date    Job Created Date
         """),
-        rows=_rows(_leads),
+        rows=_bind_rows(_list_leads),
     ),
     Report(
         id=1002,
@@ -253,7 +261,7 @@ REPORTS = (
         name="Daily WBR by business unit",
         description="Completed estimates by completion, opportunities by first sale or completion, sales by sale",
         parameters=(*_RANGE, _UNITS),
-        fields=_fields("""
+        fields=_parse_fields("""
             BusinessUnit        String  Business Unit
             CompletedJobs       Number  Completed Jobs
             SalesOpportunity    Number  Sales Opportunity
@@ -261,7 +269,7 @@ REPORTS = (
             CloseRate           Number  Close Rate
             TotalSales          Number  Total Sales
         """),
-        rows=_rows(_wbr),
+        rows=_bind_rows(_list_unit_totals),
     ),
     Report(
         id=1003,
@@ -269,7 +277,7 @@ REPORTS = (
         name="FOREMAN Job Cost",
         description="Jobs by the day they start, inspections and washing left out, with what they cost",
         parameters=(*_RANGE, _UNITS),
-        fields=_fields("""
+        fields=_parse_fields("""
             ScheduledDate       Date    Scheduled Date
             BusinessUnit        String  Business Unit
             SoldBy              String  Sold By
@@ -286,7 +294,7 @@ REPORTS = (
             JobsGrossMargin     Number  Jobs Gross Margin %
             Status              String  Status
         """),
-        rows=_rows(_job_cost),
+        rows=_bind_rows(_list_job_costs),
     ),
     Report(
         id=1004,
@@ -294,7 +302,7 @@ REPORTS = (
         name="Collections",
         description="Payments by their date, a row for each invoice they were applied to",
         parameters=(*_RANGE, _UNITS),
-        fields=_fields("""
+        fields=_parse_fields("""
             PaymentDate         Date    Payment Date
             BusinessUnit        String  Business Unit
             CustomerName        String  Customer Name
@@ -303,15 +311,15 @@ REPORTS = (
             InvoiceNumber       String  Invoice #
             Amount              Number  Amount
         """),
-        rows=_rows(_collections),
+        rows=_bind_rows(_list_collections),
     ),
     Report(
         id=1005,
         category="accounting",
         name="AR Report",
         description="Invoices with a balance at the end of a day, locations that owe less than $10 left out",
-        parameters=(_parameter("AsOf", "As of", "Date"), _UNITS),
-        fields=_fields("""
+        parameters=(_make_parameter("AsOf", "As of", "Date"), _UNITS),
+        fields=_parse_fields("""
             InvoiceNumber       String  Invoice #
             InvoiceDate         Date    Invoice Date
             BusinessUnit        String  Business Unit
@@ -321,6 +329,6 @@ REPORTS = (
             Total               Number  Total
             Balance             Number  Balance
         """),
-        rows=_rows(_receivables),
+        rows=_bind_rows(_list_receivables),
     ),
 )

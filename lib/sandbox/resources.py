@@ -1,7 +1,7 @@
-"""The eighteen resources of the tenant: where each is served and what each of its list parameters means.
+"""The resources of the tenant: where each is served and what each of its list parameters means.
 
-One table says it all: the store keeps a column for every field that a parameter compares, the server answers
-from those columns. The parameters are those of ServiceTitan's published description (v2).
+One table declares it all: the store keeps a column for every field that a parameter compares, and the server
+answers from those columns. The parameters are those of ServiceTitan's published description (v2).
 """
 
 from dataclasses import dataclass
@@ -47,38 +47,38 @@ class Resource:
 
     @property
     def columns(self) -> dict[str, Kind]:
-        """Paths of the fields to keep as columns, with their kinds."""
+        """Return the paths of the fields to keep as columns, with their kinds."""
         own = [f for f in self.filters.values() if f.has_column and not f.via]
         always = {"id": "int"} | ({"active": "bool"} if self.active else {}) | dict.fromkeys(self.join_keys, "int")
         return always | {f.path: f.kind for f in own}
 
 
-def _is(kind: Kind, **paths: str) -> dict[str, Filter]:
+def _match_value(kind: Kind, **paths: str) -> dict[str, Filter]:
     return {name: Filter(path, kind, "is") for name, path in paths.items()}
 
 
-def _among(kind: Kind, **paths: str) -> dict[str, Filter]:
+def _match_any(kind: Kind, **paths: str) -> dict[str, Filter]:
     return {name: Filter(path, kind, "among") for name, path in paths.items()}
 
 
-def _has(kind: Kind, **paths: str) -> dict[str, Filter]:
+def _match_list(kind: Kind, **paths: str) -> dict[str, Filter]:
     return {name: Filter(path, kind, "has") for name, path in paths.items()}
 
 
-def _contains(**paths: str) -> dict[str, Filter]:
+def _match_part(**paths: str) -> dict[str, Filter]:
     return {name: Filter(path, "text", "contains") for name, path in paths.items()}
 
 
-def _period(path: str, first: str, end: str) -> dict[str, Filter]:
+def _match_period(path: str, first: str, end: str) -> dict[str, Filter]:
     return {first: Filter(path, "date", "from"), end: Filter(path, "date", "before")}
 
 
-def _total(path: str) -> dict[str, Filter]:
+def _match_total(path: str) -> dict[str, Filter]:
     return {"totalGreater": Filter(path, "number", "from"), "totalLess": Filter(path, "number", "until")}
 
 
-_IDS = _among("int", ids="id")
-_CHANGES = _period("createdOn", "createdOnOrAfter", "createdBefore") | _period(
+_IDS = _match_any("int", ids="id")
+_CHANGES = _match_period("createdOn", "createdOnOrAfter", "createdBefore") | _match_period(
     "modifiedOn", "modifiedOnOrAfter", "modifiedBefore"
 )
 _ADDRESS = {name: Filter(f"address.{name}", "text", "is") for name in ("street", "unit", "city", "state", "zip")} | {
@@ -95,12 +95,16 @@ RESOURCES: dict[str, Resource] = {
         "jpm/jobs",
         _IDS
         | _CHANGES
-        | _period("completedOn", "completedOnOrAfter", "completedBefore")
-        | _is("text", number="jobNumber", jobStatus="jobStatus", priority="priority")
-        | _is("int", projectId="projectId", bookingId="bookingId", customerId="customerId", locationId="locationId")
-        | _is("int", soldById="soldById", jobTypeId="jobTypeId", campaignId="campaignId", invoiceId="invoiceId")
-        | _is("int", businessUnitId="businessUnitId", createdFromEstimateId="createdFromEstimateId")
-        | _has("int", estimateIds="estimateIds", tagTypeIds="tagTypeIds")
+        | _match_period("completedOn", "completedOnOrAfter", "completedBefore")
+        | _match_value("text", number="jobNumber", jobStatus="jobStatus", priority="priority")
+        | _match_value(
+            "int", projectId="projectId", bookingId="bookingId", customerId="customerId", locationId="locationId"
+        )
+        | _match_value(
+            "int", soldById="soldById", jobTypeId="jobTypeId", campaignId="campaignId", invoiceId="invoiceId"
+        )
+        | _match_value("int", businessUnitId="businessUnitId", createdFromEstimateId="createdFromEstimateId")
+        | _match_list("int", estimateIds="estimateIds", tagTypeIds="tagTypeIds")
         | {
             "firstAppointmentStartsOnOrAfter": Filter("start", "date", "from", _FIRST_APPOINTMENT),
             "firstAppointmentStartsBefore": Filter("start", "date", "before", _FIRST_APPOINTMENT),
@@ -119,10 +123,10 @@ RESOURCES: dict[str, Resource] = {
         "jpm/appointments",
         _IDS
         | _CHANGES
-        | _period("start", "startsOnOrAfter", "startsBefore")
-        | _is("int", jobId="jobId", customerId="customerId")
-        | _is("text", number="appointmentNumber", status="status")
-        | _is("bool", unused="unused")
+        | _match_period("start", "startsOnOrAfter", "startsBefore")
+        | _match_value("int", jobId="jobId", customerId="customerId")
+        | _match_value("text", number="appointmentNumber", status="status")
+        | _match_value("bool", unused="unused")
         | {
             "projectId": Filter("projectId", "int", "is", ("jobs", "id", "jobId")),
             "technicianId": Filter("employeeId", "int", "is", ("payroll", "jobId", "jobId")),
@@ -132,8 +136,8 @@ RESOURCES: dict[str, Resource] = {
         "jpm/job-types",
         _IDS
         | _CHANGES
-        | _contains(name="name")
-        | _is("text", priority="priority")
+        | _match_part(name="name")
+        | _match_value("text", priority="priority")
         | {"minDuration": Filter("duration", "int", "from"), "maxDuration": Filter("duration", "int", "until")},
         export=False,
     ),
@@ -141,15 +145,15 @@ RESOURCES: dict[str, Resource] = {
         "accounting/invoices",
         _IDS
         | _CHANGES
-        | _period("invoiceDate", "invoicedOnOrAfter", "invoicedOnBefore")
-        | _period("dueDate", "dueDateOnOrAfter", "dueDateBefore")
-        | _among("text", statuses="syncStatus", reviewStatuses="reviewStatus")
-        | _among("text", invoiceConfigurations="invoiceConfiguration")
-        | _among("int", assignedToIds="assignedTo.id")
-        | _is("int", batchId="batch.id", batchNumber="batch.number", jobId="job.id", customerId="customer.id")
-        | _is("int", businessUnitId="businessUnit.id", adjustmentToId="adjustmentToId")
-        | _is("text", jobNumber="job.number", number="referenceNumber")
-        | _total("total")
+        | _match_period("invoiceDate", "invoicedOnOrAfter", "invoicedOnBefore")
+        | _match_period("dueDate", "dueDateOnOrAfter", "dueDateBefore")
+        | _match_any("text", statuses="syncStatus", reviewStatuses="reviewStatus")
+        | _match_any("text", invoiceConfigurations="invoiceConfiguration")
+        | _match_any("int", assignedToIds="assignedTo.id")
+        | _match_value("int", batchId="batch.id", batchNumber="batch.number", jobId="job.id", customerId="customer.id")
+        | _match_value("int", businessUnitId="businessUnit.id", adjustmentToId="adjustmentToId")
+        | _match_value("text", jobNumber="job.number", number="referenceNumber")
+        | _match_total("total")
         | {"balanceFilter.Balance": Filter("balance", "number", "balance")},
         active="activeState",
     ),
@@ -157,33 +161,33 @@ RESOURCES: dict[str, Resource] = {
         "accounting/payments",
         _IDS
         | _CHANGES
-        | _period("date", "paidOnAfter", "paidOnBefore")
-        | _among("text", statuses="syncStatus")
-        | _among("int", businessUnitIds="businessUnit.id", depositIds="deposit.id")
-        | _is("int", batchId="batch.id", batchNumber="batch.number", customerId="customer.id")
-        | _has("int", appliedToInvoiceIds="appliedTo.appliedTo")
-        | _has("text", appliedToReferenceNumber="appliedTo.appliedToReferenceNumber")
-        | _total("total"),
+        | _match_period("date", "paidOnAfter", "paidOnBefore")
+        | _match_any("text", statuses="syncStatus")
+        | _match_any("int", businessUnitIds="businessUnit.id", depositIds="deposit.id")
+        | _match_value("int", batchId="batch.id", batchNumber="batch.number", customerId="customer.id")
+        | _match_list("int", appliedToInvoiceIds="appliedTo.appliedTo")
+        | _match_list("text", appliedToReferenceNumber="appliedTo.appliedToReferenceNumber")
+        | _match_total("total"),
         active="activeState",
     ),
     "estimates": Resource(
         "sales/estimates",
         _IDS
         | _CHANGES
-        | _period("soldOn", "soldAfter", "soldBefore")
-        | _is("int", jobId="jobId", projectId="projectId", locationId="locationId")
-        | _is("int", soldById="soldBy", soldByEmployeeId="soldBy")
-        | _is("text", jobNumber="jobNumber", status="status.name")
-        | _total("subtotal"),
+        | _match_period("soldOn", "soldAfter", "soldBefore")
+        | _match_value("int", jobId="jobId", projectId="projectId", locationId="locationId")
+        | _match_value("int", soldById="soldBy", soldByEmployeeId="soldBy")
+        | _match_value("text", jobNumber="jobNumber", status="status.name")
+        | _match_total("subtotal"),
     ),
     "payroll": Resource(
         "payroll/gross-pay-items",
         _CHANGES
         # Operators saw `dateOnOrBefore` leave out the rows of the day itself: an exclusive end at midnight.
-        | _period("date", "dateOnOrAfter", "dateOnOrBefore")
-        | _is("text", employeeType="employeeType")
-        | _is("int", employeeId="employeeId")
-        | _among("int", payrollIds="payrollId")
+        | _match_period("date", "dateOnOrAfter", "dateOnOrBefore")
+        | _match_value("text", employeeType="employeeType")
+        | _match_value("int", employeeId="employeeId")
+        | _match_any("int", payrollIds="payrollId")
         | {"modifiedOnOrBefore": Filter("modifiedOn", "date", "until")},
         active=None,
         export_has_active=True,
@@ -193,51 +197,56 @@ RESOURCES: dict[str, Resource] = {
     "payroll_adjustments": Resource(
         "payroll/payroll-adjustments",
         _CHANGES
-        | _among("int", employeeIds="employeeId")
+        | _match_any("int", employeeIds="employeeId")
         | {
             "postedOnOrAfter": Filter("postedOn", "date", "from"),
             "postedOnOrBefore": Filter("postedOn", "date", "until"),
         },
     ),
-    "customers": Resource("crm/customers", _IDS | _CHANGES | _contains(name="name") | _ADDRESS),
+    "customers": Resource("crm/customers", _IDS | _CHANGES | _match_part(name="name") | _ADDRESS),
     "locations": Resource(
-        "crm/locations", _IDS | _CHANGES | _contains(name="name") | _is("int", customerId="customerId") | _ADDRESS
+        "crm/locations",
+        _IDS | _CHANGES | _match_part(name="name") | _match_value("int", customerId="customerId") | _ADDRESS,
     ),
     "campaigns": Resource(
         "marketing/campaigns",
-        _IDS | _CHANGES | _contains(name="name") | _has("text", campaignPhoneNumber="campaignPhoneNumbers"),
+        _IDS | _CHANGES | _match_part(name="name") | _match_list("text", campaignPhoneNumber="campaignPhoneNumbers"),
         export=False,
     ),
     "purchase_orders": Resource(
         "inventory/purchase-orders",
         _IDS
         | _CHANGES
-        | _period("date", "dateOnOrAfter", "dateBefore")
-        | _period("sentOn", "sentOnOrAfter", "sentBefore")
-        | _is("text", status="status", number="number")
-        | _is("int", jobId="jobId", technicianId="technicianId", projectId="projectId")
-        | _among("int", jobIds="jobId"),
+        | _match_period("date", "dateOnOrAfter", "dateBefore")
+        | _match_period("sentOn", "sentOnOrAfter", "sentBefore")
+        | _match_value("text", status="status", number="number")
+        | _match_value("int", jobId="jobId", technicianId="technicianId", projectId="projectId")
+        | _match_any("int", jobIds="jobId"),
         active=None,
     ),
     "returns": Resource(
         "inventory/returns",
         _IDS
         | _CHANGES
-        | _period("returnDate", "returnDateOnOrAfter", "returnDateBefore")
-        | _is("text", number="number", referenceNumber="referenceNumber")
-        | _is("int", jobId="jobId", purchaseOrderId="purchaseOrderId", batchId="batchId")
-        | _among("int", vendorIds="vendorId", businessUnitIds="businessUnitId")
-        | _among("int", inventoryLocationIds="inventoryLocationId")
-        | _among("text", syncStatuses="syncStatus"),
+        | _match_period("returnDate", "returnDateOnOrAfter", "returnDateBefore")
+        | _match_value("text", number="number", referenceNumber="referenceNumber")
+        | _match_value("int", jobId="jobId", purchaseOrderId="purchaseOrderId", batchId="batchId")
+        | _match_any("int", vendorIds="vendorId", businessUnitIds="businessUnitId")
+        | _match_any("int", inventoryLocationIds="inventoryLocationId")
+        | _match_any("text", syncStatuses="syncStatus"),
     ),
-    "business_units": Resource("settings/business-units", _IDS | _CHANGES | _contains(name="name")),
+    "business_units": Resource("settings/business-units", _IDS | _CHANGES | _match_part(name="name")),
     "technicians": Resource(
-        "settings/technicians", _IDS | _CHANGES | _contains(name="name") | _among("int", userIds="userId")
+        "settings/technicians", _IDS | _CHANGES | _match_part(name="name") | _match_any("int", userIds="userId")
     ),
     "tag_types": Resource("settings/tag-types", _CHANGES, export=False),
     "employees": Resource(
         "settings/employees",
-        _IDS | _CHANGES | _contains(name="name") | _among("int", userIds="userId") | _is("text", email="email"),
+        _IDS
+        | _CHANGES
+        | _match_part(name="name")
+        | _match_any("int", userIds="userId")
+        | _match_value("text", email="email"),
         export=False,
     ),
 }

@@ -1,4 +1,4 @@
-"""The ServiceTitan v2 API of a store, over HTTP, with the habits that the live one was seen to have.
+"""The ServiceTitan v2 API of a store, over HTTP, with the quirks that were observed in the live one.
 
 `start` serves in a thread. The standard library's threading server is enough: reading a request costs it a fraction of
 a millisecond, a page of 5,000 rows is one join of ready bytes, and compression releases the interpreter.
@@ -28,18 +28,18 @@ import numpy as np
 import orjson
 from isal import igzip
 
-from sandbox.faults import FAULTS, Order, Reply, Request, order
-from sandbox.mutations import mutate
-from sandbox.query import BadParameter, Params, active_wanted, moment, read, select
+from sandbox.faults import FAULTS, Order, Reply, Request, parse_order
+from sandbox.mutations import mutate_store
+from sandbox.query import BadParameter, Params, parse_active, parse_moment, parse_value, select_rows
 from sandbox.reports import REPORTS, Report
 from sandbox.resources import RESOURCES
 from sandbox.store import Store
 from sandbox.tenant import TIME_ZONE
 
 CLIENT_ID = "cid.sandbox"
-CLIENT_SECRET = "cs1.sandbox-not-a-real-one"  # noqa: S105 - opens nothing but this stand-in
+CLIENT_SECRET = "cs1.sandbox-not-a-real-one"  # noqa: S105 - works nowhere but here
 APP_KEY = "ak1.sandbox"
-FIRST_TENANT_ID = 1_000_000  # another seed is another company, and must not mix with this one in a warehouse
+FIRST_TENANT_ID = 1_000_000  # another seed is another company: its data must not mix with this one's
 
 MAX_PAGE_SIZE = 5000
 MAX_REPORT_PAGE_SIZE = 25_000
@@ -61,7 +61,7 @@ class Limiter:
         self.lock = threading.Lock()
 
     def wait(self) -> float:
-        """Seconds until a call is allowed again; 0 if this one is."""
+        """Return the seconds until a call is allowed again; 0 if this one is."""
         with self.lock:
             now = time.monotonic()
             if len(self.times) == self.times.maxlen and now - self.times[0] < self.seconds:
@@ -70,55 +70,57 @@ class Limiter:
             return 0
 
 
-def problem(status: int, title: str, errors: dict[str, list[str]] | None = None, **headers: str) -> Reply:
-    """An error in the API's shape (RFC 7807)."""
+def make_problem(status: int, title: str, errors: dict[str, list[str]] | None = None, **headers: str) -> Reply:
+    """Make an error in the API's shape (RFC 7807)."""
     body = {"type": f"https://httpstatuses.io/{status}", "title": title, "status": status}
     body |= {"traceId": secrets.token_hex(16), "errors": errors or {}, "data": {}}
     return Reply(status, orjson.dumps(body), "application/problem+json", headers)
 
 
-def _too_many(wait: float) -> Reply:
+def _refuse_rate(wait: float) -> Reply:
     seconds = max(1, round(wait + 0.5))
     title = f"Rate limit is exceeded. Try again in {seconds} seconds."
-    return problem(429, title, **{"Retry-After": str(seconds)})
+    return make_problem(429, title, **{"Retry-After": str(seconds)})
 
 
-def _json(body: Any) -> Reply:
+def _answer_json(body: Any) -> Reply:
     return Reply(200, orjson.dumps(body))
 
 
-def _paging(params: Params, default: int, largest: int) -> tuple[int, int, bool]:
-    """Page number, page size and whether the total is wanted. Raises BadParameter."""
+def _read_paging(params: Params, default: int, largest: int) -> tuple[int, int, bool]:
+    """Read page number, page size and whether the total is requested. Raises BadParameter."""
     text = {name: params[name][0] if params.get(name) else "" for name in ("page", "pageSize", "includeTotal")}
-    page = read("page", text["page"] or "1", "int")
-    size = read("pageSize", text["pageSize"] or str(default), "int")
+    page = parse_value("page", text["page"] or "1", "int")
+    size = parse_value("pageSize", text["pageSize"] or str(default), "int")
     for name, value in (("page", page), ("pageSize", size)):
         if value < 1:
             raise BadParameter(name, str(value))
-    return page, min(size, largest), read("includeTotal", text["includeTotal"] or "false", "bool")
+    return page, min(size, largest), parse_value("includeTotal", text["includeTotal"] or "false", "bool")
 
 
-def _paged(items: list[Any], params: Params, default: int = 50, largest: int = MAX_PAGE_SIZE, **more: Any) -> Reply:
-    page, size, total = _paging(params, default, largest)
+def _answer_page(
+    items: list[Any], params: Params, default: int = 50, largest: int = MAX_PAGE_SIZE, **more: Any
+) -> Reply:
+    page, size, total = _read_paging(params, default, largest)
     body = {"page": page, "pageSize": size, "hasMore": page * size < len(items)}
     body |= {"totalCount": len(items) if total else None, "data": items[(page - 1) * size : page * size]}
-    return _json(body | more)
+    return _answer_json(body | more)
 
 
-def _continue_from(resource: str, position: int) -> str:
-    """A continuation token: the position in the feed, which never changes for one seed and its mutations."""
+def _encode_position(resource: str, position: int) -> str:
+    """Make a continuation token: the position in the feed, which never changes for one seed and its mutations."""
     return base64.urlsafe_b64encode(f"{resource}@{position}".encode()).decode().rstrip("=")
 
 
-def _position(store: Store, resource: str, text: str) -> int:
-    """Where `from` points, a token or a date. Raises BadParameter."""
+def _decode_position(store: Store, resource: str, text: str) -> int:
+    """Read the feed position of `from`, a token or a date. Raises BadParameter."""
     try:
         name, _, position = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition("@")
     except (binascii.Error, UnicodeDecodeError):
         name = position = ""
     if name == resource and position.isdecimal():
         return int(position)
-    return store.feed_start(resource, moment("from", text))
+    return store.find_feed_start(resource, parse_moment("from", text))
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,8 @@ class Sandbox:
         self.calls = Limiter(settings.calls_per_second, 1)
         self.new_tokens = Limiter(_TOKENS_A_MINUTE, 60)
         self.report_calls: dict[int, Limiter] = {}
-        # A walk through pages asks one selection again and again; the version in the key makes a change visible.
-        self.select = lru_cache(maxsize=16)(lambda resource, query, version: select(store, resource, dict(query)))
+        # A walk through the pages repeats one selection; the version in the key makes a change visible.
+        self.select = lru_cache(maxsize=16)(lambda resource, query, version: select_rows(store, resource, dict(query)))
         self.effects = FAULTS | {"expire_token": self._expire_token, "move_rows": self._move_rows}
         self.shuffles = np.random.default_rng(settings.seed)
         self.http: ThreadingHTTPServer
@@ -159,7 +161,7 @@ class Sandbox:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client's environment must hold to speak to this server."""
+        """The environment variables with which a client talks to this server."""
         return {
             "ST_CLIENT_ID": CLIENT_ID,
             "ST_CLIENT_SECRET": CLIENT_SECRET,
@@ -176,52 +178,54 @@ class Sandbox:
         self.http.server_close()
 
     def answer(self, request: Request) -> Reply:
-        """The reply to a request, with the faults that were asked for, and a line in the log."""
+        """Answer a request, with the faults that were ordered, and write a line to the log."""
         if request.path.startswith("/sandbox/"):
-            return self._control(request)
+            return self._answer_control(request)
         start = time.perf_counter()
         line = {"method": request.method, "path": request.path, "params": dict(request.params)}
-        proceed: Callable[[Request], Reply] = self._token if request.path == "/connect/token" else self._api
+        proceed: Callable[[Request], Reply] = (
+            self._answer_token if request.path == "/connect/token" else self._answer_api
+        )
         with self.lock:
-            due = [fault for fault in self.faults if fault.due(request.path)]
+            due = [fault for fault in self.faults if fault.hits(request.path)]
         for fault in due:
             proceed = partial(self.effects[fault.fault], fault.args, proceed=proceed)
         try:
             reply = proceed(request)
         except BadParameter as error:
-            reply = problem(400, "One or more validation errors occurred.", {error.name: [str(error)]})
+            reply = make_problem(400, "One or more validation errors occurred.", {error.name: [str(error)]})
         self.log.append(line | {"status": reply.status, "seconds": round(time.perf_counter() - start, 4)})
         return reply
 
-    def _control(self, request: Request) -> Reply:
+    def _answer_control(self, request: Request) -> Reply:
         match request.method, request.path:
             case "POST", "/sandbox/faults":
                 try:
-                    asked = order(orjson.loads(request.body), self.effects)
+                    ordered = parse_order(orjson.loads(request.body), self.effects)
                 except ValueError as error:
-                    return problem(400, str(error))
+                    return make_problem(400, str(error))
                 with self.lock:
-                    self.faults.append(asked)
-                return _json({"faults": len(self.faults)})
+                    self.faults.append(ordered)
+                return _answer_json({"faults": len(self.faults)})
             case "DELETE", "/sandbox/faults":
                 with self.lock:
                     self.faults.clear()
-                return _json({"faults": 0})
+                return _answer_json({"faults": 0})
             case "POST", "/sandbox/mutate":
                 with self.lock:
-                    mutate(self.store, self.settings.seed, orjson.loads(request.body)["step"])
+                    mutate_store(self.store, self.settings.seed, orjson.loads(request.body)["step"])
                     self.store.settle()
-                return _json({})
+                return _answer_json({})
             case "GET", "/sandbox/log":
-                return _json(list(self.log))
-        return problem(404, "The sandbox has /sandbox/faults, /sandbox/mutate and /sandbox/log.")
+                return _answer_json(list(self.log))
+        return make_problem(404, "The sandbox has /sandbox/faults, /sandbox/mutate and /sandbox/log.")
 
     def _expire_token(self, args: dict[str, Any], request: Request, proceed: Callable[[Request], Reply]) -> Reply:
         self.tokens.clear()
         return proceed(request)
 
     def _move_rows(self, args: dict[str, Any], request: Request, proceed: Callable[[Request], Reply]) -> Reply:
-        """After the page was read its first `rows` rows are modified, at `at`, so that later pages shift."""
+        """Modify the first `rows` rows after their page was read, at `at`, so that later pages shift."""
         reply = proceed(request)
         if reply.status != HTTPStatus.OK:
             return reply
@@ -234,11 +238,11 @@ class Sandbox:
             self.store.settle()
         return reply
 
-    def _token(self, request: Request) -> Reply:
+    def _answer_token(self, request: Request) -> Reply:
         if request.method != "POST":
-            return problem(405, "The token endpoint takes POST.")
+            return make_problem(405, "The token endpoint takes POST.")
         if wait := self.new_tokens.wait():
-            return _too_many(wait)
+            return _refuse_rate(wait)
         form = {name: values[0] for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()}
         if form.get("grant_type") != "client_credentials":
             return Reply(400, orjson.dumps({"error": "unsupported_grant_type"}))
@@ -247,47 +251,47 @@ class Sandbox:
         token = secrets.token_urlsafe(32)
         self.tokens[token] = time.monotonic() + self.settings.token_seconds
         body = {"access_token": token, "expires_in": self.settings.token_seconds, "token_type": "Bearer"}
-        return _json(body | {"scope": "tn.read"})
+        return _answer_json(body | {"scope": "tn.read"})
 
-    def _refusal(self, request: Request) -> Reply | None:
-        """Why a request is turned away at the door, if it is."""
+    def _refuse(self, request: Request) -> Reply | None:
+        """Return the refusal of a request without a valid token and key or over the rate limit; else None."""
         token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if self.tokens.get(token, 0) <= time.monotonic():
-            return problem(401, "The access token is missing, unknown or expired.")
+            return make_problem(401, "The access token is missing, unknown or expired.")
         if request.headers.get("st-app-key") != APP_KEY:
-            return problem(401, "The application key is missing or unknown.")
+            return make_problem(401, "The application key is missing or unknown.")
         if wait := self.calls.wait():
-            return _too_many(wait)
+            return _refuse_rate(wait)
         return None
 
-    def _api(self, request: Request) -> Reply:
-        if refusal := self._refusal(request):
+    def _answer_api(self, request: Request) -> Reply:
+        if refusal := self._refuse(request):
             return refusal
         parts = _API_PATH.fullmatch(request.path)
         if not parts:
-            return problem(404, "Resource not found.")
+            return make_problem(404, "Resource not found.")
         if parts["tenant"] != self.tenant_id:
-            return problem(403, "The application has no access to this tenant.")
+            return make_problem(403, "The application has no access to this tenant.")
         module, rest = parts["module"], parts["rest"]
         if module == "reporting":
-            return self._reporting(request, rest.split("/"))
+            return self._answer_reporting(request, rest.split("/"))
         exported = rest.startswith("export/")
         resource = _LISTS.get(f"{module}/{rest.removeprefix('export/')}")
         if request.method != "GET" or not resource or (exported and not RESOURCES[resource].export):
-            return problem(404, "Resource not found.")
-        return (self._export if exported else self._list)(resource, request.params)
+            return make_problem(404, "Resource not found.")
+        return (self._answer_export if exported else self._answer_list)(resource, request.params)
 
-    def _list(self, resource: str, params: Params) -> Reply:
-        page, size, total = _paging(params, 50, MAX_PAGE_SIZE)
+    def _answer_list(self, resource: str, params: Params) -> Reply:
+        page, size, total = _read_paging(params, 50, MAX_PAGE_SIZE)
         paging = ("page", "pageSize", "includeTotal")
         query = tuple((name, tuple(values)) for name, values in sorted(params.items()) if name not in paging)
         with self.lock:
             rows = self.select(resource, query, tuple(map(self.store.version, RESOURCES)))
             count = len(rows)
             if resource == "payroll" and count > size:
-                # Operators saw pages of gross pay repeat and miss rows at the same total: each request has its order.
+                # Operators saw pages of gross pay repeat and miss rows at the same total: each request shuffles.
                 rows = self.shuffles.permutation(rows)
-            records = self.store.serialized(resource, rows[(page - 1) * size : page * size].tolist())
+            records = self.store.get_serialized(resource, rows[(page - 1) * size : page * size].tolist())
         more = b"true" if page * size < count else b"false"
         head = b'{"page":%d,"pageSize":%d,"hasMore":%b,"totalCount":%b,"data":[' % (
             page,
@@ -297,13 +301,13 @@ class Sandbox:
         )
         return Reply(200, head + b",".join(records) + b"]}")
 
-    def _export(self, resource: str, params: Params) -> Reply:
+    def _answer_export(self, resource: str, params: Params) -> Reply:
         start = params.get("from", [""])[0]
-        read("includeRecentChanges", (params.get("includeRecentChanges") or ["false"])[0] or "false", "bool")
-        wanted = active_wanted(params) if resource == "appointments" and "active" in params else None
+        parse_value("includeRecentChanges", (params.get("includeRecentChanges") or ["false"])[0] or "false", "bool")
+        wanted = parse_active(params) if resource == "appointments" and "active" in params else None
         with self.lock:
-            position, records, more = _position(self.store, resource, start) if start else 0, [], True
-            # A page that the filter leaves empty is passed over: clients take an empty page for the end.
+            position, records, more = _decode_position(self.store, resource, start) if start else 0, [], True
+            # A page that the filter leaves empty is skipped: clients take an empty page for the end.
             while more and not records:
                 records, position, more = self.store.feed(resource, position, self.settings.export_page_size)
                 if wanted is not None:
@@ -315,36 +319,36 @@ class Sandbox:
             rows = [record for record, _ in records]
         head = b'{"hasMore":%b,"continueFrom":"%b","data":[' % (
             b"true" if more else b"false",
-            _continue_from(resource, position).encode(),
+            _encode_position(resource, position).encode(),
         )
         return Reply(200, head + b",".join(rows) + b"]}")
 
-    def _reporting(self, request: Request, parts: list[str]) -> Reply:
+    def _answer_reporting(self, request: Request, parts: list[str]) -> Reply:
         reports = {(report.category, str(report.id)): report for report in REPORTS}
         categories = list(dict.fromkeys(report.category for report in REPORTS))
         match request.method, parts:
             case "GET", ["report-categories"]:
-                return _paged([{"id": name, "name": name} for name in categories], request.params)
+                return _answer_page([{"id": name, "name": name} for name in categories], request.params)
             case "GET", ["dynamic-value-sets", name] if name in _VALUE_SETS:
                 with self.lock:
                     rows = [[row["id"], row["name"]] for row in self.store.rows(_VALUE_SETS[name])]
                 fields = [{"name": "Id", "label": "Id"}, {"name": "Name", "label": "Name"}]
-                return _paged(rows, request.params, fields=fields)
+                return _answer_page(rows, request.params, fields=fields)
             case "GET", ["report-category", category, "reports"] if category in categories:
                 named = [report for report in REPORTS if report.category == category]
                 listed = [{"id": r.id, "name": r.name, "description": r.description} for r in named]
-                return _paged(listed, request.params)
+                return _answer_page(listed, request.params)
             case "GET", ["report-category", category, "reports", number] if (category, number) in reports:
-                return _describe(reports[category, number])
+                return _describe_report(reports[category, number])
             case "POST", ["report-category", category, "reports", number, "data"] if (category, number) in reports:
-                return self._report_data(reports[category, number], request)
-        return problem(404, "Resource not found.")
+                return self._answer_report_data(reports[category, number], request)
+        return make_problem(404, "Resource not found.")
 
-    def _report_data(self, report: Report, request: Request) -> Reply:
+    def _answer_report_data(self, report: Report, request: Request) -> Reply:
         try:
             values = {item["name"]: item.get("value") for item in orjson.loads(request.body)["parameters"]}
         except (ValueError, TypeError, KeyError):
-            return problem(400, "The body must be {parameters: [{name, value}]}.")
+            return make_problem(400, "The body must be {parameters: [{name, value}]}.")
         known = {parameter["name"]: parameter for parameter in report.parameters}
         errors = {name: ["The report has no such parameter."] for name in values.keys() - known.keys()}
         for name, parameter in known.items():
@@ -355,23 +359,23 @@ class Sandbox:
             elif parameter["isArray"] != isinstance(values[name], list):
                 errors[name] = ["An array is expected." if parameter["isArray"] else "A single value is expected."]
         if errors:
-            return problem(400, "One or more validation errors occurred.", errors)
-        _paging(request.params, 1000, MAX_REPORT_PAGE_SIZE)
+            return make_problem(400, "One or more validation errors occurred.", errors)
+        _read_paging(request.params, 1000, MAX_REPORT_PAGE_SIZE)
         with self.lock:
             wait = self.report_calls.setdefault(report.id, Limiter(1, self.settings.report_seconds)).wait()
             if wait:
-                return _too_many(wait)
+                return _refuse_rate(wait)
             try:
                 rows = report.rows(self.store, values)
             except ValueError as error:
-                return problem(400, str(error))
+                return make_problem(400, str(error))
         fields = [{"name": f["name"], "label": f["label"]} for f in report.fields]
-        return _paged(rows, request.params, 1000, MAX_REPORT_PAGE_SIZE, fields=fields)
+        return _answer_page(rows, request.params, 1000, MAX_REPORT_PAGE_SIZE, fields=fields)
 
 
-def _describe(report: Report) -> Reply:
+def _describe_report(report: Report) -> Reply:
     body = {"id": report.id, "name": report.name, "description": report.description, "modifiedOn": _REPORTS_CHANGED}
-    return _json(body | {"parameters": report.parameters, "fields": report.fields})
+    return _answer_json(body | {"parameters": report.parameters, "fields": report.fields})
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -407,7 +411,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on stderr: GET /sandbox/log has it."""
+        """Write nothing to stderr: GET /sandbox/log has it."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -415,7 +419,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is no error of ours; anything else is shown."""
+        """Ignore clients that hung up; show any other error."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

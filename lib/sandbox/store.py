@@ -17,8 +17,8 @@ MISSING = np.iinfo(np.int64).min
 _CHUNK = 8192
 
 
-def value_at(record: Any, path: str) -> Any:
-    """Value at a dotted path; null where any step is null or absent."""
+def get_value(record: Any, path: str) -> Any:
+    """Return the value at a dotted path; None where any step is null or absent."""
     for name in path.split("."):
         if record is None:
             return None
@@ -26,8 +26,8 @@ def value_at(record: Any, path: str) -> Any:
     return record
 
 
-def utc_text(value: str | datetime | None) -> str:
-    """A timestamp as numpy reads it: UTC without a zone; all its fractional digits are kept if it was UTC already."""
+def to_utc_text(value: str | datetime | None) -> str:
+    """Format a timestamp for numpy: UTC without a zone, with all its fractional digits if it was UTC already."""
     if value is None:
         return "NaT"
     if isinstance(value, str):
@@ -38,12 +38,12 @@ def utc_text(value: str | datetime | None) -> str:
 
 
 def to_dates(values: Iterable[str | datetime | None]) -> np.ndarray:
-    """Timestamps to datetime64[ns] in UTC (the API's instants have 7 fractional digits); null to NaT."""
-    return np.array([utc_text(v) for v in values], dtype="datetime64[ns]")
+    """Convert timestamps to datetime64[ns] in UTC (the API's instants have 7 fractional digits); None to NaT."""
+    return np.array([to_utc_text(v) for v in values], dtype="datetime64[ns]")
 
 
 def to_keys(values: Iterable[int | str | None]) -> np.ndarray:
-    """Ids, flags and texts to int64 that are equal when they are; a text by its hash, whatever its case."""
+    """Convert ids, flags and texts to int64 that are equal when they are; a text to its hash, ignoring case."""
     return np.array(
         [MISSING if v is None else hash(v.casefold()) if isinstance(v, str) else v for v in values], dtype=np.int64
     )
@@ -91,7 +91,7 @@ class _Table:
     def write_columns(self, row: int, record: dict[str, Any], changed_at: datetime) -> None:
         self.columns["changed_at"].array()[row] = to_dates([changed_at])[0]
         for column, path, _ in self.readers:
-            column.array()[row] = column.encode([value_at(record, path)])[0]
+            column.array()[row] = column.encode([get_value(record, path)])[0]
 
     def touch(self, row: int) -> None:
         self.version += 1
@@ -99,12 +99,12 @@ class _Table:
         self.touched[row] = None
 
     def live(self, position: int) -> np.ndarray:
-        """True for each place of the feed from a position on that is the last one of its row."""
+        """Return True for each place of the feed, from a position on, that is the last one of its row."""
         rows = self.feed[position:]
         return self.place[rows] == np.arange(position, position + len(rows))
 
     def settle(self) -> None:
-        """Give the rows changed since the last call their places at the end of the feed, in the order of change."""
+        """Append the rows changed since the last call to the feed, in the order of change."""
         new = np.arange(self.settled, len(self.records))
         touched = np.array([row for row in self.touched if row < self.settled], dtype=np.int64)
         rows = np.concatenate([new, touched])
@@ -119,7 +119,7 @@ class _Table:
 
 
 class Store:
-    """Records of the 18 resources (the keys of RESOURCES). A row handle is a record's place in order of insertion."""
+    """Records of every resource (the keys of RESOURCES). A row handle is a record's place in order of insertion."""
 
     def __init__(self) -> None:
         self._tables = {name: _Table(resource.columns) for name, resource in RESOURCES.items()}
@@ -135,7 +135,7 @@ class Store:
         table = self._tables[resource]
         table.records.append(_serialize(record))
         for column, path, nested in table.readers:
-            column.waiting.append(value_at(record, path) if nested else record.get(path))
+            column.waiting.append(get_value(record, path) if nested else record.get(path))
         table.columns["changed_at"].waiting.append(changed_at or record.get("modifiedOn") or record["createdOn"])
         table.version += 1
         row = len(table.records) - 1
@@ -145,7 +145,7 @@ class Store:
         return row
 
     def replace(self, resource: str, row: int, record: dict[str, Any], changed_at: datetime) -> None:
-        """Put a later version in the place of a row; it moves to the end of the export feed."""
+        """Replace a row with a later version; it moves to the end of the export feed."""
         table = self._tables[resource]
         if table.records[row] is None:
             raise KeyError(f"row {row} of {resource} was removed")
@@ -154,7 +154,7 @@ class Store:
         table.touch(row)
 
     def remove(self, resource: str, row: int) -> None:
-        """Take a row out of the list; the export feed repeats it, as deleted, at its end."""
+        """Remove a row from the list; the export feed repeats it at its end, as deleted."""
         table = self._tables[resource]
         record = table.records[row]
         if record is None:
@@ -166,49 +166,49 @@ class Store:
         table.touch(row)
 
     def get(self, resource: str, row: int) -> dict[str, Any]:
-        """The current version of a row. A KeyError says that it was removed."""
+        """Return the current version of a row. Raises KeyError for a removed one."""
         record = self._tables[resource].records[row]
         if record is None:
             raise KeyError(f"row {row} of {resource} was removed")
         return orjson.loads(record)
 
     def items(self, resource: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Row handles and current records, in order of insertion."""
+        """Yield row handles and current records, in order of insertion."""
         for row, record in enumerate(self._tables[resource].records):
             if record is not None:
                 yield row, orjson.loads(record)
 
     def rows(self, resource: str) -> Iterator[dict[str, Any]]:
-        """Current records, in order of insertion."""
+        """Yield current records, in order of insertion."""
         return (record for _, record in self.items(resource))
 
     def version(self, resource: str) -> int:
-        """A number that grows with every change of the resource."""
+        """Return a number that grows with every change of the resource."""
         return self._tables[resource].version
 
     def column(self, resource: str, path: str) -> np.ndarray:
-        """The column of a field, one value a row, removed rows included: datetime64[ns] or int64 (see `to_keys`)."""
+        """Return the column of a field, one value a row, with removed rows: datetime64[ns] or int64 (see `to_keys`)."""
         return self._tables[resource].columns[path].array()
 
     def present(self, resource: str) -> np.ndarray:
-        """True for each row that was not removed."""
+        """Return True for each row that was not removed."""
         table = self._tables[resource]
         present = np.ones(len(table.records), dtype=bool)
         present[list(table.removed)] = False
         return present
 
-    def serialized(self, resource: str, rows: Iterable[int]) -> list[bytes]:
-        """The JSON of rows that are present."""
+    def get_serialized(self, resource: str, rows: Iterable[int]) -> list[bytes]:
+        """Return the JSON of rows that are present."""
         records = self._tables[resource].records
         return [records[row] for row in rows]
 
     def settle(self) -> None:
-        """Fix the feed's order of everything changed so far: what changes later comes later."""
+        """Fix the feed's order of all changes so far: later changes come later."""
         for table in self._tables.values():
             table.settle()
 
-    def feed_start(self, resource: str, moment: np.datetime64) -> int:
-        """The feed position from which nothing that changed at or after `moment` (UTC) is missed."""
+    def find_feed_start(self, resource: str, moment: np.datetime64) -> int:
+        """Find the feed position from which on nothing is missed that changed at or after `moment` (UTC)."""
         table = self._tables[resource]
         table.settle()
         late = table.columns["changed_at"].array()[table.feed] >= moment
@@ -216,10 +216,10 @@ class Store:
         return int(late.argmax()) if late.any() else len(late)
 
     def feed(self, resource: str, position: int, size: int) -> tuple[list[tuple[bytes, bool]], int, bool]:
-        """Up to `size` records from a feed position on, each with its being active (False for removed rows).
+        """Return up to `size` records from a feed position on, each with whether it is active (False for removed rows).
 
-        Returns them with the position after the last one and whether more follow. Each row appears once, at the
-        place of its last change, so a position stays valid for ever.
+        The position after the last one and whether more follow come with them. Each row appears once, at the
+        place of its last change, so a position stays valid forever.
         """
         table = self._tables[resource]
         table.settle()

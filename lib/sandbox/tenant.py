@@ -1,10 +1,10 @@
 """A painting contractor in Arizona, generated: what its branches sold, painted, billed and paid, day by day.
 
 `populate` writes a whole ServiceTitan tenant into a store. It is deterministic: one seed, one tenant. A job's life is
-decided when the job is booked and its records are written at once, as they stand at the end of LAST_DAY; only sold
-work that waits for a crew and a few recent customers are remembered, so memory does not grow with the volume.
+planned when the job is booked, and its records are written at once, as they stand at the end of LAST_DAY; only sold
+work that waits for a crew and a few recent customers are kept, so memory does not grow with the volume.
 
-Two stretches of Phoenix-Sales are the same in every seed and at every scale (`known_case`): the week of 2025-08-18
+Two weeks of Phoenix-Sales are the same in every seed and at every scale (`known_case`): the week of 2025-08-18
 and the days 2024-08-18 to 24, whose figures are known from ServiceTitan's own reports. Nothing else of Phoenix-Sales
 is created on those days, completed or sold in that week.
 
@@ -17,7 +17,7 @@ Traps, planted on purpose:
   chains, with several jobs.
 - Time: up to seven fractional digits (".9999999"), minutes around local midnight, hours that are the next day in UTC,
   ties of `modifiedOn` larger than a page, invoices without it, sales that do not bump it.
-- Jobs: canceled with a `completedOn`, no-charge by rule though not by flag and the other way round, first appointments
+- Jobs: canceled with a `completedOn`, no-charge by rule but not by flag and vice versa, first appointments
   that are inactive, canceled or missing, starts up to 14 months ahead and around one year to the day.
 - Appointments: canceled but active, inactive, moved.
 - Estimates: sold late, twice, while inactive, without a job; dismissed with a `soldOn` left over; change orders.
@@ -35,9 +35,9 @@ from datetime import date
 from itertools import accumulate, count
 from random import Random
 
-from sandbox.company import UNIT_SHARES, references
 from sandbox.known_case import KNOWN_2024, OTHERS_2024, write_known_case
-from sandbox.lifecycle import KNOWN_ROLLUP, KNOWN_WEEK, Desk, at, day_number, write_day
+from sandbox.lifecycle import KNOWN_ROLLUP, KNOWN_WEEK, Desk, make_moment, to_day_number, write_day
+from sandbox.organization import UNIT_SHARES, list_references
 from sandbox.records import Unit
 from sandbox.store import Store
 
@@ -47,11 +47,11 @@ TIME_ZONE = "America/Phoenix"
 JOBS_A_WEEK = 630
 WEEKDAYS = (1.15, 1.10, 1.05, 1.00, 0.95, 0.45, 0.30)
 FIRST_GENERATED_ID = 1_000_000  # smaller ids are the known case and the settings
-RETIRED_ON = day_number(date(2025, 1, 1))
+RETIRED_ON = to_day_number(date(2025, 1, 1))
 
 
-def shares_on(day: int) -> dict[Unit, float]:
-    """Shares of the units in a day's jobs: retired ones fade, and the known days' Phoenix-Sales jobs are not drawn."""
+def compute_shares(day: int) -> dict[Unit, float]:
+    """Compute the units' shares of a day's jobs: retired ones fade; Phoenix-Sales gets none on the known days."""
     known = day in KNOWN_WEEK or day in KNOWN_2024
     return {
         unit: share * (1 if unit.active or day < RETIRED_ON else 0.08)
@@ -60,25 +60,25 @@ def shares_on(day: int) -> dict[Unit, float]:
     }
 
 
-def _jobs_on(day: int, scale: float, rng: Random) -> int:
-    """How many jobs are booked on a local day, by weekday and season; on the known days of 2024 OTHERS_2024 in all."""
+def _draw_job_count(day: int, scale: float, rng: Random) -> int:
+    """Draw the number of jobs of a local day, by weekday and season; on the known days of 2024 OTHERS_2024 in all."""
     if day in KNOWN_2024:
         done = accumulate(WEEKDAYS[(other + 3) % 7] for other in KNOWN_2024)
         cut = [0, *(round(OTHERS_2024 * scale * part / sum(WEEKDAYS)) for part in done)]
         return cut[day - KNOWN_2024[0] + 1] - cut[day - KNOWN_2024[0]]
     season = 1 + 0.1 * math.sin((day - 19_800) / 365.25 * math.tau)
-    drawn = sum(shares_on(day).values()) / sum(UNIT_SHARES.values()) if day in KNOWN_WEEK else 1
+    drawn = sum(compute_shares(day).values()) / sum(UNIT_SHARES.values()) if day in KNOWN_WEEK else 1
     expected = JOBS_A_WEEK * scale * WEEKDAYS[(day + 3) % 7] / sum(WEEKDAYS) * season * drawn
     return int(expected * (0.9 + 0.2 * rng.random()) + rng.random())
 
 
 def populate(store: Store, seed: int = 1, scale: float = 1) -> None:
     """Write a tenant into `store`: about JOBS_A_WEEK times `scale` jobs a week from FIRST_DAY to LAST_DAY."""
-    now = at(day_number(LAST_DAY), 24)
-    for resource, record in references():
+    now = make_moment(to_day_number(LAST_DAY), 24)
+    for resource, record in list_references():
         store.add(resource, record)
     fixed = Desk(store, Random("the known case"), count(100_000), now)
     write_known_case(fixed)
     desk = Desk(store, Random(f"tenant {seed}"), count(FIRST_GENERATED_ID), now, work=fixed.work)
-    for day in range(day_number(FIRST_DAY), day_number(LAST_DAY) + 1):
-        write_day(desk, day, _jobs_on(day, scale, desk.rng), shares_on(day))
+    for day in range(to_day_number(FIRST_DAY), to_day_number(LAST_DAY) + 1):
+        write_day(desk, day, _draw_job_count(day, scale, desk.rng), compute_shares(day))

@@ -1,12 +1,13 @@
-"""The eleven KPIs of a tenant in plain Python, from its own records: what the SQL is held against.
+"""The eleven KPIs of a tenant in plain Python, from its own records: the oracle that checks the SQL.
 
-`read` takes one pass per resource and keeps what the KPIs and the owner's reports need; `weekly_kpis` and `daily_kpis`
-measure it over periods. Nothing here is shared with the SQL.
+`read_books` reads each resource once and keeps what the KPIs and the owner's reports need; `compute_weekly_kpis` and
+`compute_daily_kpis` measure it over periods. Nothing here is shared with the SQL.
 
 Readings, where the definitions leave one open:
 
 - Unit: id, then the unit's name (active or not), then the rollup file by exact name. A unit that the file lacks keeps
-  its name and has no division: neither Sales nor Production. A row with a null or unknown unit counts nowhere.
+  its name. One without a division, in the file or not, is Both: it counts for Sales and for Production KPIs. A row with
+  a null or unknown unit counts nowhere.
 - A job id that is null, 0 or unknown is no job: the record's own unit counts. An invoice's job is `job.id` and nothing
   else; a purchase order's, return's or pay item's is its `jobId`.
 - A row without its business date falls in no period; there are no fallbacks but the defined ones. In the running week
@@ -14,7 +15,7 @@ Readings, where the definitions leave one open:
 - Names of statuses and of the excluded and warranty job types compare exactly; a job without a type name is neither.
 - A sold estimate is an active one with status Sold. A job without sold `soldOn` is an opportunity on its `completedOn`.
 - No-charge: no active estimate, and active invoices whose subTotal sum to 0, as no invoice at all does.
-- Only an invoice that is active takes an application to its unit, even if that unit turns out to be none.
+- Only an active invoice takes an application to its unit, even if that unit is unknown.
 - A/R groups by rolled-up unit and the invoice's location; a group below $10, negative too, is left out.
 """
 
@@ -36,7 +37,7 @@ SMALLEST_RECEIVABLE = Decimal(10)  # dollars; a location that owes less is left 
 
 ZERO = Decimal(0)
 DAY = timedelta(days=1)
-NOWHERE = (None, None)  # the rolled-up unit and division of an unknown unit
+NOWHERE = (None, ())  # the rolled-up unit and the divisions of an unknown unit
 
 Key = tuple[str, date]  # rolled-up unit, first day of the period
 Kpis = dict[str, int | Decimal | Fraction | None]
@@ -155,7 +156,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Books:
-    """What one reading of a tenant leaves: `zone` is the one that its instants are dated in."""
+    """What was read of a tenant; `zone` dates its instants."""
 
     zone: ZoneInfo
     units: dict[int, str]
@@ -167,18 +168,18 @@ class Books:
     movements: list[Movement]
 
     def day(self, instant: str | None) -> date | None:
-        """The tenant's calendar day of a UTC instant."""
+        """Return the tenant's calendar day of a UTC instant."""
         return datetime.fromisoformat(instant).astimezone(self.zone).date() if instant else None
 
 
-def read(store: Store, time_zone: str) -> Books:
+def read_books(store: Store, time_zone: str) -> Books:
     """Read the tenant's records, each resource once, money as exact decimals."""
-    starts, visits = _appointments(store)
-    jobs = _jobs(store, starts)
+    starts, visits = _read_appointments(store)
+    jobs = _read_jobs(store, starts)
     books = Books(
         zone=ZoneInfo(time_zone),
-        units=_names(store, "business_units"),
-        people=_names(store, "employees") | _names(store, "technicians"),
+        units=_read_names(store, "business_units"),
+        people=_read_names(store, "employees") | _read_names(store, "technicians"),
         jobs=jobs,
         estimates=[],
         visits=[(jobs[job_id], start) for job_id, start in visits if job_id in jobs],
@@ -191,33 +192,33 @@ def read(store: Store, time_zone: str) -> Books:
     return books
 
 
-def _money(value: str | float | None) -> Decimal:
+def _parse_money(value: str | float | None) -> Decimal:
     return Decimal(str(value)) if value is not None else ZERO
 
 
-def calendar_day(value: str | None) -> date | None:
-    """A calendar date, which the API gives as midnight UTC of that day: never shifted to the tenant's zone."""
+def parse_calendar_day(value: str | None) -> date | None:
+    """Read a calendar date, which the API gives as midnight UTC of that day; never shift it to the tenant's zone."""
     return date.fromisoformat(value[:10]) if value else None
 
 
-def _id(reference: Mapping[str, Any] | None) -> int | None:
+def _get_id(reference: Mapping[str, Any] | None) -> int | None:
     return reference["id"] if reference else None
 
 
-def _name(reference: Mapping[str, Any] | None) -> str | None:
+def _get_name(reference: Mapping[str, Any] | None) -> str | None:
     return reference.get("name") if reference else None
 
 
-def _names(store: Store, resource: str) -> dict[int, str]:
+def _read_names(store: Store, resource: str) -> dict[int, str]:
     return {record["id"]: record["name"] or "" for record in store.rows(resource)}
 
 
-def _active(store: Store, resource: str) -> Iterable[dict[str, Any]]:
+def _iterate_active(store: Store, resource: str) -> Iterable[dict[str, Any]]:
     return (record for record in store.rows(resource) if record.get("active") is not False)
 
 
-def _appointments(store: Store) -> tuple[dict[int, str], list[tuple[int, str]]]:
-    """The start of every appointment by its id, and the (job id, start) of those that are to happen."""
+def _read_appointments(store: Store) -> tuple[dict[int, str], list[tuple[int, str]]]:
+    """Return the start of every appointment by id, and the (job id, start) of the active ones not canceled."""
     starts, visits = {}, []
     for record in store.rows("appointments"):
         starts[record["id"]] = record["start"]
@@ -226,8 +227,8 @@ def _appointments(store: Store) -> tuple[dict[int, str], list[tuple[int, str]]]:
     return starts, visits
 
 
-def _jobs(store: Store, starts: Mapping[int, str]) -> dict[int, Job]:
-    types, customers = _names(store, "job_types"), _names(store, "customers")
+def _read_jobs(store: Store, starts: Mapping[int, str]) -> dict[int, Job]:
+    types, customers = _read_names(store, "job_types"), _read_names(store, "customers")
     return {
         job["id"]: Job(
             id=job["id"],
@@ -249,14 +250,14 @@ def _jobs(store: Store, starts: Mapping[int, str]) -> dict[int, Job]:
 
 
 def _add_estimates(store: Store, books: Books) -> None:
-    for record in _active(store, "estimates"):
+    for record in _iterate_active(store, "estimates"):
         job = books.jobs.get(record.get("jobId"))
         estimate = Estimate(
             id=record["id"],
             unit=job.unit if job else record.get("businessUnitId"),
-            sold=_name(record.get("status")) == "Sold",
+            sold=_get_name(record.get("status")) == "Sold",
             sold_on=record.get("soldOn"),
-            subtotal=_money(record["subtotal"]),
+            subtotal=_parse_money(record["subtotal"]),
         )
         books.estimates.append(estimate)
         if job:
@@ -267,35 +268,37 @@ def _add_costs(store: Store, books: Books) -> None:
     for item in store.rows("payroll"):
         if job := books.jobs.get(item["jobId"]):
             # A payroll adjustment shows among the gross pay items as a custom bonus: added here once, there never.
-            job.pay.append((item.get("employeeId"), item["grossPayItemType"] == "CustomBonus", _money(item["amount"])))
+            job.pay.append(
+                (item.get("employeeId"), item["grossPayItemType"] == "CustomBonus", _parse_money(item["amount"]))
+            )
     for order in store.rows("purchase_orders"):
         if (job := books.jobs.get(order.get("jobId"))) and order["status"] != "Canceled":
-            job.purchases += _money(order["total"])
-    for item in _active(store, "returns"):
+            job.purchases += _parse_money(order["total"])
+    for item in _iterate_active(store, "returns"):
         if job := books.jobs.get(item.get("jobId")):
-            job.returns += _money(item["returnAmount"])
+            job.returns += _parse_money(item["returnAmount"])
 
 
 def _add_invoices(store: Store, books: Books) -> dict[int, Invoice]:
     invoices = {}
-    for record in _active(store, "invoices"):
-        job = books.jobs.get(_id(record.get("job")))
+    for record in _iterate_active(store, "invoices"):
+        job = books.jobs.get(_get_id(record.get("job")))
         items = record.get("items") or ()
         parts = (item.get("totalCost") for item in items if item["type"] in ("Material", "Equipment"))
         invoice = invoices[record["id"]] = Invoice(
             id=record["id"],
             number=record.get("referenceNumber"),
             job=job.id if job else None,
-            unit=job.unit if job else _id(record.get("businessUnit")),
-            customer=_name(record.get("customer")),
-            location=_id(record.get("location")),
-            location_name=_name(record.get("location")),
+            unit=job.unit if job else _get_id(record.get("businessUnit")),
+            customer=_get_name(record.get("customer")),
+            location=_get_id(record.get("location")),
+            location_name=_get_name(record.get("location")),
             invoiced=record.get("invoiceDate"),
-            subtotal=_money(record.get("subTotal")),
-            total=_money(record.get("total")),
-            parts=sum(map(_money, parts), ZERO),
+            subtotal=_parse_money(record.get("subTotal")),
+            total=_parse_money(record.get("total")),
+            parts=sum(map(_parse_money, parts), ZERO),
         )
-        books.movements.append(Movement(invoice, calendar_day(invoice.invoiced), invoice.total))
+        books.movements.append(Movement(invoice, parse_calendar_day(invoice.invoiced), invoice.total))
         if job:
             job.subtotal += invoice.subtotal
             job.parts += invoice.parts
@@ -303,19 +306,19 @@ def _add_invoices(store: Store, books: Books) -> dict[int, Invoice]:
 
 
 def _add_payments(store: Store, books: Books, invoices: Mapping[int, Invoice]) -> None:
-    for payment in _active(store, "payments"):
-        unit = _id(payment.get("businessUnit"))
+    for payment in _iterate_active(store, "payments"):
+        unit = _get_id(payment.get("businessUnit"))
         row = Collected(
             payment=payment["id"],
             type=payment.get("type"),
-            customer=_name(payment.get("customer")),
+            customer=_get_name(payment.get("customer")),
             unit=unit,
             paid=payment.get("date"),
             invoice=None,
-            amount=_money(payment.get("unappliedAmount")),
+            amount=_parse_money(payment.get("unappliedAmount")),
         )
         for application in payment.get("appliedTo") or ():
-            amount = _money(application.get("appliedAmount"))
+            amount = _parse_money(application.get("appliedAmount"))
             invoice = invoices.get(application["appliedTo"])
             if invoice:
                 books.movements.append(Movement(invoice, books.day(application.get("appliedOn")), -amount))
@@ -332,54 +335,57 @@ class Period(NamedTuple):
     last: date
 
 
-def _days(first: date, last: date) -> Iterable[date]:
+def _list_days(first: date, last: date) -> Iterable[date]:
     return (first + DAY * n for n in range((last - first).days + 1))
 
 
-def _monday(day: date) -> date:
+def _find_monday(day: date) -> date:
     return day - DAY * day.weekday()
 
 
-def _first_monday(books: Books, as_of: date) -> date:
-    return _monday(min((books.day(job.created) for job in books.jobs.values()), default=as_of))
+def _find_first_monday(books: Books, as_of: date) -> date:
+    return _find_monday(min((books.day(job.created) for job in books.jobs.values()), default=as_of))
 
 
-def _year_later(day: date) -> date:
-    """The same day of the next year; 28 February for the 29th."""
+def _add_year(day: date) -> date:
+    """Return the same day of the next year; 28 February for the 29th."""
     return day.replace(year=day.year + 1) if (day.month, day.day) != (2, 29) else date(day.year + 1, 2, 28)
 
 
-def weekly_kpis(store: Store, units: Sequence[Mapping[str, str]], time_zone: str, as_of: date) -> dict[Key, Kpis]:
-    """The KPIs of each rolled-up unit and week, keyed by (unit, Monday), up to the week of `as_of`.
+def compute_weekly_kpis(
+    store: Store, units: Sequence[Mapping[str, str]], time_zone: str, as_of: date
+) -> dict[Key, Kpis]:
+    """Compute the KPIs of each rolled-up unit and week, keyed by (unit, Monday), up to the week of `as_of`.
 
     `units` are the rows of the rollup file (`business_unit, rollup, region, division, segment`). Counts are int, money
     Decimal, ratios exact Fractions, None where the denominator is zero.
     """
-    books = read(store, time_zone)
-    mondays = list(_days(_first_monday(books, as_of), as_of))[::7]
-    return _kpis(books, units, [Period(monday, min(monday + 6 * DAY, as_of)) for monday in mondays])
+    books = read_books(store, time_zone)
+    mondays = list(_list_days(_find_first_monday(books, as_of), as_of))[::7]
+    return _compute_kpis(books, units, [Period(monday, min(monday + 6 * DAY, as_of)) for monday in mondays])
 
 
-def daily_kpis(store: Store, units: Sequence[Mapping[str, str]], time_zone: str, as_of: date) -> dict[Key, Kpis]:
-    """The same of each day, keyed by (unit, day), from the first week's Monday to `as_of`."""
-    books = read(store, time_zone)
-    return _kpis(books, units, [Period(day, day) for day in _days(_first_monday(books, as_of), as_of)])
+def compute_daily_kpis(
+    store: Store, units: Sequence[Mapping[str, str]], time_zone: str, as_of: date
+) -> dict[Key, Kpis]:
+    """Compute the KPIs of each unit and day, keyed by (unit, day), from the first week's Monday to `as_of`."""
+    books = read_books(store, time_zone)
+    return _compute_kpis(
+        books, units, [Period(day, day) for day in _list_days(_find_first_monday(books, as_of), as_of)]
+    )
 
 
-def _kpis(books: Books, units: Sequence[Mapping[str, str]], periods: Sequence[Period]) -> dict[Key, Kpis]:
+def _compute_kpis(books: Books, units: Sequence[Mapping[str, str]], periods: Sequence[Period]) -> dict[Key, Kpis]:
     rollup = {row["business_unit"]: row for row in units}
-    place = {
-        id: (rollup[name]["rollup"], rollup[name]["division"]) if name in rollup else (name, None)
-        for id, name in books.units.items()
-    }
-    first_of = {day: period.first for period in periods for day in _days(*period)}
+    place = {id: _find_place(name, rollup) for id, name in books.units.items()}
+    first_of = {day: period.first for period in periods for day in _list_days(*period)}
 
     def group(division: str, rows: Iterable[tuple[int | None, date | None, Any]]) -> Mapping[Key, list[Any]]:
-        """Put the measures of a division's (unit id, day, measure) rows under their rolled-up unit and period."""
+        """Group the measures of a division's (unit id, day, measure) rows by rolled-up unit and period."""
         groups = defaultdict(list)
         for unit_id, day, measure in rows:
-            unit, unit_division = place.get(unit_id, NOWHERE)
-            if unit_division == division and day in first_of:
+            unit, divisions = place.get(unit_id, NOWHERE)
+            if division in divisions and day in first_of:
                 groups[unit, first_of[day]].append(measure)
         return groups
 
@@ -388,24 +394,24 @@ def _kpis(books: Books, units: Sequence[Mapping[str, str]], periods: Sequence[Pe
     leads = group("Sales", ((job.unit, day(job.created), job.customer) for job in jobs if job.is_lead))
     estimates = group("Sales", ((job.unit, day(job.completed), job) for job in jobs if job.is_completed_estimate))
     opportunities = group(
-        "Sales", ((job.unit, day(opportunity_instant(job)), job.closed) for job in jobs if job.is_opportunity)
+        "Sales", ((job.unit, day(find_opportunity_instant(job)), job.closed) for job in jobs if job.is_opportunity)
     )
     booked = group("Sales", ((e.unit, day(e.sold_on), e.subtotal) for e in books.estimates if e.sold))
     scheduled = group("Sales", ((job.unit, day(start), job.id) for job, start in books.visits if job.is_estimate))
     production = group("Production", ((job.unit, day(job.start), job) for job in jobs if job.is_production))
-    collected = group("Production", ((row.unit, calendar_day(row.paid), row.amount) for row in books.collected))
+    collected = group("Production", ((row.unit, parse_calendar_day(row.paid), row.amount) for row in books.collected))
     bookings = [
         (place[job.unit][0], day(job.created), day(job.start), job.subtotal)
         for job in jobs
-        if place.get(job.unit, NOWHERE)[1] == "Production" and job.is_production and job.status != "Canceled"
+        if "Production" in place.get(job.unit, NOWHERE)[1] and job.is_production and job.status != "Canceled"
     ]
-    future = _future_bookings(bookings, periods)
+    future = _sum_future_bookings(bookings, periods)
     movements = [
         (move.day, place[move.invoice.unit][0], move.invoice.location, move.amount)
         for move in books.movements
-        if move.day and place.get(move.invoice.unit, NOWHERE)[1] == "Production"
+        if move.day and "Production" in place.get(move.invoice.unit, NOWHERE)[1]
     ]
-    receivable = _outstanding(movements, periods)
+    receivable = _sum_receivables(movements, periods)
 
     table = {}
     for key in ((unit, period.first) for unit in sorted({unit for unit, _ in place.values()}) for period in periods):
@@ -416,12 +422,12 @@ def _kpis(books: Books, units: Sequence[Mapping[str, str]], periods: Sequence[Pe
         table[key] = {
             "leads": len(set(leads[key])),
             "estimates": len(estimates[key]),
-            "success_rate": _ratio(sum(opportunities[key]), len(opportunities[key])),
+            "success_rate": _divide(sum(opportunities[key]), len(opportunities[key])),
             "total_booked": sum(booked[key], ZERO),
             "dollars_produced": produced,
-            "gpm": _ratio(produced - labor, produced),
-            "gpm_full": _ratio(produced - cost, produced),
-            "warranty_rate": _ratio(warranty, produced),
+            "gpm": _divide(produced - labor, produced),
+            "gpm_full": _divide(produced - cost, produced),
+            "warranty_rate": _divide(warranty, produced),
             "future_bookings": future[key],
             "dollars_collected": sum(collected[key], ZERO),
             "outstanding_ar": receivable[key],
@@ -430,32 +436,42 @@ def _kpis(books: Books, units: Sequence[Mapping[str, str]], periods: Sequence[Pe
     return table
 
 
-def opportunity_instant(job: Job) -> str | None:
-    """When its first estimate was sold, else when it was completed."""
+def _find_place(name: str, rollup: Mapping[str, Mapping[str, str]]) -> tuple[str, tuple[str, ...]]:
+    """Look up the rolled-up name of a unit and the divisions that it counts for."""
+    row = rollup.get(name.strip(), {})
+    division = (row.get("division") or "").strip()
+    return row.get("rollup") or name, ("Sales", "Production") if division in ("", "Both") else (division,)
+
+
+def find_opportunity_instant(job: Job) -> str | None:
+    """Return when the job's first estimate was sold, else when it was completed."""
     return min((e.sold_on for e in job.estimates if e.sold and e.sold_on), default=job.completed)
 
 
-def _ratio(part: int | Decimal, whole: int | Decimal) -> Fraction | None:
+def _divide(part: int | Decimal, whole: int | Decimal) -> Fraction | None:
     return Fraction(part) / Fraction(whole) if whole else None
 
 
-def _future_bookings(
+def _sum_future_bookings(
     jobs: Iterable[tuple[str, date, date, Decimal]], periods: Sequence[Period]
 ) -> Mapping[Key, Decimal]:
-    """Sum by unit what the (unit, created, start, amount) jobs known at each period's end have ahead of them."""
+    """Sum by unit the (unit, created, start, amount) jobs that each period's last day has ahead.
+
+    They are known on that day and start from its Monday to the same day of the next year, included.
+    """
     sums = defaultdict(Decimal)
     for first, last in periods:
-        monday, horizon = _monday(last), _year_later(last)
+        monday, horizon = _find_monday(last), _add_year(_find_monday(last))
         for unit, created, start, amount in jobs:
             if created <= last and monday <= start <= horizon:
                 sums[unit, first] += amount
     return sums
 
 
-def _outstanding(
+def _sum_receivables(
     movements: Iterable[tuple[date, str, int | None, Decimal]], periods: Sequence[Period]
 ) -> Mapping[Key, Decimal]:
-    """Sum by unit what its locations owe at each period's end after (day, unit, location, amount) movements."""
+    """Sum by unit what its locations owe at each period's end, from (day, unit, location, amount) movements."""
     ahead = sorted(movements, key=itemgetter(0), reverse=True)
     owed, sums = defaultdict(Decimal), defaultdict(Decimal)
     for first, last in periods:

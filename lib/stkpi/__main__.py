@@ -9,35 +9,46 @@ from pathlib import Path
 from typing import Any
 
 from stkpi import settings
+from stkpi.dates import parse_day
 from stkpi.errors import UserError, WarehouseError
 from stkpi.ingest import run as ingest
+from stkpi.kpis.catalog import find_kpi
+from stkpi.kpis.definition import Definition, parse_choices, read_definitions
+from stkpi.kpis.sql import definition_sql
 from stkpi.marts import build as marts
 from stkpi.marts import invoice_repair as repair
 from stkpi.reconcile import command as reconcile
 from stkpi.reconcile import pull, render
-from stkpi.reconcile.observations import report as night
+from stkpi.reconcile.observations import adopt, observe
+from stkpi.reconcile.observations import report as ledger_report
+from stkpi.reconcile.observations.search import describe_search
 from stkpi.runs import sandbox_process
 from stkpi.validation import run as validation
 
 
 def _ingest(options: argparse.Namespace) -> int:
-    report = ingest.run(options.entities, "incremental")
-    return _tell(report)
+    return _print_ingest(ingest.run_ingest(options.entities, "incremental"))
 
 
 def _backfill(options: argparse.Namespace) -> int:
-    report = ingest.run(options.entity, "window", options.first, options.last)
-    return _tell(report)
+    if not options.entity:
+        raise UserError("ENTITY is needed: one entity, such as invoices.")
+    if not (options.first and options.last):
+        raise UserError("FROM and TO are both needed: days such as 2025-08-18, both included.")
+    first, last = parse_day(options.first, "FROM"), parse_day(options.last, "TO")
+    if last < first:
+        raise UserError(f"TO ({last}) is before FROM ({first}): swap the dates.")
+    return _print_ingest(ingest.run_ingest(options.entity, "window", first.isoformat(), last.isoformat()))
 
 
 def _rebuild(options: argparse.Namespace) -> int:
-    done = marts.build(options.as_of, full=True)
+    done = marts.build_marts(options.as_of, full=True)
     print(f"{done.headline} {int(done.tables['rows'].sum()):,} rows in {len(done.tables)} tables.")
     return 0
 
 
 def _status(_: argparse.Namespace) -> int:
-    print(ingest.status().to_string(index=False))
+    print(ingest.read_status().to_string(index=False))
     return 0
 
 
@@ -52,46 +63,66 @@ def _repair(options: argparse.Namespace) -> int:
 
 def _validate(options: argparse.Namespace) -> int:
     found = validation.run(options.as_of, options.weeks)
-    print(*found.lines(), sep="\n")
+    print(*found.format_lines(), sep="\n")
     print(found.error or "No critical check is red.", file=sys.stderr)
     return 1 if found.error else 0
 
 
 def _reconcile(options: argparse.Namespace) -> int:
     pulled = options.export.startswith(pull.PREFIX)
-    with sandbox_process.tenant() if pulled else nullcontext():
+    with sandbox_process.provide_tenant() if pulled else nullcontext():
         result = reconcile.run(options.export, options.kpi, options.unit, options.first, options.last)
-    print(render.text(result))
+    print(render.format_text(result))
     if not result.matches:
-        folder = render.write(result, options.out, names=options.names)
+        folder = render.write_files(result, options.out, names=options.names)
         print(f"Row by row: {folder / 'rows.csv'}")
     return 0 if result.matches else 1
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from stkpi.runs import doctor  # noqa: PLC0415 - with Google's client, which costs every other command half a second
+    from stkpi.runs import doctor  # noqa: PLC0415 - it imports Google's client, half a second that other commands save
 
     todo = 0
     for finding in doctor.examine(settings.load()):
-        print(finding.line(), flush=True)
+        print(finding.format_line(), flush=True)
         todo += not finding.ok
-    print(f"{todo} to do." if todo else "All is there: `make nightly`.")
+    print(f"{todo} to do." if todo else "All checks passed: `make nightly`.")
     return 2 if todo else 0
 
 
 def _find(options: argparse.Namespace) -> int:
-    found = night.find(options.kpi, careless=options.careless)
-    print(night.text(found))
+    found = ledger_report.search_kpi(options.kpi, careless=options.careless)
+    print(describe_search(found))
     return 1 if found.finding.verdict == "none" else 0
 
 
 def _observe(options: argparse.Namespace) -> int:
-    row = {name: getattr(options, name) for name in night.ROW}
-    print(night.added(*night.observe(row)))
+    if options.undo:
+        print(observe.undo_observation())
+        return 0
+    print(*observe.observe_number({name: getattr(options, name) for name in observe.FIELDS}), sep="\n")
     return 0
 
 
-def _tell(report: ingest.IngestReport) -> int:
+def _adopt(options: argparse.Namespace) -> int:
+    if options.undo:
+        print(adopt.undo_adoption(options.kpi))
+    else:
+        print(adopt.adopt_definition(options.kpi, options.definition))
+    return 0
+
+
+def _sql(options: argparse.Namespace) -> int:
+    kpi = find_kpi(options.kpi)
+    chosen = read_definitions()[kpi.name]
+    if options.definition:
+        chosen = Definition(kpi, kpi.choose(parse_choices(kpi, options.definition)))
+    print(f"-- {kpi.label}: {chosen.describe()}\n{definition_sql(chosen)}")
+    return 0
+
+
+def _print_ingest(report: ingest.IngestReport) -> int:
+    """Print the errors and the totals of an ingest; return the exit code."""
     for result in report.entities:
         if result.error:
             print(f"{result.entity}: {result.error}", file=sys.stderr)
@@ -101,62 +132,76 @@ def _tell(report: ingest.IngestReport) -> int:
     return 0 if report.status == "ok" else 1
 
 
-def _add_ledger(commands: Any) -> None:
-    """The commands of observed numbers."""
-    command = commands.add_parser("find", help="which definition of a KPI gives the numbers of the ledger; 1: none")
+def _add_observation_commands(commands: Any) -> None:
+    """Add the commands for observed numbers."""
+    command = commands.add_parser("find", help="which definition of a KPI gives the numbers of the file; 1: none")
     command.add_argument("--kpi", required=True, help="a column of the weekly table, such as leads")
     command.add_argument(
         "--careless", action="store_true", help="up to a third of the numbers may be off by one or two"
     )
     command.set_defaults(run=_find, tenant=False)
 
-    command = commands.add_parser("observe", help="add a number that ServiceTitan shows to the ledger")
-    command.add_argument("--kpi", required=True, help="a column of the weekly table, such as leads")
-    command.add_argument("--bu", dest="unit", required=True, help="a rolled-up unit, such as Phoenix-Sales")
-    command.add_argument("--from", dest="first_day", required=True, help="first day, such as 2025-08-18")
-    command.add_argument("--to", dest="last_day", required=True, help="last day, included")
-    command.add_argument("--value", required=True, help="the number as it is shown: 96, $1,234.56 or 39.74%%")
+    command = commands.add_parser("observe", help="note a number that ServiceTitan shows, and hear what it says")
+    command.add_argument("--kpi", default="", help="a KPI as people call it, such as Leads")
+    command.add_argument("--bu", dest="unit", default="", help="a rolled-up unit, such as Phoenix-Sales")
+    command.add_argument("--from", dest="first_day", default="", help="first day, such as 2025-08-18 or 8/18/25")
+    command.add_argument("--to", dest="last_day", default="", help="last day, included")
+    command.add_argument("--value", default="", help="the number as it is shown: 96, $1,234.56 or 39.74%%")
     command.add_argument("--tolerance", default="", help="the largest difference; default: half of the last digit")
     command.add_argument("--source", default="screen", help="api report, export file, screen (default) or said")
     command.add_argument("--report", default="", help="the report's name and its filters")
     command.add_argument("--by", dest="read_by", default="", help="who read it")
+    command.add_argument("--undo", action="store_true", help="take back the number that was noted last")
     command.set_defaults(run=_observe, tenant=False)
+
+    command = commands.add_parser("adopt", help="count a KPI by the definition that the numbers prove, from now on")
+    command.add_argument("--kpi", required=True, help="a KPI as people call it, such as Leads")
+    command.add_argument("--definition", default="", help="instead of the found one: status=completed, or default")
+    command.add_argument("--undo", action="store_true", help="bring the definition before it back")
+    command.set_defaults(run=_adopt, tenant=False)
+
+    command = commands.add_parser("sql", help="the SQL of a KPI's definition, to check a number by hand")
+    command.add_argument("--kpi", required=True, help="a KPI as people call it, such as Leads")
+    command.add_argument("--definition", default="", help="another one than the company's: status=completed")
+    command.set_defaults(run=_sql, tenant=False)
 
 
 def main() -> int:
-    """Run one command; exit code 0 all well, 1 something failed, 2 wrong use."""
+    """Run one command; return the exit code: 0 ok, 1 something failed, 2 usage error."""
     parser = argparse.ArgumentParser(prog="python -m stkpi", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     command = commands.add_parser("ingest", help="what changed since the last ingest")
-    command.add_argument("--entities", default="all", help="comma-separated, default all")
+    command.add_argument("--entities", default="all", help="comma-separated names, or all (default)")
     command.set_defaults(run=_ingest, tenant=True)
 
-    command = commands.add_parser("backfill", help="one entity again, by its window of days")
+    command = commands.add_parser("backfill", help="read one entity again for a range of days")
     command.add_argument("--entity", required=True)
     command.add_argument("--from", dest="first", required=True, help="first day, such as 2025-08-01")
     command.add_argument("--to", dest="last", required=True, help="last day, included")
     command.set_defaults(run=_backfill, tenant=True)
 
-    command = commands.add_parser("rebuild", help="all weeks of the marts anew, not only those that changed")
-    command.add_argument("--as-of", default="", help="the last day that counts; default: AS_OF, else today")
+    command = commands.add_parser("rebuild", help="recompute all weeks of the marts, not only those that changed")
+    command.add_argument("--as-of", default="", help="the last day to include; default: AS_OF, or today")
     command.set_defaults(run=_rebuild, tenant=False)
 
-    command = commands.add_parser("status", help="per entity: last run, watermark, lag, quarantined rows")
+    command = commands.add_parser("status", help="per entity: last read, watermark, lag, rows in quarantine")
     command.set_defaults(run=_status, tenant=False)
 
-    command = commands.add_parser("doctor", help="what is missing for a run, and how to get it")
+    command = commands.add_parser("doctor", help="check what a run needs, and how to get what is missing")
     command.set_defaults(run=_doctor, tenant=True)
 
-    command = commands.add_parser("repair", help="old invoices without a job: link them by evidence")
-    command.add_argument("--dry-run", action="store_true", help="only tell what would happen")
-    command.add_argument("--from", dest="first", default="", help="first day of the invoices' creation; default: all")
+    command = commands.add_parser("repair", help="link old invoices without a job to their job, by evidence")
+    command.add_argument("--dry-run", action="store_true", help="show what would happen, and change nothing")
+    command.add_argument(
+        "--from", dest="first", default="", help="first day on which the invoices were created; default: all"
+    )
     command.add_argument("--to", dest="last", default="", help="last day, included")
     command.set_defaults(run=_repair, tenant=False)
 
-    command = commands.add_parser("validate", help="every check of the warehouse, one line each")
-    command.add_argument("--as-of", default="", help="the day that the KPI tables must reach; default: any")
-    command.add_argument("--weeks", type=int, default=validation.WEEKS, help="how many weeks are recent")
+    command = commands.add_parser("validate", help="run every check of the warehouse; one line each")
+    command.add_argument("--as-of", default="", help="the last day that the KPI tables must have; default: any")
+    command.add_argument("--weeks", type=int, default=validation.WEEKS, help="how many weeks count as recent")
     command.set_defaults(run=_validate, tenant=False)
 
     command = commands.add_parser(
@@ -171,14 +216,14 @@ def main() -> int:
     command.add_argument("--out", type=Path, default=settings.ROOT / "runs" / "reconcile", help="where the rows go")
     command.set_defaults(run=_reconcile, tenant=False)
 
-    _add_ledger(commands)
+    _add_observation_commands(commands)
 
     options = parser.parse_args()
     try:
         if not options.tenant:
-            return options.run(options)
-        with sandbox_process.tenant():
-            return options.run(options)
+            return int(options.run(options))
+        with sandbox_process.provide_tenant():
+            return int(options.run(options))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -186,7 +231,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped. Nothing is lost: the next run resumes.", file=sys.stderr)
+        print("Stopped. Nothing is lost: the next run resumes where this one stopped.", file=sys.stderr)
         return 1
 
 

@@ -1,9 +1,9 @@
-"""What went wrong, said to the person who can mend it."""
+"""Errors for the person who can fix them: one sentence that says what failed and what to do next."""
 
 
 class UserError(Exception):
-    """Wrong use or missing set-up: one sentence that says what to do next. Commands print it and exit with 2."""
+    """A usage error or a missing setting. Commands print it and exit with 2."""
 
 
 class WarehouseError(Exception):
-    """The warehouse refuses, for now or for its cost: one sentence that says what to do. Commands exit with 1."""
+    """The warehouse refuses a statement, for now or because of its cost. Commands print it and exit with 1."""

@@ -1,4 +1,4 @@
-"""JSON log lines in `log.jsonl` beside the warehouse: one event per page, window and entity, with secrets redacted."""
+"""JSON log lines in `log.jsonl` beside the warehouse: one event per page, window and entity, without secrets."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _secrets: set[str] = set()
 
 
 def hide(*secrets: str | None) -> None:
-    """Never let these values reach a log line or an error text that passes through `redact`."""
+    """Keep these values out of all log lines, and of all texts that pass through `redact`."""
     _secrets.update(secret for secret in secrets if secret)
 
 
 def redact(text: str) -> str:
-    """The text with every hidden value replaced by ***."""
+    """Return the text with every hidden value replaced by ***."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 
 
 def write_to(path: Path) -> None:
-    """Append all further events to this file; it is rotated at 20 MB."""
+    """Append all further events to this file, which rotates at 20 MB."""
     for handler in list(_LOGGER.handlers):
         _LOGGER.removeHandler(handler)
         handler.close()
@@ -39,7 +39,7 @@ def write_to(path: Path) -> None:
     _LOGGER.propagate = False
 
 
-def event(name: str, **fields: Any) -> None:
+def write_event(name: str, **fields: Any) -> None:
     """Append one line `{"at": …, "event": name, **fields}`. Never give it a header, a body or a customer's name."""
     line = orjson.dumps({"at": datetime.now(UTC), "event": name, **fields}, default=str)
     _LOGGER.info(redact(line.decode()))

@@ -1,4 +1,4 @@
-"""The only reader of the environment and of `.env`, or of the file that ENV_FILE names instead."""
+"""The settings: the only reader of the environment and of `.env` (or the file that ENV_FILE names instead)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Settings(BaseSettings):
-    """The settings of one run; `.env.example` documents each."""
+    """The settings of this process; `.env.example` documents each one."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -35,6 +35,7 @@ class Settings(BaseSettings):
 
     time_zone: str = "America/Phoenix"
     as_of: date | None = None
+    company: Path | None = None
 
     github_token: SecretStr | None = None
     github_repository: str | None = None
@@ -47,20 +48,20 @@ class Settings(BaseSettings):
 
     @field_validator("time_zone")
     @classmethod
-    def _known_time_zone(cls, value: str) -> str:
+    def _check_time_zone(cls, value: str) -> str:
         try:
             ZoneInfo(value)
-        except (KeyError, ValueError, OSError):  # not one; no path of one; a folder of some
+        except (KeyError, ValueError, OSError):  # unknown; not a relative path; a folder of time zones
             raise ValueError("is not a time zone name such as America/Phoenix") from None
         return value
 
 
 def load() -> Settings:
-    """The settings as the environment and `.env` give them now. Raises UserError for a value that cannot be used."""
+    """Read the settings from the environment and `.env`. Raises UserError for a value that cannot be used."""
     try:
         return Settings(_env_file=os.environ.get("ENV_FILE", ROOT / ".env"))
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(map(str, first["loc"])).upper()
-        # The value itself is not shown: it may be a secret in the wrong place.
-        raise UserError(f"{name} in the environment or .env cannot be used: {first['msg']}.") from None
+        # Without the value: it may be a secret in the wrong place.
+        raise UserError(f"{name} in the environment or .env is invalid: {first['msg']}.") from None

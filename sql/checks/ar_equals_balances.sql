@@ -1,7 +1,7 @@
 -- Grain: one row per rolled-up business unit with invoices; value: dollars that A/R is off.
 -- Source: fact_receivables, dim_invoices.
--- Purpose: what was invoiced less what was applied, before locations below $10 are cut, must equal the invoices' own
--- balances on the newest day.
+-- Purpose: what was invoiced less what was applied, before locations below $10 are cut, must equal the active invoices'
+-- own balances on the newest day.
 WITH movements AS (
   SELECT business_unit, SUM(amount) AS outstanding
   FROM st_mart_v2.fact_receivables
@@ -11,7 +11,7 @@ WITH movements AS (
 balances AS (
   SELECT business_unit, SUM(balance) AS balance
   FROM st_ref_v2.dim_invoices
-  WHERE division = 'Production'
+  WHERE division IN ('Production', 'Both') AND is_active
   GROUP BY business_unit
 ),
 

@@ -24,6 +24,7 @@ links AS (
   SELECT 'payments to invoices' AS link, rows_.paid_date AS day, invoices.id AS found
   FROM st_ref_v2.dim_payment_applications AS rows_
   LEFT JOIN invoices ON rows_.invoice_id = invoices.id
+  WHERE rows_.payment_is_active
   UNION ALL
   SELECT 'payroll to jobs' AS link, rows_.date AS day, jobs.id AS found
   FROM st_raw_v2.raw_payroll AS rows_

@@ -1,11 +1,11 @@
--- Grain: one row per rolled-up business unit of the Production division; value: dollars that $ Produced is off.
+-- Grain: one row per rolled-up business unit that produces; value: dollars that $ Produced is off.
 -- Source: kpi_weekly_by_bu, fact_production, raw_invoices.
 -- Purpose: $ Produced of all weeks must equal the sum of the jobs' single invoices: a join that doubles a row, or loses
 -- one, shows here.
 WITH weekly AS (
   SELECT business_unit, SUM(dollars_produced) AS produced, MIN(week_start) AS first_day
   FROM st_mart_v2.kpi_weekly_by_bu
-  WHERE division = 'Production'
+  WHERE division IN ('Production', 'Both')
   GROUP BY business_unit
 ),
 

@@ -1,7 +1,7 @@
 -- Grain: one row per ServiceTitan business unit; value: its jobs from first_day to as_of if no line of
--- sql/business_units.csv names it, else 0.
+-- business_units.csv names it, else 0.
 -- Source: dim_business_units, dim_jobs.
--- Purpose: a unit without a line has no division, so that no KPI counts it.
+-- Purpose: a unit without a line counts under its own name, as Sales and as Production, in no region.
 WITH units AS (
   SELECT * FROM st_ref_v2.dim_business_units
 ),
@@ -20,7 +20,7 @@ final AS (
     IF(
       units.is_mapped,
       'is in business_units.csv',
-      CONCAT(CAST(COALESCE(jobs.jobs, 0) AS STRING), ' jobs that no KPI counts')
+      CONCAT(CAST(COALESCE(jobs.jobs, 0) AS STRING), ' jobs count under its own name, as Sales and Production')
     ) AS detail
   FROM units
   LEFT JOIN jobs ON units.business_unit_id = jobs.business_unit_id

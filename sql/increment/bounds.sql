@@ -19,11 +19,24 @@ changed AS (
   (SELECT * FROM stored EXCEPT DISTINCT SELECT * FROM fresh)
 ),
 
-customers AS (
+renamed AS (
   SELECT customers.id AS customer_id
   FROM st_raw_v2.raw_customers AS customers
   LEFT JOIN st_ref_v2.dim_customers AS known ON customers.id = known.customer_id
-  WHERE known.customer_id IS NULL OR customers.name IS DISTINCT FROM known.customer_name
+  WHERE
+    known.customer_id IS NULL
+    OR customers.name IS DISTINCT FROM known.customer_name
+    OR customers.mergedToId IS DISTINCT FROM known.merged_to_id
+    OR COALESCE(customers.active, TRUE) != known.is_active
+),
+
+-- Who was merged into a customer that is merged further has another root, too.
+customers AS (
+  SELECT customer_id FROM renamed
+  UNION DISTINCT
+  SELECT known.customer_id
+  FROM st_ref_v2.dim_customers AS known
+  INNER JOIN renamed ON known.root_customer_id = renamed.customer_id
 ),
 
 touched AS (

@@ -1,7 +1,7 @@
 -- Grain: one row per ServiceTitan business unit, active or not.
--- Source: raw_business_units; the owner's sql/business_units.csv, matched by exact name.
--- Purpose: the rolled-up name, region, division (Sales, Production) and segment (RES, COMM) of every unit. A unit that
--- the CSV lacks keeps its own name, has no division and is flagged by is_mapped.
+-- Source: raw_business_units; the company's business_units.csv, matched by exact name.
+-- Purpose: the rolled-up name, region, division (Sales, Production, Both) and segment (RES, COMM) of every unit. A unit
+-- that the CSV lacks keeps its own name and is flagged by is_mapped; a unit without a division counts as Both.
 -- Unbounded: every unit is needed; there are some dozens.
 WITH units AS (
   SELECT * FROM st_raw_v2.raw_business_units
@@ -18,14 +18,14 @@ final AS (
   SELECT
     units.id AS business_unit_id,
     units.name AS unit_name,
-    COALESCE(mapping.`rollup`, units.name, CONCAT('Unit ', CAST(units.id AS STRING))) AS business_unit,
-    mapping.region,
-    mapping.division,
-    mapping.segment,
+    COALESCE(NULLIF(mapping.`rollup`, ''), units.name, CONCAT('Unit ', CAST(units.id AS STRING))) AS business_unit,
+    NULLIF(mapping.region, '') AS region,
+    COALESCE(NULLIF(TRIM(mapping.division), ''), 'Both') AS division,
+    NULLIF(mapping.segment, '') AS segment,
     mapping.business_unit IS NOT NULL AS is_mapped,
     COALESCE(units.active, TRUE) AS is_active
   FROM units
-  LEFT JOIN mapping ON units.name = mapping.business_unit
+  LEFT JOIN mapping ON TRIM(units.name) = mapping.business_unit
 )
 
 SELECT * FROM final

@@ -35,6 +35,7 @@ final AS (
   SELECT
     customers.id AS customer_id,
     customers.name AS customer_name,
+    customers.merged_to_id,
     COALESCE(roots.root_id, customers.id) AS root_customer_id,
     roots.root_id IS NOT NULL AS is_merged,
     COALESCE(LOWER(customers.name) LIKE '%test%', FALSE) AS is_test,

@@ -1,4 +1,4 @@
--- Grain: one row per active estimate.
+-- Grain: one row per estimate, active or not.
 -- Source: raw_estimates; the job from dim_jobs; dim_business_units.
 -- Purpose: which estimates are sold, on which business day, and for which unit: the job's, else the estimate's own.
 -- Partition: TIMESTAMP_TRUNC(root_created, MONTH)
@@ -7,7 +7,7 @@
 WITH estimates AS (
   SELECT *
   FROM st_raw_v2.raw_estimates
-  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
+  WHERE createdOn >= @created_from OR createdOn IS NULL
 ),
 
 roots AS (
@@ -29,7 +29,9 @@ final AS (
     jobs.job_id,
     jobs.job_number,
     COALESCE(estimates.customerId, jobs.customer_id) AS customer_id,
+    COALESCE(estimates.locationId, jobs.location_id) AS location_id,
     units.business_unit_id,
+    estimates.businessUnitId AS own_business_unit_id,
     -- names
     estimates.name AS estimate_name,
     estimates.status,
@@ -39,13 +41,19 @@ final AS (
     units.division,
     units.segment,
     jobs.job_type_name,
-    -- measures
+    -- flags
+    COALESCE(estimates.active, TRUE) AS is_active,
     COALESCE(estimates.status = 'Sold', FALSE) AS is_sold,
+    COALESCE(estimates.isChangeOrder, FALSE) AS is_change_order,
+    -- measures
     COALESCE(estimates.subtotal, 0) AS subtotal,
+    COALESCE(estimates.subtotal, 0) + COALESCE(estimates.tax, 0) AS total,
     -- dates
     DATE(estimates.soldOn, @time_zone) AS sold_date,
     -- instants
     estimates.soldOn AS sold_on,
+    estimates.createdOn AS created_on,
+    estimates.modifiedOn AS modified_on,
     roots.first_created AS root_created
   FROM estimates
   INNER JOIN roots

@@ -1,4 +1,4 @@
--- Grain: one row per active invoice, adjustments included.
+-- Grain: one row per invoice, active or not, adjustments included.
 -- Source: raw_invoices with its items; the job from dim_jobs; dim_business_units.
 -- Purpose: an invoice's money, its unit (the job's, else its own) and materials: what its Material and Equipment items
 -- cost. job_id is NULL where the invoice has no job, or one that is unknown.
@@ -8,7 +8,7 @@
 WITH invoices AS (
   SELECT *
   FROM st_raw_v2.raw_invoices
-  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
+  WHERE createdOn >= @created_from OR createdOn IS NULL
 ),
 
 roots AS (
@@ -44,12 +44,16 @@ final AS (
     invoices.customerId AS customer_id,
     invoices.locationId AS location_id,
     units.business_unit_id,
+    invoices.businessUnitId AS own_business_unit_id,
     -- names
     units.unit_name,
     units.business_unit,
     units.region,
     units.division,
     units.segment,
+    invoices.syncStatus AS sync_status,
+    -- flags
+    COALESCE(invoices.active, TRUE) AS is_active,
     -- measures
     COALESCE(invoices.subTotal, 0) AS subtotal,
     COALESCE(invoices.total, 0) AS total,
@@ -57,7 +61,10 @@ final AS (
     COALESCE(materials.materials, 0) AS materials,
     -- dates
     invoices.invoiceDate AS invoice_date,
+    DATE(invoices.createdOn, @time_zone) AS created_date,
     -- instants
+    invoices.createdOn AS created_on,
+    invoices.modifiedOn AS modified_on,
     roots.first_created AS root_created
   FROM invoices
   INNER JOIN roots

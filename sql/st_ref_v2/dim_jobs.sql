@@ -38,6 +38,7 @@ final AS (
     jobs.id AS job_id,
     jobs.jobNumber AS job_number,
     jobs.customerId AS customer_id,
+    customers.root_customer_id,
     jobs.locationId AS location_id,
     jobs.businessUnitId AS business_unit_id,
     jobs.jobTypeId AS job_type_id,
@@ -55,7 +56,14 @@ final AS (
     COALESCE(customers.is_test, FALSE) AS is_test_customer,
     COALESCE(job_types.is_estimate, FALSE) AS is_estimate,
     COALESCE(job_types.is_excluded_from_production, FALSE) AS is_excluded_from_production,
+    COALESCE(job_types.is_active, FALSE) AS type_is_active,
+    COALESCE(job_types.is_warranty, FALSE) AS is_warranty_type,
+    jobs.warrantyId IS NOT NULL AS has_warranty_id,
     COALESCE(job_types.is_warranty, FALSE) OR jobs.warrantyId IS NOT NULL AS is_warranty,
+    COALESCE(jobs.noCharge, FALSE) AS is_no_charge,
+    COALESCE(customers.is_active, TRUE) AS customer_is_active,
+    -- measures
+    COALESCE(job_types.sold_threshold, 0) AS sold_threshold,
     -- dates
     DATE(jobs.createdOn, @time_zone) AS created_date,
     DATE(jobs.completedOn, @time_zone) AS completed_date,
@@ -63,6 +71,8 @@ final AS (
     -- instants
     jobs.createdOn AS created_on,
     jobs.completedOn AS completed_on,
+    COALESCE(appointments.start, jobs.completedOn, jobs.createdOn) AS start_on,
+    jobs.modifiedOn AS modified_on,
     roots.first_created AS root_created
   FROM jobs
   INNER JOIN roots ON roots.kind = 'jobs' AND jobs.id = roots.id

@@ -1,4 +1,4 @@
--- Grain: one row per application of an active payment to an invoice, known or not.
+-- Grain: one row per application of a payment, active or not, to an invoice, known or not.
 -- Source: the appliedTo list of raw_payments; raw_invoices for the job of an invoice.
 -- Purpose: which payment paid which invoice, how much and when. paid_date is the payment's calendar date, applied_date
 -- the day of the application in the tenant's time zone.
@@ -8,7 +8,7 @@
 WITH payments AS (
   SELECT *
   FROM st_raw_v2.raw_payments
-  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND COALESCE(active, TRUE)
+  WHERE createdOn >= @created_from OR createdOn IS NULL
 ),
 
 invoices AS (
@@ -28,7 +28,12 @@ applications AS (
     payments.id AS payment_id,
     payments.customerId AS customer_id,
     payments.businessUnitId AS business_unit_id,
+    COALESCE(payments.active, TRUE) AS payment_is_active,
+    payments.type AS payment_type,
     payments.date AS paid_date,
+    payments.createdOn AS created_on,
+    payments.modifiedOn AS modified_on,
+    JSON_VALUE(application, '$.appliedToReferenceNumber') AS invoice_number,
     SAFE_CAST(JSON_VALUE(application, '$.appliedId') AS INT64) AS application_id,
     SAFE_CAST(JSON_VALUE(application, '$.appliedTo') AS INT64) AS invoice_id,
     SAFE_CAST(REPLACE(JSON_VALUE(application, '$.appliedAmount'), ',', '') AS NUMERIC) AS amount,
@@ -47,9 +52,15 @@ final AS (
     applications.invoice_id,
     applications.customer_id,
     applications.business_unit_id,
+    applications.payment_is_active,
+    applications.payment_type,
+    applications.invoice_number,
     COALESCE(applications.amount, 0) AS amount,
     applications.paid_date,
     DATE(applications.applied_on, @time_zone) AS applied_date,
+    applications.applied_on,
+    applications.created_on,
+    applications.modified_on,
     roots.first_created AS root_created
   FROM applications
   LEFT JOIN invoices ON applications.invoice_id = invoices.id

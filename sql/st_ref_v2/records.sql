@@ -2,7 +2,7 @@
 -- Source: raw_jobs, raw_appointments, raw_estimates, raw_invoices, raw_payments, raw_payroll, raw_purchase_orders,
 -- raw_returns; active or not.
 -- Purpose: what the last build saw of each record: its version, the job and invoice that it belongs to, and the first
--- and last business day on which it counts. The next build compares, and finds what changed, moved or is gone.
+-- and last business day on which it counts (or was entered: a definition may count by that). The next build compares, and finds what changed, moved or is gone.
 -- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
 -- Cluster: entity, record_key
 -- Replaces: created_on >= @created_from OR created_on IS NULL
@@ -44,19 +44,19 @@ days AS (
   FROM st_raw_v2.raw_appointments
   WHERE createdOn >= @created_from OR createdOn IS NULL
   UNION ALL
-  SELECT 'estimates', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, DATE(soldOn, @time_zone), NULL
+  SELECT 'estimates', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, DATE(soldOn, @time_zone), DATE(createdOn, @time_zone)
   FROM st_raw_v2.raw_estimates
   WHERE createdOn >= @created_from OR createdOn IS NULL
   UNION ALL
-  SELECT 'invoices', CAST(id AS STRING), jobId, id, createdOn, _ingested_at, invoiceDate, NULL
+  SELECT 'invoices', CAST(id AS STRING), jobId, id, createdOn, _ingested_at, invoiceDate, DATE(createdOn, @time_zone)
   FROM st_raw_v2.raw_invoices
   WHERE createdOn >= @created_from OR createdOn IS NULL
   UNION ALL
-  SELECT 'payments', CAST(id AS STRING), NULL, NULL, createdOn, _ingested_at, date, NULL
+  SELECT 'payments', CAST(id AS STRING), NULL, NULL, createdOn, _ingested_at, date, DATE(createdOn, @time_zone)
   FROM payments
   WHERE unappliedAmount != 0
   UNION ALL
-  SELECT 'payments', CAST(id AS STRING), NULL, invoice_id, createdOn, _ingested_at, date, applied_date
+  SELECT 'payments', CAST(id AS STRING), NULL, invoice_id, createdOn, _ingested_at, LEAST(date, DATE(createdOn, @time_zone)), applied_date
   FROM applications
   UNION ALL
   SELECT 'payroll', _key, jobId, NULL, createdOn, _ingested_at, NULL, NULL

@@ -1,4 +1,4 @@
-"""Landing files: records as NDJSON.gz, written beside, fsynced and renamed, so that a file is whole or absent."""
+"""Landing files: records as NDJSON.gz, written under another name, synced and renamed: a file is whole or absent."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from isal import igzip
 
 from stkpi.servicetitan.client import Page
 
-# Neither engine can hold a NUL in a text; an even number of backslashes before it would make it plain text.
+# Neither engine can hold a NUL in a text. After an odd number of backslashes, \u0000 is plain text and stays.
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
-# What remains of a record that is too large: by it the row is found, and counted in its window.
+# The fields to keep of a record that is too large: they identify the row, and count it in its window.
 IDENTITY = ("id", "createdOn", "modifiedOn", "date")
 
 
 @dataclass
 class Landing:
-    """What one read brought. `distinct` counts records that differ by id (or by content, where there is none)."""
+    """The records of one reading. `seen` identifies each by its id, or by its content if it has none."""
 
     path: Path
     fetched: int = 0
@@ -35,17 +35,17 @@ class Landing:
 
     @property
     def distinct(self) -> int:
-        """How many different records were read."""
+        """How many different records there are."""
         return len(self.seen)
 
     @property
     def complete(self) -> bool:
-        """Whether the read brought as many records as the server says there are (or the server does not say)."""
+        """Whether there are as many records as the server counts (or it does not say how many)."""
         return self.total is None or self.distinct >= self.total or self.fetched == self.total == 0
 
 
-def line(seq: int, record: dict[str, Any]) -> tuple[bytes, str]:
-    """A record as a landing line `{"seq", "digest", "record"}` and its digest (SHA-256, sorted keys)."""
+def encode_line(seq: int, record: dict[str, Any]) -> tuple[bytes, str]:
+    """Encode a record as a line `{"seq", "digest", "record"}`; also return its digest (SHA-256, sorted keys)."""
     body = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
     if b"\\u0000" in body:
         body = _NUL.sub(rb"\1\\ufffd", body)
@@ -53,17 +53,17 @@ def line(seq: int, record: dict[str, Any]) -> tuple[bytes, str]:
     return b'{"seq":%d,"digest":"%s","record":%s}\n' % (seq, digest.encode(), body), digest
 
 
-def stand_in(text: bytes, reason: str) -> bytes:
-    """The line that is loaded for one that is too large: its number, digest, reason, and what identifies the record."""
+def substitute_line(text: bytes, reason: str) -> bytes:
+    """Return the line to load for one that is too large: its number, digest, reason, and the fields of IDENTITY."""
     whole = orjson.loads(text)
     record = {name: whole["record"].get(name) for name in IDENTITY}
     return orjson.dumps({"seq": whole["seq"], "digest": whole["digest"], "record": record, "refused": reason}) + b"\n"
 
 
-def write(path: Path, pages: Iterable[Page], repeats: bool = False) -> Landing:
-    """Stream pages into a landing file at `path` (…ndjson.gz). Bounded memory: one page at a time.
+def write_landing(path: Path, pages: Iterable[Page], repeats: bool = False) -> Landing:
+    """Stream pages into a landing file at `path` (…ndjson.gz), with one page in memory at a time.
 
-    repeats: equal rows without an id are rows of their own (payroll), not one row read twice
+    repeats: equal rows without an id are different rows (payroll), not one row that was read twice
     Raises RequestFailed from the pages; then no file is left at `path`.
     """
     landing, content = Landing(path), hashlib.sha256()
@@ -74,7 +74,7 @@ def write(path: Path, pages: Iterable[Page], repeats: bool = False) -> Landing:
             if page.total is not None:
                 landing.total = page.total
             for record in page.rows:
-                text, digest = line(landing.fetched, record)
+                text, digest = encode_line(landing.fetched, record)
                 out.write(text)
                 content.update(digest.encode())
                 landing.names.update(record)

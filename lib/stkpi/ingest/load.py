@@ -1,4 +1,4 @@
-"""From pages of records into a raw table: land, type in the warehouse, quarantine or merge, and write the ledger."""
+"""Load pages of records into a raw table: land, type in the warehouse, quarantine or merge, and log the reading."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -21,7 +22,7 @@ from stkpi.warehouse.schema import Column, Table
 DESCRIPTIONS = {
     "_key": "The id as text; for rows without one a digest and an ordinal",
     "_hash": "SHA-256 of the record with sorted keys",
-    "_record": "The whole record as it came",
+    "_record": "The whole record as ServiceTitan sent it",
     "_run_id": "The run that wrote the row",
     "_ingested_at": "When it did",
     "_source": "The endpoint that the record came from",
@@ -29,8 +30,8 @@ DESCRIPTIONS = {
 
 
 @dataclass(frozen=True)
-class Read:
-    """One reading of an entity: which run and mode, from which endpoint, which window, as part of which cycle."""
+class Reading:
+    """One reading of an entity: its run and mode, the endpoint, and the window and the cycle it belongs to."""
 
     entity: Entity
     run_id: str
@@ -41,8 +42,12 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """The counts of one reading: fetched = loaded + quarantined; `changed` of the loaded were new or different."""
+class LoadResult:
+    """The counts of one reading: fetched = loaded + quarantined; `changed` of the loaded rows are new or different.
+
+    complete: as many rows came as the server counts
+    drift: field names that the registry does not know
+    """
 
     fetched: int
     loaded: int
@@ -52,61 +57,65 @@ class Loaded:
     drift: tuple[str, ...]
 
 
-def load(target: Warehouse, folder: Path, read: Read, pages: Iterable[Page]) -> Loaded:
-    """Land pages, merge them into the raw table and write their line into the ledger, in one transaction.
+def load_pages(target: Warehouse, folder: Path, reading: Reading, pages: Iterable[Page]) -> LoadResult:
+    """Land pages, merge them into the raw table and log the reading; merge and log are one transaction.
 
-    Raises RequestFailed from the pages, and RuntimeError where the counts do not add up; nothing is merged then.
+    folder: where the landing file goes; it is deleted after the merge
+    Raises RequestFailed from the pages, and RuntimeError if not all landed rows were loaded; then nothing is merged.
     """
-    started, entity, window = time.perf_counter(), read.entity, read.window
+    started, entity, window = time.perf_counter(), reading.entity, reading.window
     slices = entity.incremental == "slices"
-    landed = landing.write(folder / f"{entity.name}.ndjson.gz", pages, repeats=slices)
-    # A load that was cut off is resumed by its content. DuckDB has nothing to resume, and parses each new text anew.
+    landed = landing.write_landing(folder / f"{entity.name}.ndjson.gz", pages, repeats=slices)
+    # An interrupted load resumes by its content. DuckDB has nothing to resume, and parses each new statement again.
     content = f"_{landed.digest[:20]}" if target.remote else ""
     stage, typed = f"st_stage_v2.landing_{entity.name}{content}", f"st_stage_v2.typed_{entity.name}{content}"
-    rows = target.load(stage, landed.path, [(field.name, field.type) for field in LANDING], landing.stand_in)
+    rows = target.load_file(
+        stage, landed.path, [(field.name, field.type) for field in LANDING], landing.substitute_line
+    )
     if rows != landed.fetched:
         target.drop(stage)
         raise RuntimeError(f"{landed.fetched} records were landed and {rows} loaded: nothing was merged")
     target.execute(f"CREATE OR REPLACE TABLE {typed} AS\n{projection_sql(entity, stage)}")
-    line = {
-        "run_id": read.run_id,
+    parameters: dict[str, Any] = {
+        "run_id": reading.run_id,
         "entity": entity.name,
-        "mode": read.mode,
-        "source": read.source,
+        "mode": reading.mode,
+        "source": reading.source,
         "window_start": window and window.start,
         "window_end": window and window.end,
         "status": "loaded" if landed.complete else "short",
         "fetched": landed.fetched,
         "total": landed.total,
         "digest": landed.digest,
-        "cycle": read.cycle,
+        "cycle": reading.cycle,
         "seconds": round(time.perf_counter() - started, 3),
         "now": datetime.now(UTC),
     }
-    # A slice is replaced: rows of its days that did not come again are gone from ServiceTitan.
-    replaces = slices and window is not None and landed.complete
-    days = {"first": window.start.date(), "end": window.end.date()} if replaces else {}
-    line["gone"] = _gone(target, entity, typed, days) if replaces else None
-    target.transaction(*_statements(target, entity, typed, replaces=replaces), **line, **days)
+    # A slice is replaced: rows of its days that did not come again were deleted in ServiceTitan.
+    replaced = window if slices and landed.complete else None
+    days = {"first": replaced.start.date(), "end": replaced.end.date()} if replaced else {}
+    parameters["oldest_deleted"] = _find_oldest_deleted(target, entity, typed, days) if replaced else None
+    statements = _choose_statements(target, entity, typed, replaces=bool(replaced))
+    target.run_transaction(*statements, **parameters, **days)
     target.drop(stage, typed)
     landed.path.unlink()
-    counts = target.query(
+    row = target.query(
         "SELECT fetched, loaded, quarantined, changed FROM st_logs_v2.ingestion_logs"
         " WHERE run_id = @run_id AND entity = @entity AND finished_at = @now",
-        **line,
+        **parameters,
     ).iloc[0]
-    log.event("window", label=str(window or ""), **{**line, **{name: int(n) for name, n in counts.items()}})
+    counts = {str(name): int(n) for name, n in row.items()}
+    log.write_event("window", label=str(window or ""), **{**parameters, **counts})
     if counts["fetched"] != counts["loaded"] + counts["quarantined"]:
         raise RuntimeError(
-            f"{counts['fetched']} rows fetched are not {counts['loaded']} loaded and the rest quarantined"
+            f"{counts['fetched']} rows were fetched, but {counts['loaded']} were loaded and {counts['quarantined']} "
+            "quarantined"
         )
-    return Loaded(
-        **{name: int(n) for name, n in counts.items()}, complete=landed.complete, drift=entity.drift(landed.names)
-    )
+    return LoadResult(**counts, complete=landed.complete, drift=entity.find_drift(landed.names))
 
 
-def raw_table(entity: Entity) -> Table:
-    """The raw table of an entity. Partitioned on the creation date, which never changes: a MERGE may prune by it."""
+def define_raw_table(entity: Entity) -> Table:
+    """Define the raw table of an entity, partitioned by creation, which never changes: a MERGE may prune by it."""
     columns = tuple(
         Column(field.name, field.type, "The record's " + ", else its ".join(field.sources)) for field in entity.fields
     )
@@ -120,17 +129,17 @@ def raw_table(entity: Entity) -> Table:
     )
 
 
-def _statements(target: Warehouse, entity: Entity, typed: str, *, replaces: bool) -> list[str]:
-    """What merges a stage and tells the ledger.
+def _choose_statements(target: Warehouse, entity: Entity, typed: str, *, replaces: bool) -> list[str]:
+    """Return the statements that merge the typed rows and log the reading.
 
-    Where statements are billed, only those that have something to do, and within the months of the stage's rows.
+    Where statements are billed: only those that have something to do, bounded by the months of the typed rows.
     """
     if not target.remote:
         return [*quarantine_sql(typed), merge_sql(entity, typed, replaces=replaces), log_sql(entity, typed)]
-    found = target.query(stage_sql(typed), entity=entity.name)
+    found = target.query(month_counts_sql(typed), entity=entity.name)
     good = found[found["good"] > 0]
-    bound = created_in(good["month"])
-    statements = []
+    bound = created_in_sql(good["month"])
+    statements: list[str] = []
     if len(found) and (found["held"][0] or (found["good"] < found["records"]).any()):
         statements += quarantine_sql(typed)
     if len(good) or replaces:
@@ -138,8 +147,8 @@ def _statements(target: Warehouse, entity: Entity, typed: str, *, replaces: bool
     return [*statements, log_sql(entity, typed, bound)]
 
 
-def stage_sql(typed: str) -> str:
-    """A row per month of creation: how many records, how many of them good, and how many the quarantine holds now."""
+def month_counts_sql(typed: str) -> str:
+    """Return the query of the typed rows by month of creation: records, good ones, and those in quarantine now."""
     return f"""SELECT
   CAST(DATE_TRUNC(DATE(createdOn), MONTH) AS DATE) AS month,
   COUNTIF(_reject IS NULL) AS good,
@@ -149,37 +158,39 @@ FROM {typed}
 GROUP BY month"""
 
 
-def created_in(months: Iterable[date | None], table: str = "T") -> str:
-    """The condition that a row of `table` was created in one of the months, by literals, by which BigQuery prunes.
+def created_in_sql(months: Iterable[date | None], table: str = "T") -> str:
+    """Return the condition that a row of `table` was created in one of the months.
 
-    Rows that don't tell (there are such of the old pipeline) are never left out, and a month of None leaves out none.
+    months: the first days of months; None among them selects all rows
+    In literals, because BigQuery prunes by them. Rows without a creation date (the old pipeline has some) always match.
     """
     months = set(months)
     if None in months:
         return "TRUE"
-    column, ranges = f"{table}.createdOn", []
-    for month in sorted(months):
+    column = f"{table}.createdOn"
+    ranges: list[tuple[date, date]] = []
+    for month in sorted(month for month in months if month):
         if ranges and ranges[-1][1] == month:
-            ranges[-1] = (ranges[-1][0], _next(month))
+            ranges[-1] = (ranges[-1][0], _get_next_month(month))
         else:
-            ranges.append((month, _next(month)))
+            ranges.append((month, _get_next_month(month)))
     parts = [f"{column} >= TIMESTAMP '{a} 00:00:00+00' AND {column} < TIMESTAMP '{b} 00:00:00+00'" for a, b in ranges]
     return "(" + " OR ".join([*parts, f"{column} IS NULL"]) + ")"
 
 
-def _next(month: date) -> date:
+def _get_next_month(month: date) -> date:
     return (month + timedelta(days=31)).replace(day=1)
 
 
-def _gone(target: Warehouse, entity: Entity, typed: str, days: dict[str, date]) -> datetime | None:
-    """When the oldest of the rows was created that a replaced slice will lose."""
-    found = target.query(gone_sql(entity, typed), **days)["oldest"][0]
+def _find_oldest_deleted(target: Warehouse, entity: Entity, typed: str, days: dict[str, date]) -> datetime | None:
+    """Return when the oldest row was created that replacing a slice will delete."""
+    found = target.query(deleted_rows_sql(entity, typed), **days)["oldest"][0]
     return None if pd.isna(found) else found.to_pydatetime()
 
 
-def gone_sql(entity: Entity, typed: str) -> str:
-    """The rows of the slice from @first to before @end that did not come again, by the creation of the oldest."""
-    return f"""-- Unbounded: a slice is one of calendar days, whose rows may have been created whenever.
+def deleted_rows_sql(entity: Entity, typed: str) -> str:
+    """Return the query for the oldest creation of the rows from @first to before @end that did not come again."""
+    return f"""-- Unbounded: a slice is a range of calendar days, and its rows may have been created at any time.
 SELECT MIN(T.createdOn) AS oldest
 FROM {entity.table} AS T
 LEFT JOIN {typed} AS S ON T._key = S._key
@@ -187,7 +198,7 @@ WHERE T.`date` >= @first AND T.`date` < @end AND S._key IS NULL"""
 
 
 def quarantine_sql(typed: str) -> tuple[str, str]:
-    """Keep each rejected record once, and let go of those whose key has come well since."""
+    """Return the statements that keep each rejected record once, and drop those that could be loaded since."""
     return (
         f"""DELETE FROM st_logs_v2.quarantine
 WHERE entity = @entity
@@ -198,21 +209,22 @@ SELECT @entity, _key, _reject, _hash, _record, @run_id, @now FROM {typed} WHERE 
 
 
 def merge_sql(entity: Entity, typed: str, bound: str = "TRUE", *, replaces: bool) -> str:
-    """The newest record of each key wins; an unchanged one is not touched, not even its load metadata.
+    """Return the MERGE of the typed rows: the newest record of each key wins, an unchanged row stays as it is.
 
-    bound: where in the raw table (T) the keys can be; not used where rows of any creation are to be deleted
+    bound: a condition on the raw table (T) that holds for all rows with these keys; not used with `replaces`
+    replaces: delete the rows of the slice (@first to before @end) that did not come again
     """
-    given = [field.name for field in entity.fields] + ["_key", "_hash", "_record"]
+    sources = [field.name for field in entity.fields] + ["_key", "_hash", "_record"]
     columns = [field.name for field in (*entity.fields, *METADATA)]
     metadata = {"_run_id": "@run_id", "_ingested_at": "@now", "_source": "@source"}
     value = {name: metadata.get(name, f"S.`{name}`") for name in columns}
-    on, gone = f"T._key = S._key AND {bound}", ""
+    on, delete = f"T._key = S._key AND {bound}", ""
     if replaces:
         on = "T._key = S._key"
-        gone = "\nWHEN NOT MATCHED BY SOURCE AND T.`date` >= @first AND T.`date` < @end THEN DELETE"
+        delete = "\nWHEN NOT MATCHED BY SOURCE AND T.`date` >= @first AND T.`date` < @end THEN DELETE"
     return f"""MERGE INTO {entity.table} AS T
 USING (
-  SELECT {", ".join(f"`{name}`" for name in given)}
+  SELECT {", ".join(f"`{name}`" for name in sources)}
   FROM {typed}
   WHERE _seq IN (
     SELECT _seq FROM {typed}
@@ -225,14 +237,14 @@ WHEN MATCHED AND T._hash != S._hash
   AND (S.modifiedOn >= T.modifiedOn OR S.modifiedOn IS NULL OR T.modifiedOn IS NULL) THEN UPDATE SET
   {", ".join(f"`{name}` = {value[name]}" for name in columns if name != "_key")}
 WHEN NOT MATCHED BY TARGET THEN INSERT ({", ".join(f"`{name}`" for name in columns)})
-  VALUES ({", ".join(value[name] for name in columns)}){gone}"""
+  VALUES ({", ".join(value[name] for name in columns)}){delete}"""
 
 
 def log_sql(entity: Entity, typed: str, bound: str = "TRUE") -> str:
-    """The reading's line in the ledger. `loaded` is counted in the raw table (within `bound`), not believed.
+    """Return the INSERT of the reading into the ingestion log; `loaded` is counted in the raw table, within `bound`.
 
-    `oldest` is when the oldest of the rows was created that are new, changed or gone (@gone) by it: what was created
-    before need not be looked at to find them.
+    `oldest` is the oldest creation of the rows that the reading added, changed or deleted (@oldest_deleted): to find
+    them, no rows from before need to be read.
     """
     written = "MIN(IF(S._reject IS NULL AND R._ingested_at = @now, S.createdOn, NULL))"
     return f"""INSERT INTO st_logs_v2.ingestion_logs (
@@ -247,6 +259,6 @@ SELECT
   @total,
   MAX(IF(S._reject IS NULL, S.modifiedOn, NULL)),
   @digest, @cycle, @seconds, @now,
-  LEAST(COALESCE({written}, @gone), COALESCE(@gone, {written}))
+  LEAST(COALESCE({written}, @oldest_deleted), COALESCE(@oldest_deleted, {written}))
 FROM {typed} AS S
 LEFT JOIN (SELECT T._key, T._ingested_at FROM {entity.table} AS T WHERE {bound}) AS R ON R._key = S._key"""

@@ -1,5 +1,5 @@
-"""The ledger of windows (ingestion_logs), the watermarks (sync_state), the quarantine, and what a build leaves for the
-next one."""
+"""The state of the ingest: the log of windows (ingestion_logs), the watermarks (sync_state) and the quarantine; and the
+record that each build of the marts leaves for the next one."""
 
 from __future__ import annotations
 
@@ -16,73 +16,76 @@ from stkpi.warehouse import Warehouse
 from stkpi.warehouse.schema import Column, Table
 
 
-def _table(name: str, description: str, columns: str, **stored: Any) -> Table:
-    """A table; `columns` as name and type, with commas between."""
+def _define_table(name: str, description: str, columns: str, **storage: Any) -> Table:
+    """Define a table; `columns` are "name type", separated by commas."""
     declared = tuple(Column(*column.split()) for column in columns.split(","))
-    return Table(name, declared, description=description, **stored)
+    return Table(name, declared, description=description, **storage)
 
 
-REPAIRED = "repaired"  # the status of a line that tells of no reading: rows were changed in the warehouse itself
+REPAIRED = "repaired"  # the status of a log row that is not a reading: rows were changed in the warehouse itself
 TABLES = (
-    _table(
+    _define_table(
         "st_logs_v2.ingestion_logs",
-        "A row per reading of a window or list: what was fetched, loaded and quarantined.",
+        "A row per reading of a window or list: rows fetched, loaded and quarantined.",
         "run_id STRING, entity STRING, mode STRING, source STRING, window_start TIMESTAMP, window_end TIMESTAMP,"
         "status STRING, fetched INT64, loaded INT64, quarantined INT64, changed INT64, total INT64,"
         "watermark TIMESTAMP, digest STRING, cycle STRING, seconds FLOAT64, finished_at TIMESTAMP, oldest TIMESTAMP",
         partition="TIMESTAMP_TRUNC(finished_at, MONTH)",
         cluster=("entity",),
     ),
-    _table(
+    _define_table(
         "st_logs_v2.sync_state",
-        "A row per entity: up to which modification its rows are read.",
+        "A row per entity: the modification time up to which its rows have been read.",
         "entity STRING, watermark TIMESTAMP, cycle STRING, run_id STRING, updated_at TIMESTAMP",
     ),
-    _table(
+    _define_table(
         "st_logs_v2.quarantine",
-        "Records that could not be loaded, each with the reason; a record that has come well since is gone from here.",
+        "Records that could not be loaded, each with the reason, until a reading brings them in a form that can be.",
         "entity STRING, key STRING, reason STRING, digest STRING, record JSON, run_id STRING, quarantined_at TIMESTAMP",
         cluster=("entity",),
     ),
-    _table(
+    _define_table(
         "st_logs_v2.builds",
-        "Two rows per build of the marts: what it was going to compute (planned), and that it did (complete).",
+        "Two rows per build of the marts: its plan (planned), and its end (complete).",
         "started_at TIMESTAMP, noted_at TIMESTAMP, status STRING, mode STRING, reason STRING, as_of DATE,"
-        "digest STRING, created_from TIMESTAMP, changed_from DATE",
+        "digest STRING, created_from TIMESTAMP, changed_from DATE, departures STRING, tables STRING",
     ),
-    _table(
+    _define_table(
         "st_ref_v2.roots",
-        "Of each job with what belongs to it: when the first record was created, and its first day.",
+        "A row per job with all records that belong to it: when the first one was created, and its first day.",
         "kind STRING, id INT64, first_day DATE, first_created TIMESTAMP",
         partition="TIMESTAMP_TRUNC(first_created, MONTH)",
         cluster=("kind", "id"),
     ),
-    _table("st_logs_v2.tenant", "Whose data this is.", "tenant STRING"),
+    _define_table("st_logs_v2.tenant", "The tenant whose data this warehouse holds.", "tenant STRING"),
 )
 
 
 @dataclass(frozen=True)
 class State:
-    """How far an entity is. `cycle` names a reading of the whole history that has not ended yet."""
+    """How far an entity has been read. `cycle` identifies a reading of the whole history that has not ended yet."""
 
     watermark: datetime | None = None
     cycle: str | None = None
 
 
-def claim(target: Warehouse, tenant: str) -> None:
-    """Make the warehouse this tenant's. Raises UserError where it is another's: two companies' rows must never mix."""
+def claim_warehouse(target: Warehouse, tenant: str) -> None:
+    """Record the tenant as the owner of the warehouse.
+
+    Raises UserError if it has another owner: the rows of two companies must never mix.
+    """
     owners = target.query("SELECT tenant FROM st_logs_v2.tenant")["tenant"]
     if owners.empty:
         target.execute("INSERT INTO st_logs_v2.tenant (tenant) VALUES (@tenant)", tenant=tenant)
     elif owners[0] != tenant:
         raise UserError(
             f"This warehouse holds the data of tenant {owners[0]}, not of {tenant}: "
-            "name another one for it (WAREHOUSE or BQ_PROJECT in .env)."
+            "set WAREHOUSE or BQ_PROJECT in .env to another one."
         )
 
 
 def read_state(target: Warehouse, entity: Entity) -> State:
-    """The state of an entity; empty where it was never read."""
+    """Return the state of an entity; an empty one if it was never read."""
     rows = target.query("SELECT watermark, cycle FROM st_logs_v2.sync_state WHERE entity = @entity", entity=entity.name)
     if rows.empty:
         return State()
@@ -90,9 +93,9 @@ def read_state(target: Warehouse, entity: Entity) -> State:
     return State(row["watermark"] and row["watermark"].to_pydatetime(), row["cycle"])
 
 
-def set_state(target: Warehouse, entity: Entity, run_id: str, new: State) -> None:
+def write_state(target: Warehouse, entity: Entity, run_id: str, new: State) -> None:
     """Replace the state of an entity."""
-    target.transaction(
+    target.run_transaction(
         "DELETE FROM st_logs_v2.sync_state WHERE entity = @entity",
         "INSERT INTO st_logs_v2.sync_state (entity, watermark, cycle, run_id, updated_at)"
         " VALUES (@entity, @watermark, @cycle, @run_id, @now)",
@@ -104,11 +107,11 @@ def set_state(target: Warehouse, entity: Entity, run_id: str, new: State) -> Non
     )
 
 
-def advance(target: Warehouse, entity: Entity, run_id: str, cycle: str | None = None) -> None:
-    """Move the watermark to what the rows say, never back, and close the cycle.
+def advance_watermark(target: Warehouse, entity: Entity, run_id: str, cycle: str | None = None) -> None:
+    """Move the watermark to the newest modification that was read, never back, and close the cycle.
 
-    Of a run's reads the newest modification counts. A cycle may have been read by several runs, and a row may have
-    changed after its window was read: only what the least advanced of these runs saw is certain.
+    Several runs may have read parts of a cycle, and a row may have changed after its window was read: only the newest
+    modification of the run that saw the least is certain.
     """
     rows = target.query(
         """SELECT MIN(reached) AS watermark
@@ -124,11 +127,11 @@ WHERE reached IS NOT NULL""",
     )
     found = rows["watermark"].dropna()
     marks = [read_state(target, entity).watermark, *(mark.to_pydatetime() for mark in found)]
-    set_state(target, entity, run_id, State(max(filter(None, marks), default=None)))
+    write_state(target, entity, run_id, State(max(filter(None, marks), default=None)))
 
 
-def windows_done(target: Warehouse, entity: Entity, cycle: str) -> set[Window]:
-    """The windows that a cycle has read whole."""
+def read_finished_windows(target: Warehouse, entity: Entity, cycle: str) -> set[Window]:
+    """Return the windows that a cycle has read completely."""
     rows = target.query(
         "SELECT window_start, window_end FROM st_logs_v2.ingestion_logs"
         " WHERE entity = @entity AND cycle = @cycle AND status = 'loaded'",
@@ -139,15 +142,15 @@ def windows_done(target: Warehouse, entity: Entity, cycle: str) -> set[Window]:
     return {Window(start.to_pydatetime(), end.to_pydatetime()) for start, end in ends}
 
 
-def stored(target: Warehouse, entity: Entity, window: Window | None = None) -> int:
-    """How many records the warehouse has of an entity, quarantined ones included; of a window, by its own date."""
+def count_stored(target: Warehouse, entity: Entity, window: Window | None = None) -> int:
+    """Count the records of an entity in the warehouse and in quarantine; in a window, by creation (slices: by date)."""
     held = (
         f"SELECT _record FROM {entity.table} UNION ALL SELECT record FROM st_logs_v2.quarantine WHERE entity = @entity"
     )
     values: dict[str, Any] = {"entity": entity.name}
     where = ""
     if window:
-        # As text: a quarantined record has no typed date, and ISO dates sort as they are written.
+        # As text: a quarantined record has no typed date, and ISO dates sort as text.
         column, length = ("date", 10) if entity.incremental == "slices" else ("createdOn", 19)
         value = f"SUBSTR(JSON_VALUE(_record, '$.{column}'), 1, {length})"
         where = f"WHERE {value} >= @start AND {value} < @end"
@@ -155,8 +158,12 @@ def stored(target: Warehouse, entity: Entity, window: Window | None = None) -> i
     return int(target.query(f"SELECT COUNT(*) AS n FROM ({held}) AS held {where}", **values)["n"][0])
 
 
-def status(target: Warehouse) -> pd.DataFrame:
-    """One row per entity: last successful read, watermark, lag in hours behind now, rows in quarantine."""
+def read_status(target: Warehouse) -> pd.DataFrame:
+    """Return one row per entity.
+
+    Columns: entity, last_read, watermark, lag_hours (of the watermark behind now), unfinished (a reading of the whole
+    history has not ended), quarantined (rows).
+    """
     return target.query(
         """WITH reads AS (
   SELECT entity, MAX(finished_at) AS last_read

@@ -1,17 +1,21 @@
-"""Dimensions, facts and KPI tables: each is one SELECT under sql/, found by its name, built in reading order.
+"""Dimensions, candidates, facts and KPI tables, built in the order in which they read each other.
 
-The header of a file declares what is not in the SELECT: `-- Kind: view`, `-- Partition:` and `-- Cluster:` (how
-BigQuery stores it), `-- Replaces:` (which rows an increment computes; without it, always all).
+Dimensions and candidates are files under sql/, found by their name; facts and KPI tables follow from the catalog and
+the company's definitions (`stkpi.kpis.sql`). The header of a SELECT declares what is not in it: `-- Kind: view`,
+`-- Partition:` and `-- Cluster:` (how BigQuery stores it), `-- Replaces:` (which rows an increment computes; without
+it, always all).
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import re
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
-from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -19,15 +23,16 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from stkpi import settings, warehouse
+from stkpi import company, settings, warehouse
+from stkpi.dates import parse_day
 from stkpi.errors import UserError
+from stkpi.kpis import sql
+from stkpi.kpis.definition import Definition, name_facts, read_definitions
 from stkpi.marts import increment
-from stkpi.servicetitan import windows
 
 SQL = settings.ROOT / "sql"
-DATASETS = ("st_ref_v2", "st_mart_v2")
-# The owner's own tables: CSV files in the repo, all columns text.
-OWNED = {"business_unit_rollup": "business_units.csv", "job_type_rules": "job_type_rules.csv"}
+# The company's own tables: CSV files in its folder, all columns text.
+OWNED = {"business_unit_rollup": company.UNITS, "job_type_rules": company.JOB_TYPE_RULES}
 # The types of the values that the SELECTs take.
 PARAMETERS = {
     "time_zone": "STRING",
@@ -42,15 +47,10 @@ _COMMENT = re.compile(r"--.*")
 
 @dataclass(frozen=True)
 class Mart:
-    """A table or view that one SQL file defines."""
+    """A table or view that one SELECT defines, its header included."""
 
     name: str  # with its dataset
-    path: Path
-
-    @cached_property
-    def sql(self) -> str:
-        """The SELECT, header included."""
-        return self.path.read_text(encoding="utf-8")
+    sql: str
 
     @property
     def kind(self) -> str:
@@ -101,72 +101,108 @@ class Build:
     @property
     def headline(self) -> str:
         """Which weeks were computed, and why."""
-        return increment.sentence(self.plan, self.first_day, self.as_of)
+        return increment.describe_plan(self.plan, self.first_day, self.as_of)
 
 
-def all_marts() -> tuple[Mart, ...]:
-    """Every mart under sql/, each after what it reads."""
-    found = {
-        f"{dataset}.{p.stem}": Mart(f"{dataset}.{p.stem}", p)
-        for dataset in DATASETS
-        for p in (SQL / dataset).glob("*.sql")
+def list_marts(definitions: Mapping[str, Definition] | None = None) -> tuple[Mart, ...]:
+    """Return every mart, each after what it reads; `definitions` are by default the company's."""
+    definitions = read_definitions() if definitions is None else definitions
+    found = {f"st_ref_v2.{p.stem}": p.read_text(encoding="utf-8") for p in (SQL / "st_ref_v2").glob("*.sql")}
+    found |= {f"st_ref_v2.{d.kpi.candidates}": sql.candidates_view_sql(d.kpi) for d in definitions.values()}
+    facts = name_facts(definitions)
+    for table in dict.fromkeys(facts.values()):
+        found[f"st_mart_v2.{table}"] = sql.fact_sql([d for name, d in definitions.items() if facts[name] == table])
+    found |= {
+        "st_mart_v2.kpi_daily_by_bu": sql.daily_sql(definitions),
+        "st_mart_v2.kpi_weekly_by_bu": sql.weekly_sql(definitions),
+        "st_mart_v2.regional_kpis": sql.regional_sql(definitions),
     }
+    marts = {name: Mart(name, select) for name, select in found.items()}
     order = TopologicalSorter(
-        {name: sorted((mart.reads & found.keys()) - {name}) for name, mart in sorted(found.items())}
+        {name: sorted((mart.reads & marts.keys()) - {name}) for name, mart in sorted(marts.items())}
     )
-    return tuple(found[name] for name in order.static_order())
+    return tuple(marts[name] for name in order.static_order())
 
 
-def day_of(as_of: str | date | None, config: settings.Settings) -> date:
+def resolve_day(as_of: str | date | None, config: settings.Settings) -> date:
     """The last day that counts: as given, else AS_OF, else today in the tenant's time zone."""
     if isinstance(as_of, str) and as_of:
-        return windows.parse_day(as_of, "as_of")
+        return parse_day(as_of, "as_of")
     return as_of or config.as_of or datetime.now(ZoneInfo(config.time_zone)).date()
 
 
-def build(as_of: str = "", *, full: bool = False) -> Build:
-    """Bring all dimensions, facts and KPI tables up to `as_of` (an ISO day, see `day_of`).
+def build_marts(as_of: str = "", *, full: bool = False) -> Build:
+    """Bring all dimensions, facts and KPI tables up to `as_of` (an ISO day, see `resolve_day`).
 
     full: compute all weeks, not only those that changed since the last build
     Raises UserError where nothing was ingested yet.
     """
     config = settings.load()
-    last_day, marts = day_of(as_of, config), all_marts()
+    definitions = read_definitions(config)
+    departures = {name: d.departures for name, d in definitions.items() if d.departures}
+    last_day, marts = resolve_day(as_of, config), list_marts(definitions)
     selects = {mart.name: mart.sql for mart in marts}
     with warehouse.connect(config) as target:
         first_day = _first_day(target, config)
         given = {"time_zone": config.time_zone, "first_day": first_day, "as_of": last_day}
-        for table, file in OWNED.items():
-            header = (SQL / file).read_text(encoding="utf-8").splitlines()[0].split(",")
-            target.load(f"st_ref_v2.{table}", SQL / file, [(column.strip(), "STRING") for column in header])
+        _load_owned(target, config)
         started_at = datetime.now(UTC)
-        plan = increment.plan(target, selects, given, full=full)
+        plan = increment.make_plan(target, selects, given, departures, full=full)
         line = {
             "started_at": started_at,
             "mode": plan.mode,
             "reason": plan.reason,
             "as_of": last_day,
-            "digest": increment.digest(selects, config.time_zone),
+            "digest": increment.compute_digest(selects, config.time_zone),
+            "departures": json.dumps(departures),
+            "tables": ",".join(selects),
             **asdict(plan.bounds),
         }
-        increment.note(target, "planned", line)
+        increment.record_build(target, "planned", line)
         seconds = {mart.name: _compute(target, mart, plan.mode, given | asdict(plan.bounds)) for mart in marts}
-        increment.note(target, "complete", line)
+        if plan.mode != "nothing":
+            target.run_transaction(*sql.settle_sql(definitions), as_of=last_day)
+        target.drop(*_list_abandoned(target, selects))
+        increment.record_build(target, "complete", line)
         rows = _count(target, [*(f"st_ref_v2.{table}" for table in OWNED), *seconds])
     tables = pd.DataFrame({"table": list(rows), "rows": rows.values()})
     return Build(last_day, first_day, plan, tables.assign(seconds=tables["table"].map(seconds).fillna(0.0)))
 
 
+def _list_abandoned(target: warehouse.Warehouse, selects: Mapping[str, str]) -> list[str]:
+    """Tables that an earlier build made for a definition that is no longer in force: nothing else is ever dropped."""
+    made = target.query(f"SELECT DISTINCT tables FROM {increment.BUILDS} WHERE tables IS NOT NULL")["tables"]
+    known = {table for tables in made for table in tables.split(",")}
+    return sorted((known - selects.keys()) & target.list_columns("st_mart_v2").keys())
+
+
+def _load_owned(target: warehouse.Warehouse, config: settings.Settings) -> None:
+    """Load the company's CSV files, however they are written; of a missing one the table has no rows."""
+    folder = company.find_folder(config)
+    tables = {
+        table: (company.COLUMNS[file], company.read_table(folder / file, company.COLUMNS[file]))
+        for table, file in OWNED.items()
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        for table, (columns, rows) in tables.items():
+            clean = Path(temporary) / f"{table}.csv"
+            with clean.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, columns, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+            target.load_file(f"st_ref_v2.{table}", clean, [(column, "STRING") for column in columns])
+
+
 def _compute(target: warehouse.Warehouse, mart: Mart, mode: str, parameters: dict[str, Any]) -> float:
     """Compute a mart, or the rows of it that the mode asks for; the seconds that it took."""
     started = time.perf_counter()
-    if mode == "nothing" or (mode == "days" and "@as_of" not in mart.sql):
+    if mode == "nothing" or (mode == "days" and "@as_of" not in mart.sql) or (mode != "full" and mart.kind == "VIEW"):
         return 0.0
     # What reads itself is kept: all of its rows are replaced.
     if not mart.replaces or (mode == "full" and mart.name not in mart.reads):
         target.execute(mart.create_sql, **parameters)
     else:
-        target.transaction(*mart.replace_sql, **parameters)
+        target.run_transaction(*mart.replace_sql, **parameters)
     return round(time.perf_counter() - started, 2)
 
 
@@ -188,5 +224,5 @@ def _first_day(target: warehouse.Warehouse, config: settings.Settings) -> date:
     except target.NotFound:
         found = None
     if found is None or pd.isna(found):
-        raise UserError("There are no jobs in the warehouse yet: run `make nightly`, or `make ingest`, first.")
+        raise UserError("There are no jobs in the warehouse yet: run the nightly or an ingest first.")
     return found

@@ -10,8 +10,9 @@ earlier last day), everything is computed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from typing import Any, Literal
@@ -20,7 +21,7 @@ import pandas as pd
 
 from stkpi import settings
 from stkpi.ingest import state
-from stkpi.warehouse import Warehouse, ensure
+from stkpi.warehouse import Warehouse, ensure_tables
 
 BUILDS = "st_logs_v2.builds"
 RECORDS = "st_ref_v2.records"
@@ -30,6 +31,7 @@ REFERENCES = ("st_ref_v2.dim_business_units", "st_ref_v2.dim_job_types")
 COMPARED = "('jobs', 'appointments', 'estimates', 'invoices', 'payments', 'payroll', 'purchase_orders', 'returns')"
 # A window that was being read while the last build started may have been committed after it.
 OVERLAP = timedelta(days=1)
+WEEK = timedelta(days=7)
 EVER, NEVER = datetime.min.replace(tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
 
@@ -44,92 +46,111 @@ class Bounds:
     created_from: datetime = EVER
     changed_from: date = date.min
 
+    def widen(self) -> Bounds:
+        """The bounds with one more week: by another zone or window a row can count in the week before its own."""
+        return replace(self, changed_from=max(self.changed_from, date.min + WEEK) - WEEK)
+
     def __or__(self, other: Bounds) -> Bounds:
         """The bounds within which both are."""
         return Bounds(*map(min, astuple(self), astuple(other)))
+
+
+Mode = Literal["full", "increment", "days", "nothing"]
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a build computes: all, what lies within the bounds, only the KPI tables of new days, or nothing."""
 
-    mode: Literal["full", "increment", "days", "nothing"]
+    mode: Mode
     reason: str
     bounds: Bounds = Bounds()
 
 
-def plan(target: Warehouse, selects: Mapping[str, str], given: Mapping[str, Any], *, full: bool) -> Plan:
-    """What is to be computed.
+def make_plan(
+    target: Warehouse,
+    selects: Mapping[str, str],
+    given: Mapping[str, Any],
+    departures: Mapping[str, Mapping[str, str]],
+    *,
+    full: bool,
+) -> Plan:
+    """Decide what is to be computed.
 
     selects: the SELECT of each mart by its table; given: the values of @time_zone, @first_day and @as_of
+    departures: where the company's definitions depart from the default, by KPI
     """
-    ensure(target, state.TABLES)
+    ensure_tables(target, state.TABLES)
     if full:
         return Plan("full", "as asked")
-    lines = target.query(
+    lines: list[Any] = target.query(
         f"SELECT * FROM {BUILDS}"
         f" WHERE noted_at >= (SELECT MAX(noted_at) FROM {BUILDS} WHERE status = 'complete') ORDER BY noted_at"
     ).to_dict("records")
     if not lines:
         return Plan("full", "it is the first build")
-    last, *unfinished = lines
-    for reason in _obstacles(target, selects, given, last, unfinished):
+    for reason in _full_rebuild_reasons(target, selects, given, departures, lines):
         return Plan("full", reason)
-    return _increment(target, selects[RECORDS], given, last, unfinished)
+    plan = _plan_increment(target, selects[RECORDS], given, lines)
+    return replace(plan, bounds=plan.bounds.widen()) if departures and plan.mode != "nothing" else plan
 
 
-def note(target: Warehouse, status: str, line: Mapping[str, Any]) -> None:
+def record_build(target: Warehouse, status: str, line: Mapping[str, Any]) -> None:
     """Write down what a build is going to do, or that it's done: the next one takes over what did not end."""
     values = {**line, "status": status, "noted_at": datetime.now(UTC)}
     names, marks = ", ".join(values), ", ".join(f"@{name}" for name in values)
     target.execute(f"INSERT INTO {BUILDS} ({names}) VALUES ({marks})", **values)
 
 
-def digest(selects: Mapping[str, str], time_zone: str) -> str:
+def compute_digest(selects: Mapping[str, str], time_zone: str) -> str:
     """Changes with what the tables are made by."""
     return hashlib.sha256("\n".join((time_zone, *selects.values())).encode()).hexdigest()
 
 
-def _obstacles(
+def _full_rebuild_reasons(
     target: Warehouse,
     selects: Mapping[str, str],
     given: Mapping[str, Any],
-    last: Mapping[str, Any],
-    unfinished: Iterable[Mapping[str, Any]],
+    departures: Mapping[str, Mapping[str, str]],
+    lines: Sequence[Mapping[str, Any]],
 ) -> Iterable[str]:
-    """Why everything must be computed."""
+    """Say why everything must be computed; `lines` are the last complete build and those after it."""
+    last, *unfinished = lines
     if any(line["mode"] == "full" for line in unfinished):
         yield "the last rebuild did not end"
-    if last["digest"] != digest(selects, given["time_zone"]):
+    before = {} if pd.isna(last["departures"]) else json.loads(last["departures"])
+    if changed := [name for name in {**before, **departures} if before.get(name) != departures.get(name)]:
+        yield f"another definition is in force for {', '.join(sorted(changed))}"
+    if last["digest"] != compute_digest(selects, given["time_zone"]):
         yield "the SQL or the time zone changed"
     if given["as_of"] < last["as_of"]:
         yield f"the last build reached {last['as_of']}, a later day"
-    if missing := sorted(selects.keys() - target.columns("st_ref_v2", "st_mart_v2").keys()):
+    if missing := sorted(selects.keys() - target.list_columns("st_ref_v2", "st_mart_v2").keys()):
         yield f"{', '.join(missing)} is missing"
-    if any(_differs(target, name, selects[name], given) for name in REFERENCES):
+    if any(_differs_from_table(target, name, selects[name], given) for name in REFERENCES):
         yield "a business unit, a job type or a rule of theirs changed"
 
 
-def _differs(target: Warehouse, table: str, select: str, given: Mapping[str, Any]) -> bool:
+def _differs_from_table(target: Warehouse, table: str, select: str, given: Mapping[str, Any]) -> bool:
     """Whether the SELECT gives other rows than the table has."""
     now, before = (target.query(sql, **given).astype(str) for sql in (select, f"SELECT * FROM {table}"))
     return set(now.itertuples(index=False, name=None)) != set(before.itertuples(index=False, name=None))
 
 
-def _increment(
+def _plan_increment(
     target: Warehouse,
     records: str,
     given: Mapping[str, Any],
-    last: Mapping[str, Any],
-    unfinished: Iterable[Mapping[str, Any]],
+    lines: Sequence[Mapping[str, Any]],
 ) -> Plan:
     """The bounds of what changed, of new days, and of what builds since the last complete one may have left undone."""
-    parts = [(line["mode"], line["reason"], _bounds(line)) for line in unfinished if line["mode"] != "nothing"]
-    found = _compare(target, records, given, last["started_at"].to_pydatetime() - OVERLAP)
+    last, *unfinished = lines
+    parts = [(line["mode"], line["reason"], _read_bounds(line)) for line in unfinished if line["mode"] != "nothing"]
+    found = _compare_records(target, records, given, last["started_at"].to_pydatetime() - OVERLAP)
     if found["records"] or found["customers"]:
-        told = (_counted(found["records"], "record"), _counted(found["jobs"], "job"))
-        names = f", {_counted(found['customers'], 'customer')} new or renamed" if found["customers"] else ""
-        parts.append(("increment", f"{told[0]} of {told[1]} changed{names}", _bounds(found)))
+        told = (_count_noun(found["records"], "record"), _count_noun(found["jobs"], "job"))
+        names = f", {_count_noun(found['customers'], 'customer')} new or renamed" if found["customers"] else ""
+        parts.append(("increment", f"{told[0]} of {told[1]} changed{names}", _read_bounds(found)))
     if given["as_of"] > last["as_of"]:
         new = last["as_of"] + timedelta(days=1)
         bounds = Bounds(NEVER, new - timedelta(days=new.weekday()))
@@ -137,12 +158,12 @@ def _increment(
     if not parts:
         none = Bounds(NEVER, NEVER.date())
         return Plan("nothing", f"nothing changed since {last['started_at']:%Y-%m-%d %H:%M} UTC", none)
-    modes, reasons, bounds = zip(*parts, strict=True)
-    mode = "increment" if "increment" in modes else "days"
-    return Plan(mode, "; ".join(dict.fromkeys(reasons)), reduce(Bounds.__or__, bounds))
+    mode: Mode = "increment" if any(mode == "increment" for mode, _, _ in parts) else "days"
+    reasons = "; ".join(dict.fromkeys(reason for _, reason, _ in parts))
+    return Plan(mode, reasons, reduce(Bounds.__or__, (each for _, _, each in parts)))
 
 
-def _compare(target: Warehouse, records: str, given: Mapping[str, Any], since: datetime) -> dict[str, Any]:
+def _compare_records(target: Warehouse, records: str, given: Mapping[str, Any], since: datetime) -> dict[str, Any]:
     """How much changed since the last build and its bounds, see sql/increment/bounds.sql.
 
     Records that were created before the oldest one that was loaded since have not changed: they are not compared.
@@ -155,26 +176,26 @@ def _compare(target: Warehouse, records: str, given: Mapping[str, Any], since: d
     bound = NEVER if pd.isna(oldest) else oldest.to_pydatetime()
     target.execute(f"CREATE OR REPLACE TABLE st_stage_v2.records AS\n{records}", **given, created_from=bound)
     sql = (settings.ROOT / "sql" / "increment" / "bounds.sql").read_text(encoding="utf-8")
-    found = target.query(sql, oldest=bound).to_dict("records")[0]
+    found: Any = target.query(sql, oldest=bound).to_dict("records")[0]
     target.drop("st_stage_v2.records")
     return found
 
 
-def _bounds(line: Mapping[str, Any]) -> Bounds:
+def _read_bounds(line: Mapping[str, Any]) -> Bounds:
     """The bounds that a row has; what has no date is where no date can be."""
     created, changed = line["created_from"], line["changed_from"]
     return Bounds(NEVER if pd.isna(created) else created.to_pydatetime(), NEVER.date() if pd.isna(changed) else changed)
 
 
-def sentence(done: Plan, first_day: date, as_of: date) -> str:
+def describe_plan(done: Plan, first_day: date, as_of: date) -> str:
     """Which weeks were computed and why."""
     if done.mode in ("nothing", "full"):
         return f"{'No week was' if done.mode == 'nothing' else 'All weeks were'} computed: {done.reason}."
     start = max(done.bounds.changed_from, first_day)
     weeks = max(0, (as_of - start).days // 7 + 1)
     since = f" from {start:%A, %d %B %Y} on" if weeks else ""
-    return f"{_counted(weeks, 'week')}{since} computed: {done.reason}."
+    return f"{_count_noun(weeks, 'week')}{since} computed: {done.reason}."
 
 
-def _counted(number: int, noun: str) -> str:
+def _count_noun(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -18,10 +18,10 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 
 from stkpi import settings, warehouse
+from stkpi.dates import parse_day
 from stkpi.errors import UserError
 from stkpi.ingest import state
 from stkpi.marts import build as marts
-from stkpi.servicetitan import windows
 from stkpi.servicetitan.entities import ENTITIES, METADATA
 from stkpi.servicetitan.windows import Window
 
@@ -85,7 +85,7 @@ def run(dry_run: bool = True, window_start: str = "", window_end: str = "") -> R
         try:
             found = target.query(f"SELECT * FROM {INVOICES.table} WHERE FALSE").columns
         except target.NotFound:
-            raise UserError("There are no invoices in the warehouse yet: run `make nightly` first.") from None
+            raise UserError("There are no invoices in the warehouse yet: run the nightly first.") from None
         if dry_run:
             target.execute(
                 f"CREATE OR REPLACE TABLE {COPY} AS SELECT * FROM {INVOICES.table} WHERE {_IN_WINDOW}", **bounds
@@ -97,10 +97,10 @@ def run(dry_run: bool = True, window_start: str = "", window_end: str = "") -> R
         target.execute(f"CREATE OR REPLACE TABLE {LINKS} AS\n{links_sql(table)}", **bounds)
         links = target.query(f"SELECT * FROM {LINKS} ORDER BY created_on, invoice_id")
         if not dry_run:
-            warehouse.ensure(target, state.TABLES)
+            warehouse.ensure_tables(target, state.TABLES)
         statements = [statement.format(table=table) for statement in STATEMENTS]
         note = [] if dry_run else [NOTE]
-        target.transaction(*note, *statements, **bounds, now=datetime.now(UTC))
+        target.run_transaction(*note, *statements, **bounds, now=datetime.now(UTC))
         after = target.query(_COVERAGE.format(table=table), **bounds)
         target.drop(LINKS, COPY)
     coverage = pd.concat([before, after]).set_axis(["before", "after"])
@@ -134,8 +134,8 @@ def links_sql(table: str = INVOICES.table) -> str:
 
 def _bounds(first: str, last: str, zone: ZoneInfo) -> dict[str, datetime]:
     """Local days, both included, as instants; without them, wider than any company's history."""
-    start = windows.parse_day(first or "2000-01-01", "window_start")
-    end = windows.parse_day(last or "2099-12-31", "window_end") + timedelta(days=1)
+    start = parse_day(first or "2000-01-01", "window_start")
+    end = parse_day(last or "2099-12-31", "window_end") + timedelta(days=1)
     window = Window(*(datetime.combine(day, datetime.min.time(), zone).astimezone(UTC) for day in (start, end)))
     return {"start": window.start, "end": window.end}
 

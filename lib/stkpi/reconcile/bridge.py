@@ -1,5 +1,5 @@
 """From their number to ours in steps, each of them one reason: the changes add up exactly, also for ratios and for
-distinct counts, because every step is the number itself, computed anew over the rows as they stand after it.
+distinct counts, because every step is the number itself, computed over the rows as they stand after it.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from itertools import chain
 
 import pandas as pd
 
-from stkpi.reconcile.comparisons import Comparison
-from stkpi.reconcile.reasons import DIFFERENT, HERE, IDENTICAL, THERE
+from stkpi.reconcile.comparison import Comparison
+from stkpi.reconcile.reasons import DIFFERENT, IDENTICAL, IN_EXPORT, IN_WAREHOUSE, ONLY_EXPORT, ONLY_WAREHOUSE
 
-_ORDER = (THERE, DIFFERENT, HERE)
+_ORDER = (ONLY_EXPORT, DIFFERENT, ONLY_WAREHOUSE)
 
 
 @dataclass(frozen=True)
@@ -28,27 +29,32 @@ class Step:
     after: Fraction
 
 
-def number(rows: pd.DataFrame, comparison: Comparison, hand: str) -> Fraction:
-    """The KPI of the rows; hand: `there` or `here`, whose customers and amounts count."""
-    sums = {column.name: _sum(rows[f"{column.name}_{hand}"]) for column in comparison.columns}
-    return comparison.number(rows[f"who_{hand}"].nunique(), sums)
+def compute_number(rows: pd.DataFrame, comparison: Comparison, suffix: str = "") -> Fraction:
+    """Return the KPI of rows: the distinct values of their `members`, or the sums of their amounts.
+
+    suffix: of the columns, IN_EXPORT or IN_WAREHOUSE where the rows have both sides
+    """
+    sums = {a.name: sum(rows[f"{a.name}{suffix}"], Decimal(0)) for a in comparison.amounts}
+    values = set(chain.from_iterable(rows[f"members{suffix}"])) if comparison.distinct else ()
+    return comparison.compute_number(len(values), sums)
 
 
-def steps(rows: pd.DataFrame, comparison: Comparison) -> Iterator[Step]:
-    """Walk from the export's rows to ours: first take away what only it has, then mend amounts, then add what it lacks.
+def list_steps(rows: pd.DataFrame, comparison: Comparison) -> Iterator[Step]:
+    """Walk from the export's rows to ours: first take away what only it has, then correct amounts, then add what it
+    lacks.
 
     rows: as `reasons.explain` gives them
     """
-    names = ["who", *(column.name for column in comparison.columns)]
-    there = rows[rows["side"] != HERE]
-    state = there[[f"{name}_there" for name in names]].set_axis(names, axis=1)
-    here = rows[rows["side"] != THERE]
-    target = here[[f"{name}_here" for name in names]].set_axis(names, axis=1)
+    names = ["members", *(amount.name for amount in comparison.amounts)]
+    theirs = rows[rows["side"] != ONLY_WAREHOUSE]
+    state = theirs[[f"{name}{IN_EXPORT}" for name in names]].set_axis(names, axis=1)
+    ours = rows[rows["side"] != ONLY_EXPORT]
+    target = ours[[f"{name}{IN_WAREHOUSE}" for name in names]].set_axis(names, axis=1)
     # An amount within its tolerance is ours from the start: cents of rounding are no step of their own.
-    before = _value(state, comparison)
+    before = compute_number(state, comparison)
     same = rows.index[rows["side"] == IDENTICAL]
     state = pd.concat([state.drop(index=same), target.loc[same]])
-    rounding = _value(state, comparison) - before
+    rounding = compute_number(state, comparison) - before
     if rounding:
         before += rounding
         yield Step(IDENTICAL, "rounding", len(same), rounding, before)
@@ -56,17 +62,8 @@ def steps(rows: pd.DataFrame, comparison: Comparison) -> Iterator[Step]:
         of_side = rows[rows["side"] == side]
         for reason, group in of_side.groupby("reason", sort=True):
             state = state.drop(index=group.index, errors="ignore")
-            if side != THERE:
+            if side != ONLY_EXPORT:
                 state = pd.concat([state, target.loc[group.index]])
-            after = _value(state, comparison)
+            after = compute_number(state, comparison)
             yield Step(side, str(reason), len(group), after - before, after)
             before = after
-
-
-def _value(state: pd.DataFrame, comparison: Comparison) -> Fraction:
-    sums = {column.name: _sum(state[column.name]) for column in comparison.columns}
-    return comparison.number(state["who"].nunique(), sums)
-
-
-def _sum(amounts: pd.Series) -> Decimal:
-    return sum(amounts, Decimal(0))

@@ -1,8 +1,9 @@
 """ServiceTitan's reports as people have them: an exported .xlsx or .csv file, or the rows of the Reporting API.
 
-`read` finds the header, the columns and the stated dates by itself. Layouts seen in the field: title rows above the
-header, blank and count rows between branches, a last row of totals, a second sheet "Filters" with the dates, numbers as
-text (`$2,139.46`, `(1,234.50)`, `-68.80%`), job numbers as floats, a typographic apostrophe, a byte-order mark.
+`read_file` finds the header, the columns and the stated dates by itself. Layouts seen in the field: title rows above
+the header, blank and count rows between branches, a last row of totals, a second sheet "Filters" with the dates,
+numbers as text (`$2,139.46`, `(1,234.50)`, `-68.80%`), job numbers as floats, a typographic apostrophe, a byte-order
+mark.
 """
 
 from __future__ import annotations
@@ -108,21 +109,21 @@ class Export:
 
     def ids(self, field: str) -> pd.Series:
         """A column of ids as text, None where a cell is empty. Raises UserError for what Excel has shortened."""
-        return self._converted(field, identifier, "an id")
+        return self._convert_cells(field, parse_id, "an id")
 
     def money(self, field: str) -> pd.Series:
         """A column of amounts as Decimal, zero where a cell is empty. Raises UserError for what is no number."""
-        return self._converted(field, number, "an amount").map(lambda value: value or Decimal(0))
+        return self._convert_cells(field, parse_number, "an amount").map(lambda value: value or Decimal(0))
 
     def dates(self, field: str) -> pd.Series:
         """A column of dates, None where a cell is empty. Raises UserError for what is no date."""
-        return self._converted(field, day, "a date")
+        return self._convert_cells(field, parse_day, "a date")
 
     def text(self, field: str) -> pd.Series:
         """A column as text, None where a cell is empty."""
-        return self._converted(field, lambda value: str(value).strip() or None, "text")
+        return self._convert_cells(field, lambda value: str(value).strip() or None, "text")
 
-    def _converted(self, field: str, convert: Callable[[Any], Any], noun: str) -> pd.Series:
+    def _convert_cells(self, field: str, convert: Callable[[Any], Any], noun: str) -> pd.Series:
         known: dict[Any, Any] = dict.fromkeys(_BLANK)
         values = []
         for value, row in zip(self.cells[field], self.cells["row"], strict=True):
@@ -131,7 +132,7 @@ class Export:
                     known[value] = convert(value)
                 except (ValueError, InvalidOperation):
                     raise UserError(
-                        f"{self.name}, row {row}: {self.headers[field]} is {_shown(value)}, which is not {noun}: "
+                        f"{self.name}, row {row}: {self.headers[field]} is {_show_cell(value)}, which is not {noun}: "
                         "correct the cell, or export the report again."
                     ) from None
             values.append(known[value])
@@ -142,14 +143,14 @@ class Uncalculated(str):
     """A formula of which the file holds no result, because no spreadsheet program has calculated it."""
 
 
-def _shown(value: Any) -> str:
+def _show_cell(value: Any) -> str:
     return f"the formula {value} without a result" if isinstance(value, Uncalculated) else repr(value)
 
 
 # --- cells ----------------------------------------------------------------------------------------------------------
 
 
-def number(value: Any) -> Decimal | None:
+def parse_number(value: Any) -> Decimal | None:
     """A cell as a number: 2139.46, `$2,139.46`, `(1,234.50)` = -1234.50, `-68.80%` = -0.688, `1.234,56`; `-` is None.
 
     Raises ValueError for anything else.
@@ -169,7 +170,7 @@ def number(value: Any) -> Decimal | None:
     return amount / 100 if text.endswith("%") else amount
 
 
-def identifier(value: Any) -> str | None:
+def parse_id(value: Any) -> str | None:
     """A cell as an id: `#1234`, 1234.0 and `1234.0` are 1234.
 
     Raises ValueError for a formula, and for the text `1.23E+08`, which has lost digits.
@@ -188,17 +189,17 @@ def identifier(value: Any) -> str | None:
     return text or None
 
 
-def day(value: Any) -> date | None:
+def parse_day(value: Any) -> date | None:
     """A cell as the day it names: a date, US order (8/18/2025), ISO with or without a time, or Excel's number of a day.
 
     A time with an offset is the tenant's own clock: its day is the one that is written. Raises ValueError otherwise.
     """
-    at = moment(value)
+    at = parse_moment(value)
     return at and at.date()
 
 
-def moment(value: Any) -> datetime | None:
-    """A cell as a local date and time, see `day`."""
+def parse_moment(value: Any) -> datetime | None:
+    """A cell as a local date and time, see `parse_day`."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=None)
     if isinstance(value, date):
@@ -223,13 +224,13 @@ def moment(value: Any) -> datetime | None:
 # --- columns, rows and stated dates ---------------------------------------------------------------------------------
 
 
-def _plain(header: Any) -> str:
+def _simplify(header: Any) -> str:
     return re.sub(r"[^a-z0-9]", "", str(header or "").lower().replace("#", "number"))
 
 
-def columns(header: Sequence[Any]) -> dict[str, int]:
+def find_columns(header: Sequence[Any]) -> dict[str, int]:
     """The place of every field that the header names; a misspelt or slightly renamed column counts for what is left."""
-    names = [_plain(cell) for cell in header]
+    names = [_simplify(cell) for cell in header]
     places: dict[str, int] = {}
     for place, name in enumerate(names):
         if name in _BY_NAME:
@@ -242,23 +243,23 @@ def columns(header: Sequence[Any]) -> dict[str, int]:
     return places
 
 
-def _score(row: Sequence[Any]) -> int:
+def _score_header(row: Sequence[Any]) -> int:
     """How many columns a row names if it is the header; a single one counts only if it is an id and stands alone."""
-    found = {_BY_NAME[name] for name in map(_plain, row) if name in _BY_NAME}
+    found = {_BY_NAME[name] for name in map(_simplify, row) if name in _BY_NAME}
     alone = len([cell for cell in row if cell not in _BLANK]) == 1
     if len(found) == 1 and not (alone and FIELDS[min(found)][0] == "id"):
         return 0
     return len(found)
 
 
-def stated(lines: Iterable[Sequence[Any]]) -> tuple[date | None, date | None, datetime | None]:
+def find_stated_dates(lines: Iterable[Sequence[Any]]) -> tuple[date | None, date | None, datetime | None]:
     """The first day, last day and time of export that the lines around the data state, None for what they do not."""
     days: list[date] = []
     exported = None
     for line in lines:
         cells = [cell for cell in line if cell not in _BLANK]
         label = " ".join(str(cell) for cell in cells if isinstance(cell, str))
-        found = [at for cell in cells for at in _moments(cell, bool(_DATED.search(label)))]
+        found = [at for cell in cells for at in _parse_moments(cell, bool(_DATED.search(label)))]
         if _EXPORTED.search(label):
             exported = exported or next(iter(found), None)
         else:
@@ -266,27 +267,27 @@ def stated(lines: Iterable[Sequence[Any]]) -> tuple[date | None, date | None, da
     return (min(days[:2]), max(days[:2]), exported) if days else (None, None, exported)
 
 
-def _moments(cell: Any, dated: bool) -> list[datetime]:
+def _parse_moments(cell: Any, dated: bool) -> list[datetime]:
     texts: Iterable[Any] = _DAY_IN_TEXT.findall(cell) if isinstance(cell, str) else [cell]
     if isinstance(cell, bool) or (isinstance(cell, int | float) and not dated):
         return []
     found = []
     for text in texts:
         try:
-            found.append(moment(text))
+            found.append(parse_moment(text))
         except ValueError:
             continue
     return [at for at in found if at]
 
 
-def table(name: str, rows: Iterable[Sequence[Any]]) -> Export:
+def read_table(name: str, rows: Iterable[Sequence[Any]]) -> Export:
     """The export that rows make, titles and header included. Raises UserError where no row is a header."""
     rows = iter(rows)
     above = list(islice(rows, HEADER_WITHIN))
-    best = max(range(len(above)), key=lambda place: _score(above[place]), default=None)
+    best = max(range(len(above)), key=lambda place: _score_header(above[place]), default=None)
     if best is None:
         raise UserError(f"{name} is empty: export the report again, with its header.")
-    if not _score(above[best]):
+    if not _score_header(above[best]):
         seen = next((row for row in above if any(cell not in _BLANK for cell in row)), ())
         raise UserError(
             f"{name} has no header that looks like a ServiceTitan report; it begins with "
@@ -294,9 +295,9 @@ def table(name: str, rows: Iterable[Sequence[Any]]) -> Export:
             "the column Job #, Estimate #, Payment # or Invoice # as ServiceTitan does."
         )
     header = above[best]
-    places = columns(header)
+    places = find_columns(header)
     kept, left_out, totals = [], 0, None
-    is_data = _data_rows(places)
+    is_data = _recognize_data_rows(places)
     for place, row in enumerate((*above[best + 1 :], *rows), start=best + 2):
         cells = [row[at] if at < len(row) else None for at in places.values()]
         cells = [cell.strip() if type(cell) is str else cell for cell in cells]
@@ -307,7 +308,7 @@ def table(name: str, rows: Iterable[Sequence[Any]]) -> Export:
             totals = dict(zip(places, cells, strict=True))
         else:
             left_out += 1
-    first, last, exported = stated(above[:best])
+    first, last, exported = find_stated_dates(above[:best])
     return Export(
         name=name,
         cells=pd.DataFrame(kept, columns=[*places, "row"], dtype=object),
@@ -321,7 +322,7 @@ def table(name: str, rows: Iterable[Sequence[Any]]) -> Export:
     )
 
 
-def _data_rows(places: Mapping[str, int]) -> Callable[[Sequence[Any]], bool]:
+def _recognize_data_rows(places: Mapping[str, int]) -> Callable[[Sequence[Any]], bool]:
     """Whether a row describes something: totals and counts have numbers, and at most one word beside them."""
     kinds = [FIELDS[field][0] for field in places]
     ids = [at for at, kind in enumerate(kinds) if kind == "id"]
@@ -345,7 +346,7 @@ def _data_rows(places: Mapping[str, int]) -> Callable[[Sequence[Any]], bool]:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path | str) -> Export:
+def read_file(path: Path | str) -> Export:
     """The report in an .xlsx or .csv file. Raises UserError, in one sentence, for a file that holds none."""
     path = Path(path)
     try:
@@ -358,33 +359,35 @@ def read(path: Path | str) -> Export:
     if not magic:
         raise UserError(f"{path.name} is empty: export the report again.")
     if magic.startswith(b"PK"):
-        return _workbook(path)
+        return _read_workbook(path)
     if magic.startswith(b"\xd0\xcf\x11\xe0"):
         raise UserError(f"{path.name} is an old .xls or a protected file: open it in Excel and save it as .xlsx.")
-    return _text(path)
+    return _read_text(path)
 
 
-def records(name: str, rows: Sequence[Mapping[str, Any]]) -> Export:
+def read_records(name: str, rows: Sequence[Mapping[str, Any]]) -> Export:
     """The rows of the Reporting API, at least one, each by its columns' labels, as an export."""
-    return table(name, [[*rows[0]], *([*row.values()] for row in rows)])
+    return read_table(name, [[*rows[0]], *([*row.values()] for row in rows)])
 
 
-def _workbook(path: Path) -> Export:
+def _read_workbook(path: Path) -> Export:
     try:
         book = openpyxl.load_workbook(path, read_only=True)
-        heads = {sheet.title: list(islice(_rows(sheet), HEADER_WITHIN)) for sheet in book.worksheets}
-        chosen = max(heads, key=lambda title: max(map(_score, heads[title]), default=0))
-        rows = list(_rows(book[chosen]))
+        heads = {sheet.title: list(islice(_list_rows(sheet), HEADER_WITHIN)) for sheet in book.worksheets}
+        chosen = max(heads, key=lambda title: max(map(_score_header, heads[title]), default=0))
+        rows = list(_list_rows(book[chosen]))
         if any(isinstance(cell, str) and cell.startswith("=") for row in rows for cell in row):
-            rows = _calculated(path, chosen, rows)
+            rows = [tuple(row) for row in _read_calculated(path, chosen, rows)]
         created = book.properties.created.replace(tzinfo=UTC)
         book.close()
     except (BadZipFile, KeyError, ValueError, TypeError, OSError, EOFError, SyntaxError) as error:
         raise UserError(
             f"{path.name} is no workbook that can be read ({type(error).__name__}): export it again as .xlsx or .csv."
         ) from error
-    export = table(path.name, rows)
-    first, last, exported = stated(line for title, lines in heads.items() if title != chosen for line in lines)
+    export = read_table(path.name, rows)
+    first, last, exported = find_stated_dates(
+        line for title, lines in heads.items() if title != chosen for line in lines
+    )
     return replace(
         export,
         first_day=first or export.first_day,
@@ -393,17 +396,17 @@ def _workbook(path: Path) -> Export:
     )
 
 
-def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
+def _list_rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
     # Some writers state a size of one cell; without it openpyxl reads what is there.
     sheet.reset_dimensions()
     return sheet.iter_rows(values_only=True)
 
 
-def _calculated(path: Path, title: str, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+def _read_calculated(path: Path, title: str, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """The rows with the results that the file holds in place of its formulas."""
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     results = []
-    for row, values in zip(rows, _rows(book[title]), strict=True):
+    for row, values in zip(rows, _list_rows(book[title]), strict=True):
         results.append(
             [
                 Uncalculated(cell) if isinstance(cell, str) and cell.startswith("=") and value is None else value
@@ -414,23 +417,23 @@ def _calculated(path: Path, title: str, rows: Sequence[Sequence[Any]]) -> list[l
     return results
 
 
-def _text(path: Path) -> Export:
-    text = _decoded(path)
+def _read_text(path: Path) -> Export:
+    text = _decode(path)
     if text.lstrip()[:1] == "<":
         raise UserError(f"{path.name} is a web page, whatever its name says: export the report as .xlsx or .csv.")
     head = text[:200_000].splitlines(keepends=True)[:HEADER_WITHIN]
-    delimiter = max(",;\t|", key=lambda mark: max(map(_score, _lines(head, mark)), default=0))
+    delimiter = max(",;\t|", key=lambda mark: max(map(_score_header, _split_lines(head, mark)), default=0))
     try:
-        return table(path.name, _lines(io.StringIO(text, newline=""), delimiter))
+        return read_table(path.name, _split_lines(io.StringIO(text, newline=""), delimiter))
     except csv.Error as error:
         raise UserError(f"{path.name} is no CSV file ({error}): export the report again.") from error
 
 
-def _lines(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+def _split_lines(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=delimiter)
 
 
-def _decoded(path: Path) -> str:
+def _decode(path: Path) -> str:
     content = path.read_bytes()
     wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     # cp1252 is Windows' own: Excel saves it as "CSV", beside "CSV UTF-8".

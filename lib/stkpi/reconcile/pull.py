@@ -8,8 +8,10 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from stkpi.errors import UserError
+from stkpi.kpis.definition import read_definitions
 from stkpi.reconcile import exports
-from stkpi.reconcile.compare import EVER, Window, comparison_for, units_of, window_of
+from stkpi.reconcile.compare import find_units
+from stkpi.reconcile.comparison import Window, find_window, infer_comparison
 from stkpi.reconcile.exports import Export
 from stkpi.servicetitan.client import Client, RequestFailed
 from stkpi.warehouse import Warehouse
@@ -17,7 +19,7 @@ from stkpi.warehouse import Warehouse
 PREFIX = "report:"  # before the report's category and id, such as report:marketing/1001
 
 
-def pull(
+def pull_report(
     client: Client,
     target: Warehouse | None,
     reference: str,
@@ -40,24 +42,25 @@ def pull(
     try:
         described = client.describe_report(category, report)
         labels = {field["name"]: field.get("label") or field["name"] for field in described["fields"]}
-        window = window_of(
-            comparison_for(exports.table(described["name"], [list(labels.values())]), kpi), first_day, last_day
-        )
-        units = _unit_ids(target, business_unit) if target and business_unit else ()
-        values = parameters(described["parameters"], window, units)
+        header = exports.read_table(described["name"], [list(labels.values())])
+        window = find_window(infer_comparison(header, read_definitions(), kpi), first_day, last_day)
+        units = _list_unit_ids(target, business_unit) if target and business_unit else ()
+        values = choose_parameters(described["parameters"], window, units)
         rows = [
             {labels.get(name, name): value for name, value in row.items()}
-            for row in client.report(category, report, values)
+            for row in client.run_report(category, report, values)
         ]
     except RequestFailed as error:
         raise UserError(f"ServiceTitan does not run report {category}/{report}: {error}.") from error
-    header = None if rows else [list(labels.values())]
-    export = exports.table(described["name"], header) if header else exports.records(described["name"], rows)
-    first = window.last_day if window.first_day == EVER else window.first_day
-    return replace(export, first_day=first, last_day=window.last_day, exported_at=datetime.now(UTC))
+    export = exports.read_records(described["name"], rows) if rows else header
+    return replace(
+        export, first_day=window.starts_on or window.last_day, last_day=window.last_day, exported_at=datetime.now(UTC)
+    )
 
 
-def parameters(described: Iterable[Mapping[str, Any]], window: Window, unit_ids: Iterable[int]) -> dict[str, Any]:
+def choose_parameters(
+    described: Iterable[Mapping[str, Any]], window: Window, unit_ids: Iterable[int]
+) -> dict[str, Any]:
     """The values of a report's parameters: its dates in their order (one alone is the last day), and its unit filter.
 
     Raises UserError for a parameter that must be given and is none of these.
@@ -74,7 +77,7 @@ def parameters(described: Iterable[Mapping[str, Any]], window: Window, unit_ids:
     return values
 
 
-def _unit_ids(target: Warehouse, business_unit: str) -> list[int]:
-    units = units_of(target, business_unit)
+def _list_unit_ids(target: Warehouse, business_unit: str) -> list[int]:
+    units = find_units(target, business_unit)
     known = target.query("SELECT business_unit_id, business_unit FROM st_ref_v2.dim_business_units")
     return [int(id) for id in known[known["business_unit"].isin(units)]["business_unit_id"]]

@@ -1,4 +1,6 @@
-"""The pages of a run: an executed notebook without its code, and the index of all runs. They load nothing."""
+"""Render the pages of a run: an executed notebook without its code, and the index of all runs. They load nothing."""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,31 +13,34 @@ import nbformat
 from nbconvert.exporters import HTMLExporter
 from traitlets.config import Config
 
-from stkpi.reporting.figures import RECORD_MIME
+from stkpi.formatting import format_day
+from stkpi.reporting.record import RECORD_MIME
 
 HERE = Path(__file__).parent
 # Error markers are papermill's; the page says the error at its top instead.
 PAPERMILL_MARKS = ("papermill-error-cell-tag",)
 
 
-def _when(text: str) -> str:
-    return datetime.fromisoformat(text).strftime("%a %d %b %Y %H:%M UTC")
+def _format_instant(text: str) -> str:
+    moment = datetime.fromisoformat(text)
+    return f"{moment:%a}, {format_day(moment)} {moment:%H:%M} UTC"
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _elapsed(run: Mapping[str, Any]) -> str:
-    return _duration((datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])).seconds)
+def _format_elapsed(run: Mapping[str, Any]) -> str:
+    elapsed = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
+    return _format_duration(elapsed.total_seconds())
 
 
 _templates = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
-_templates.filters |= {"when": _when, "duration": _duration, "elapsed": _elapsed}
+_templates.filters |= {"when": _format_instant, "duration": _format_duration, "elapsed": _format_elapsed}
 
 
-def _body(notebook: nbformat.NotebookNode) -> str:
+def _render_body(notebook: nbformat.NotebookNode) -> str:
     # The "basic" template is the bare body: nbconvert's full ones load scripts from CDNs. An exporter per page, because
     # two threads render at once.
     hidden = Config(TagRemovePreprocessor={"enabled": True, "remove_cell_tags": PAPERMILL_MARKS})
@@ -45,41 +50,45 @@ def _body(notebook: nbformat.NotebookNode) -> str:
     return exporter.from_notebook_node(notebook)[0]
 
 
-def recorded(notebook: nbformat.NotebookNode) -> dict[str, Any]:
-    """The figures that an executed notebook recorded with `reports.record`; of a name recorded twice, the later."""
-    figures: dict[str, Any] = {}
+def read_recorded(notebook: nbformat.NotebookNode) -> dict[str, Any]:
+    """Return what an executed notebook recorded with `record`; of a name recorded twice, the later."""
+    found: dict[str, Any] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
-            figures |= output.get("data", {}).get(RECORD_MIME, {})
-    return figures
+            found |= output.get("data", {}).get(RECORD_MIME, {})
+    return found
 
 
-def title(notebook: nbformat.NotebookNode) -> str:
-    """The first heading of a notebook."""
+def find_title(notebook: nbformat.NotebookNode) -> str:
+    """Return the first heading of a notebook."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     heading = re.search(r"^#+\s*(.+)$", text, flags=re.MULTILINE)
     return heading[1] if heading else "Report"
 
 
 def _is_result(output: nbformat.NotebookNode) -> bool:
-    # What is printed is progress, for the one who watches; the executed notebook keeps it.
+    # What is printed is progress, for who watches; the executed notebook keeps it.
     return output.output_type != "stream" and RECORD_MIME not in output.get("data", {})
 
 
 def render_notebook(notebook: nbformat.NotebookNode, *, error: str | None = None, sandbox: bool = False) -> str:
-    """An executed notebook as one self-contained HTML page: text and results, no code and no prints.
+    """Return an executed notebook as one self-contained HTML page: text and results, no code and no prints.
 
-    `error` is said at the top of the page; `sandbox` marks the numbers as those of the demonstration tenant.
+    `error` is shown at the top of the page; `sandbox` marks the numbers as those of the made-up company.
     """
     shown = nbformat.from_dict(notebook)
     for cell in shown.cells:
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if _is_result(output)]
     return _templates.get_template("page.html").render(
-        title=title(notebook), body=_body(shown), error=error, sandbox=sandbox, style=(HERE / "style.css").read_text()
+        title=find_title(notebook),
+        body=_render_body(shown),
+        error=error,
+        sandbox=sandbox,
+        style=(HERE / "style.css").read_text(),
     )
 
 
 def render_index(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The list of runs, newest first, as `runner.read_runs` gives them."""
+    """Return the page that lists the runs, in the order given: newest first."""
     return _templates.get_template("index.html").render(runs=runs, style=(HERE / "style.css").read_text())

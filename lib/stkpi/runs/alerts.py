@@ -1,7 +1,7 @@
-"""One GitHub issue while the nights are red, opened, kept up to date and closed; and a word on Slack.
+"""Keep one GitHub issue while nightly runs fail: open it, update it, close it; and post the news to Slack.
 
-`python -m stkpi.runs.alerts --exit-code N --link URL`, after the night: needs GITHUB_TOKEN and GITHUB_REPOSITORY;
-posts to Slack where SLACK_WEBHOOK is set. Exit codes: 0 told, or nothing to tell; 1 not told; 2 wrong use.
+`python -m stkpi.runs.alerts --exit-code N --link URL`, after the nightly run: needs GITHUB_TOKEN and GITHUB_REPOSITORY;
+posts to Slack if SLACK_WEBHOOK is set. Exit codes: 0 sent, or nothing to send; 1 not sent; 2 usage error.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from stkpi import settings
 from stkpi.errors import UserError
 
 LABEL = "nightly is red"
-SECONDS = 30
-# The text after the name of an unforeseen exception may quote a record; what people are told must not.
-UNFORESEEN = re.compile(r"(^|: )([A-Z]\w+): .*")
+TIMEOUT = 30  # seconds
+# The text after the name of an unexpected exception may quote a record, which must not go into an issue.
+UNEXPECTED = re.compile(r"(^|: )([A-Z]\w+): .*")
 
-News = Literal["red", "still red", "green again"]
+News = Literal["failed", "still failing", "passed again"]
 
 
-class NotTold(Exception):
-    """GitHub or Slack did not take the message; the text says why and what to do."""
+class NotSent(Exception):
+    """GitHub or Slack did not accept the message; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something red, in a manager's words: what it is, what was found, what to do."""
+    """A failed check or step, in the words of a manager: what it is, what was found, what to do."""
 
     title: str
     found: str
@@ -44,8 +44,8 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Night:
-    """What a night came to. `problems` make it red; `unusual` checks are shown and leave it green."""
+class NightlyResult:
+    """The result of a nightly run. `problems` make it a failure; `unusual` checks are only shown."""
 
     as_of: str | None
     problems: tuple[Problem, ...]
@@ -55,193 +55,205 @@ class Night:
     def title(self) -> str:
         """The title of the issue."""
         more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-        return f"The night is red: {self.problems[0].title}{more}"
+        return f"Nightly run failed: {self.problems[0].title}{more}"
 
-    def body(self, link: str) -> str:
-        """The text of the issue, in Markdown. `link` leads to the run."""
+    def write_body(self, link: str) -> str:
+        """Write the text of the issue, in Markdown; `link` is the URL of the run."""
         numbers = f"The numbers up to {self.as_of}" if self.as_of else "The numbers"
-        told = [f"- **{each.title}** {each.found}. {each.remedy}".strip() for each in self.problems]
-        unusual = ["", "Unusual, but no reason to stop:", *(f"- {text}" for text in self.unusual)]
+        problems = [f"- **{each.title}** {each.found}. {each.remedy}".strip() for each in self.problems]
+        unusual = ["", "Unusual, but not a failure:", *(f"- {text}" for text in self.unusual)]
         return "\n".join(
             [
-                f"{numbers} cannot be trusted until this is mended:",
+                f"{numbers} cannot be trusted until this is fixed:",
                 "",
-                *told,
+                *problems,
                 *(unusual if self.unusual else ()),
                 "",
                 f"The pages with the rows behind it: [the run]({link}). README_AUDIT.md says how to read data again.",
                 "",
-                "_Every red night brings this text up to date; the first green night closes the issue._",
+                "_Every nightly run that fails updates this text; the first one that passes closes the issue._",
             ]
         )
 
 
 @dataclass(frozen=True)
 class Action:
-    """What to do with an issue: open one (without a number), update it, close it, or drop it as a copy."""
+    """What to do with an issue: open one (without a number), update it, close it, or drop it as a duplicate."""
 
     kind: Literal["open", "update", "close", "drop"]
     issue: int | None = None
 
 
-def decide(red: bool, open_issues: Sequence[int]) -> tuple[Action, ...]:
-    """What a night asks for, given the numbers of the open issues about red nights.
+def decide(failed: bool, open_issues: Sequence[int]) -> tuple[Action, ...]:
+    """Decide what to do after a nightly run, given the numbers of the open issues with LABEL.
 
-    There is one at most, the oldest. More can only come from nights that ended at the same moment.
+    The oldest issue stays. There are more only if two runs ended at the same moment.
+
+    >>> decide(True, [])
+    (Action(kind='open', issue=None),)
     """
     issues = sorted(open_issues)
-    if not red:
+    if not failed:
         return tuple(Action("close", issue) for issue in issues)
     if not issues:
         return (Action("open"),)
     return Action("update", issues[0]), *(Action("drop", issue) for issue in issues[1:])
 
 
-def read(runs: Path, exit_code: int) -> Night:
-    """The night that ended with `exit_code`, by summary.json and validation.json of the newest run in `runs`."""
+def read_result(runs: Path, exit_code: int) -> NightlyResult:
+    """Read the result of the newest run in `runs` from its summary.json and validation.json.
+
+    exit_code: the exit code of the run; a code other than 0 is a failure whatever the files say
+    """
     folder = max((path.parent for path in runs.glob("*/summary.json")), default=runs)
-    summary, validation = (_json(folder / f"{name}.json") for name in ("summary", "validation"))
+    summary, validation = (_read_json(folder / f"{name}.json") for name in ("summary", "validation"))
     checks = [check for check in validation.get("checks", ()) if check["color"] != "green"]
-    stopping = [check for check in checks if check["color"] == "red" and check["severity"] == "critical"]
-    problems = [Problem(check["title"], f"fails: {_found(check)}", check["remedy"]) for check in stopping]
+    critical = [check for check in checks if check["color"] == "red" and check["severity"] == "critical"]
+    problems = [Problem(check["title"], f"fails: {_redact_finding(check)}", check["remedy"]) for check in critical]
     for step in summary.get("steps", ()):
-        error = step["error"] or "its page says why"
-        if step["status"] != "ok" and not any(check["title"] in error for check in stopping):  # else it is told above
-            problems.append(Problem(step["name"], f"{step['status']}: {_clean(error).rstrip('.')}"))
+        error = step["error"] or "see its page"
+        if step["status"] != "ok" and not any(check["title"] in error for check in critical):  # it is a problem already
+            problems.append(Problem(step["name"], f"{step['status']}: {_redact_error(error).rstrip('.')}"))
     if not summary:
-        problems = [Problem("There is no report", f"The night ended with exit code {exit_code}: its log says why")]
+        problems = [Problem("There is no report", f"The run ended with exit code {exit_code}: see its log")]
     elif exit_code and not problems:
-        problems = [Problem("The night broke off", f"It ended with exit code {exit_code}: its log says why")]
-    unusual = tuple(f"{check['title']}: {check['color']}, {_found(check)}" for check in checks if check not in stopping)
-    return Night(summary.get("as_of"), tuple(problems), unusual)
+        problems = [Problem("The run broke off", f"It ended with exit code {exit_code}: see its log")]
+    unusual = tuple(
+        f"{check['title']}: {check['color']}, {_redact_finding(check)}" for check in checks if check not in critical
+    )
+    return NightlyResult(summary.get("as_of"), tuple(problems), unusual)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    return content
 
 
-def _found(check: Mapping[str, Any]) -> str:
-    # What an engine said instead of an answer may quote a record as well.
+def _redact_finding(check: Mapping[str, Any]) -> str:
+    # The error of an engine may quote a record, too.
     return re.sub(r"(Could not be checked): .*", r"\1", check["found"])
 
 
-def _clean(error: str) -> str:
-    return UNFORESEEN.sub(r"\1\2, see its page", error)
+def _redact_error(error: str) -> str:
+    return UNEXPECTED.sub(r"\1\2, see its page", error)
 
 
 class GitHub:
-    """The issues of a repository that carry LABEL."""
+    """The issues with LABEL of a repository."""
 
     def __init__(self, api: str, repository: str, token: str) -> None:
+        """Prepare a session for `repository` (owner/name), without a call."""
         self.issues = f"{api}/repos/{repository}/issues"
         self.session = requests.Session()
         self.session.headers.update({"Authorization": f"Bearer {token}", "Accept": "application/vnd.github+json"})
-        # A POST that was perhaps taken is not repeated: it would open a second issue.
+        # A POST whose answer is lost is not repeated: it could open a second issue.
         retry = Retry(2, backoff_factor=0.5, status_forcelist=(502, 503, 504), allowed_methods=("GET", "PATCH"))
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, HTTPAdapter(max_retries=retry))
 
-    def open_issues(self) -> list[int]:
-        """The numbers of the open ones. A pull request is an issue to this API; it is not one of ours."""
+    def list_open_issues(self) -> list[int]:
+        """List the numbers of the open issues, without pull requests, which this API returns as issues."""
         found = self._call("GET", "", params={"labels": LABEL, "state": "open", "per_page": 100})
         return [issue["number"] for issue in found if "pull_request" not in issue]
 
     def open(self, title: str, body: str) -> int:
-        """Open an issue; returns its number."""
-        return self._call("POST", "", json={"title": title, "body": body, "labels": [LABEL]})["number"]
+        """Open an issue; return its number."""
+        return int(self._call("POST", "", json={"title": title, "body": body, "labels": [LABEL]})["number"])
 
     def change(self, issue: int, comment: str, **fields: str) -> None:
-        """Set fields of an issue and say so in a comment, which GitHub mails to those who watch."""
+        """Set fields of an issue, and add a comment, which GitHub mails to the watchers."""
         self._call("PATCH", f"/{issue}", json=fields)
         self._call("POST", f"/{issue}/comments", json={"body": comment})
 
     def _call(self, method: str, path: str, **content: Any) -> Any:
         try:
-            response = self.session.request(method, self.issues + path, timeout=SECONDS, **content)
+            response = self.session.request(method, self.issues + path, timeout=TIMEOUT, **content)
             reply = response.json()
         except requests.RequestException as error:
-            raise NotTold(f"GitHub could not be asked about the issue of the night ({type(error).__name__}).") from None
+            raise NotSent(f"Cannot reach GitHub to update the issue ({type(error).__name__}).") from None
         if not response.ok:
             why = f"{response.status_code} {reply.get('message', '')}".strip()
-            raise NotTold(
-                f"GitHub refused to {method} the issue of the night ({why}): the job needs `issues: write`, and the"
-                " repository needs its Issues turned on."
+            raise NotSent(
+                f"GitHub refused to {method} the issue of the nightly run ({why}): the job needs `issues: write`, and "
+                "the repository needs Issues turned on."
             )
         return reply
 
 
-def keep_issue(github: GitHub, night: Night, link: str) -> News | None:
-    """Open, update or close the one issue; returns what is new, None if all was and is well. Raises NotTold."""
-    red, news = bool(night.problems), None
-    for action in decide(red, github.open_issues()):
-        news = _apply(github, action, night, link) or news
+def update_issue(github: GitHub, result: NightlyResult, link: str) -> News | None:
+    """Open, update or close the issue; return the news, None if there was and is no failure. Raises NotSent."""
+    news: News | None = None
+    for action in decide(bool(result.problems), github.list_open_issues()):
+        news = _apply(github, action, result, link) or news
     return news
 
 
-def _apply(github: GitHub, action: Action, night: Night, link: str) -> News | None:
+def _apply(github: GitHub, action: Action, result: NightlyResult, link: str) -> News | None:
     match action:
         case Action("open"):
-            opened = github.open(night.title, night.body(link))
-            # Two nights may have ended at one moment and both found no issue: the older issue stays.
-            for other in decide(True, [*{opened, *github.open_issues()}]):
+            opened = github.open(result.title, result.write_body(link))
+            # Two runs may end at the same moment, and both find no issue: the older issue stays.
+            for other in decide(True, [*{opened, *github.list_open_issues()}]):
                 if other.kind == "drop":
-                    _apply(github, other, night, link)
-            return "red"
-        case Action("update", issue):
-            github.change(issue, f"Still red: [the run]({link}).", title=night.title, body=night.body(link))
-            return "still red"
-        case Action("close", issue):
-            github.change(issue, f"Green again: [the run]({link}).", state="closed", state_reason="completed")
-            return "green again"
-        case Action("drop", issue):
-            github.change(issue, "Another issue says the same.", state="closed", state_reason="not_planned")
+                    _apply(github, other, result, link)
+            return "failed"
+        case Action("update", int(issue)):
+            comment = f"Still failing: [the run]({link})."
+            github.change(issue, comment, title=result.title, body=result.write_body(link))
+            return "still failing"
+        case Action("close", int(issue)):
+            github.change(issue, f"Passed again: [the run]({link}).", state="closed", state_reason="completed")
+            return "passed again"
+        case Action("drop", int(issue)):
+            github.change(issue, "Duplicate of an older issue.", state="closed", state_reason="not_planned")
     return None
 
 
-def post(webhook: str, news: News, night: Night, link: str) -> None:
-    """Tell Slack. Raises NotTold, without the webhook's address: who knows it can post."""
-    text = f"{night.title} ({news})" if night.problems else "The night is green again."
+def post_to_slack(webhook: str, news: News, result: NightlyResult, link: str) -> None:
+    """Post the news. Raises NotSent, without the URL of the webhook: anyone who knows it can post."""
+    text = f"{result.title} ({news})" if result.problems else "Nightly run passed again."
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(character, entity)
     try:
-        response = requests.post(webhook, json={"text": f"{text} <{link}|See the run>"}, timeout=SECONDS)
+        response = requests.post(webhook, json={"text": f"{text} <{link}|See the run>"}, timeout=TIMEOUT)
     except requests.RequestException as error:
-        raise NotTold(f"Slack could not be reached ({type(error).__name__}).") from None
+        raise NotSent(f"Cannot reach Slack ({type(error).__name__}).") from None
     if not response.ok:
-        raise NotTold(f"Slack refused the message ({response.status_code}): make a new webhook for SLACK_WEBHOOK.")
+        raise NotSent(f"Slack refused the message ({response.status_code}): create a new webhook for SLACK_WEBHOOK.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m stkpi.runs.alerts", description=__doc__.splitlines()[0])
-    parser.add_argument("--exit-code", type=int, required=True, help="that of the night")
-    parser.add_argument("--link", required=True, help="where people find the run")
-    parser.add_argument("--runs", type=Path, default=settings.ROOT / "runs", help="the folder of the runs")
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m stkpi.runs.alerts", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--exit-code", type=int, required=True, help="the exit code of the nightly run")
+    parser.add_argument("--link", required=True, help="the URL of the run")
+    parser.add_argument("--runs", type=Path, default=settings.ROOT / "runs", help="the folder of all runs")
     options = parser.parse_args(arguments)
     try:
         config = settings.load()
         if not (config.github_token and config.github_repository):
-            raise UserError("Set GITHUB_TOKEN and GITHUB_REPOSITORY (owner/name): the alarm is an issue there.")
+            raise UserError("Set GITHUB_TOKEN and GITHUB_REPOSITORY (owner/name): the alert is an issue there.")
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    night = read(options.runs, options.exit_code)
+    result = read_result(options.runs, options.exit_code)
     github = GitHub(config.github_api_url, config.github_repository, config.github_token.get_secret_value())
-    news, failures = None, []
+    news: News | None = None
+    failures: list[NotSent] = []
     try:
-        news = keep_issue(github, night, options.link)
-    except NotTold as failure:
+        news = update_issue(github, result, options.link)
+    except NotSent as failure:
         failures.append(failure)
-        news = "red" if night.problems else None  # Slack must hear of it all the same
+        news = "failed" if result.problems else None  # Slack must get it anyway
     try:
         if news and config.slack_webhook:
-            post(config.slack_webhook.get_secret_value(), news, night, options.link)
-    except NotTold as failure:
+            post_to_slack(config.slack_webhook.get_secret_value(), news, result, options.link)
+    except NotSent as failure:
         failures.append(failure)
-    print(night.body(options.link) if night.problems else f"The night is {news or 'green'}.")
+    print(result.write_body(options.link) if result.problems else f"Nightly run {news or 'passed'}.")
     print(*failures, sep="\n", end="\n" if failures else "", file=sys.stderr)
     return 1 if failures else 0
 

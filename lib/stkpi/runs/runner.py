@@ -1,8 +1,8 @@
 """Execute the notebooks of a spec as one recorded run: `python -m stkpi.runner SPEC.yml [-p name=value ...]`.
 
 A run leaves `runs/<run_id>/` (executed notebooks, pages with their CSV files, summary.json, validation.json), one line
-per event in `runs/ledger.jsonl` and its row on `runs/index.html`. Exit codes: 0 all well, 1 a step failed or is
-partial, 2 nothing but wrong use.
+per event in `runs/history.jsonl` and its row on `runs/index.html`. Exit codes: 0 all steps ok; 1 a step failed or is
+partial; 2 usage errors only.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from papermill.iorw import LocalHandler, papermill_io
 from stkpi import settings
 from stkpi.errors import UserError, WarehouseError
 from stkpi.reporting import pages
-from stkpi.runs import sandbox_process
+from stkpi.runs import history, sandbox_process
 
 AT_ONCE = 2
 RUNS = settings.ROOT / "runs"
@@ -48,7 +48,7 @@ ATOMIC = "atomic:"
 
 @dataclass(frozen=True)
 class Step:
-    """One notebook of the spec; its path is relative to the spec, `timeout` is the seconds that one cell may take."""
+    """One notebook of the spec. `needs`: the steps that must end first; `timeout`: seconds that one cell may take."""
 
     name: str
     notebook: Path
@@ -58,20 +58,25 @@ class Step:
 
     @property
     def output(self) -> str:
-        """The file name (without suffix) of what the step leaves: the notebook's number and the step's name."""
+        """The name of the step's files, without suffix: the number of the notebook and the name of the step."""
         return f"{self.notebook.stem.split('_')[0]}_{self.name}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step. `status`: ok, partial, failed, skipped or interrupted; `html` is relative to the run."""
+    """The outcome of a step.
+
+    status: ok, partial, failed, skipped or interrupted
+    html: its page, relative to the folder of the run
+    figures: what the notebook recorded
+    """
 
     name: str
     status: str
     seconds: float = 0.0
     html: str | None = None
     error: str | None = None
-    wrong_use: bool = False
+    usage_error: bool = False
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,24 +86,25 @@ class Outcome:
 
 
 class _Kernel(AsyncKernelManager):
-    """Known to us, because an interrupted run has to interrupt its kernels (they live in sessions of their own)."""
+    """A kernel that the runner can signal: Ctrl-C does not reach kernels, which have sessions of their own."""
 
     started: ClassVar[weakref.WeakSet["_Kernel"]] = weakref.WeakSet()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # ipykernel 7 offers encryption; the manager's default refuses it with a warning per kernel.
+        # ipykernel 7 offers encryption; by default the manager refuses it, with a warning per kernel.
         super().__init__(*args, transport_encryption="auto", **kwargs)
         self.started.add(self)
 
     @classmethod
     def signal_all(cls, number: signal.Signals) -> None:
         for kernel in set(cls.started):
-            if kernel.has_kernel and kernel.provisioner.pid:
-                os.kill(kernel.provisioner.pid, number)
+            pid = getattr(kernel.provisioner, "pid", None)
+            if kernel.has_kernel and pid:
+                os.kill(pid, number)
 
 
 class _AtomicFiles(LocalHandler):
-    """papermill truncates and rewrites its output at every cell: a kill in between would leave half a notebook."""
+    """Write notebooks atomically: papermill rewrites its output at every cell, and a kill would leave half of it."""
 
     def write(self, buf: str, path: str) -> None:
         _write(Path(path.removeprefix(ATOMIC)), buf)
@@ -108,6 +114,7 @@ papermill_io.register(ATOMIC, _AtomicFiles())
 
 
 def _write(path: Path, text: str) -> None:
+    """Write a file so that a reader, and a kill, never meets half of it."""
     beside = path.with_name(f".{path.name}.tmp")
     with beside.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -120,60 +127,65 @@ def _write(path: Path, text: str) -> None:
 
 
 def read_spec(path: Path) -> tuple[Step, ...]:
-    """The steps of a spec (YAML: `steps:` with name, notebook, needs, parameters, timeout), in its order.
+    """Read the steps of a spec (YAML: `steps:` with name, notebook, needs, parameters, timeout), in its order.
 
-    Raises UserError for a file that is missing or does not hold together: a field unknown, a need that is no step or
-    goes in a circle, two steps of one name, a notebook that is not there.
+    The path of a notebook is relative to the spec. Raises UserError for a missing file, an unknown field or step, steps
+    that wait for each other, two steps with the same name, and a missing notebook.
     """
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))["steps"]
         steps = tuple(Step(**entry | {"notebook": path.parent / entry["notebook"]}) for entry in entries)
         TopologicalSorter({step.name: step.needs for step in steps}).prepare()
     except FileNotFoundError:
-        raise UserError(f"There is no {path}: name the file that lists the notebooks to run.") from None
+        raise UserError(f"{path} does not exist: name the YAML file that lists the notebooks to run.") from None
     except CycleError as error:
-        raise UserError(f"{path}: the steps {' → '.join(error.args[1])} wait for each other.") from None
+        raise UserError(
+            f"{path}: the steps {' → '.join(error.args[1])} wait for each other: remove one of their `needs`."
+        ) from None
     except (KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(
             f"{path} is not a list of steps (name, notebook, needs, parameters, timeout): {error}"
         ) from None
     names = [step.name for step in steps]
     if len(set(names)) < len(names):
-        raise UserError(f"{path}: two steps have one name; give each its own.")
+        raise UserError(f"{path}: two steps have the same name; give each its own.")
     for step in steps:
         if unknown := sorted(set(step.needs) - set(names)):
-            raise UserError(f"{path}: step {step.name} needs {unknown[0]}, which is no step.")
+            raise UserError(f"{path}: step {step.name} needs the unknown step {unknown[0]}.")
         if not step.notebook.exists():
-            raise UserError(f"{path}: step {step.name} names {step.notebook}, which is not there.")
+            raise UserError(f"{path}: the notebook of step {step.name} does not exist: {step.notebook}.")
     return steps
 
 
-def parameter_types(notebook: Path) -> dict[str, str]:
-    """The parameters a notebook takes, name to type name: the `name: type = literal` lines of its parameters cell."""
+def read_parameter_types(notebook: Path) -> dict[str, str]:
+    """Read the parameters of a notebook, {name: type name}: the `name: type = literal` lines of its parameters cell."""
     cells = nbformat.read(notebook, as_version=4).cells
     source = "\n".join(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ()))
     return {
         line.target.id: ast.unparse(line.annotation)
         for line in ast.parse(source).body
-        if isinstance(line, ast.AnnAssign)
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
     }
 
 
-def _typed(name: str, value: Any, wanted: str) -> Any:
+def _check_value(name: str, value: Any, wanted: str) -> Any:
+    """Return the value. Raises UserError if it is not of the wanted type, or may be a secret."""
     if LOOKS_SECRET.search(name):
-        raise UserError(f"Parameter {name} looks like a secret, and parameters are printed: put it into .env.")
+        raise UserError(
+            f"Parameter {name} looks like a secret, and parameters are visible in the pages: put it into .env."
+        )
     if type(value) not in TYPES[wanted]:
         raise UserError(f"Parameter {name} takes a value of type {wanted}, not {value!r}.")
     return value
 
 
-def with_parameters(steps: Sequence[Step], given: Mapping[str, str]) -> tuple[Step, ...]:
-    """The steps with `given` (texts of a command line) added to every notebook that declares the name.
+def apply_parameters(steps: Sequence[Step], given: Mapping[str, str]) -> tuple[Step, ...]:
+    """Add `given` (texts of a command line) to the parameters of every step whose notebook declares the name.
 
     Raises UserError for a name that no notebook declares (papermill would only warn), a value of another type, or a
     name that looks like a secret.
     """
-    declared = {step.name: parameter_types(step.notebook) for step in steps}
+    declared = {step.name: read_parameter_types(step.notebook) for step in steps}
     known = sorted(set().union(*declared.values()))
     for name in given:
         if name not in known:
@@ -190,56 +202,20 @@ def with_parameters(steps: Sequence[Step], given: Mapping[str, str]) -> tuple[St
             if name in types
         }
         values = {**step.parameters, **texts}
-        checked = {name: _typed(name, value, types[name]) for name, value in values.items()}
+        checked = {name: _check_value(name, value, types[name]) for name, value in values.items()}
         result.append(replace(step, parameters=checked))
     return tuple(result)
-
-
-# --- the ledger -----------------------------------------------------------------------------------------------------
-
-
-def append_event(ledger: Path, **event: Any) -> None:
-    """Append one event to the ledger and have it on the disk when this returns."""
-    with ledger.open("a", encoding="utf-8") as file:
-        # The newline comes first: it also ends a line that a kill has torn, so that only that line is lost.
-        file.write("\n" + json.dumps({"at": _now(), **event}))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_runs(ledger: Path, running: str | None = None) -> list[dict[str, Any]]:
-    """Every run of the ledger, newest first, each with run_id, status, started_at, finished_at, sandbox and steps.
-
-    A run that began and neither ended nor is the one `running` now was cut off: its status is "interrupted".
-    """
-    runs: dict[str, dict[str, Any]] = {}
-    for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else ():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        run_id = event["run_id"]
-        if event["event"] == "started":
-            status = "running" if run_id == running else "interrupted"
-            runs[run_id] = {"status": status, "started_at": event["at"], "finished_at": None, "steps": [], **event}
-        elif run_id in runs and event["event"] == "step":
-            runs[run_id]["steps"].append(event)
-        elif run_id in runs:
-            runs[run_id] |= {"status": event["status"], "finished_at": event["at"]}
-    return list(reversed(runs.values()))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 # --- running --------------------------------------------------------------------------------------------------------
 
 
 def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
+    """Execute the notebook of a step and write its page; any error becomes part of the outcome."""
     started = time.monotonic()
     output = (folder / f"{step.output}.ipynb").resolve()
-    status, error, wrong_use = "ok", None, False
+    status, usage_error = "ok", False
+    error: str | None = None
     try:
         papermill.execute_notebook(
             str(step.notebook),
@@ -250,38 +226,39 @@ def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
             stdout_file=sys.stdout,  # the progress of long work
             execution_timeout=step.timeout,
             kernel_manager_class=_Kernel,
-            shutdown_kernel="immediate",  # a graceful shutdown waits for seconds on some kernels
+            shutdown_kernel="immediate",  # a graceful shutdown waits for some seconds
         )
     except PapermillExecutionError as raised:
         first_line = (raised.evalue.strip().splitlines() or [""])[0]
         if raised.ename == "KeyboardInterrupt":
-            status, error = "interrupted", "Stopped before its end: run again, finished work is kept."
+            status, error = "interrupted", "Interrupted: run again; finished work is kept."
         else:
-            wrong_use = raised.ename == UserError.__name__
-            a_sentence = wrong_use or raised.ename == WarehouseError.__name__
-            status, error = "failed", first_line if a_sentence else f"{raised.ename}: {first_line}".rstrip(": ")
+            usage_error = raised.ename == UserError.__name__
+            explained = usage_error or raised.ename == WarehouseError.__name__
+            status, error = "failed", first_line if explained else f"{raised.ename}: {first_line}".rstrip(": ")
     except DeadKernelError:
-        status, error = "failed", "The notebook's process died, most often for want of memory."
+        status, error = "failed", "The notebook's process died, most likely because the machine ran out of memory."
     except CellTimeoutError:
-        status, error = "failed", f"A cell took longer than the {step.timeout} s of its step's timeout."
-    except Exception as raised:  # a full disk, no kernel: the step failed, the run goes on
+        status, error = "failed", f"A cell took longer than {step.timeout} s, the timeout of its step."
+    except Exception as raised:  # a full disk, no kernel: the step failed, the others go on
         status, error = "failed", f"{type(raised).__name__}: {(str(raised).splitlines() or [''])[0]}"
-    html, figures = None, {}
+    html: str | None = None
+    figures: dict[str, Any] = {}
     if output.exists():
         notebook = nbformat.read(output, as_version=4)
-        figures = pages.recorded(notebook)
+        figures = pages.read_recorded(notebook)
         if error is None:
             status, error = figures.pop("status", "ok"), figures.pop("error", None)
         for name, content in figures.pop("files", {}).items():
             _write(folder / Path(name).name, content)
         html = f"{step.output}.html"
         _write(folder / html, pages.render_notebook(notebook, error=error, sandbox=sandbox))
-    return Outcome(step.name, status, round(time.monotonic() - started, 1), html, error, wrong_use, figures)
+    return Outcome(step.name, status, round(time.monotonic() - started, 1), html, error, usage_error, figures)
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets while the block runs; kernels are interrupted, at the second one killed."""
+def _handle_signals() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C or SIGTERM sets; the first one interrupts all kernels, the second one kills them."""
     stop = threading.Event()
 
     def handle(_number: int, _frame: Any) -> None:
@@ -299,19 +276,19 @@ def _stopping() -> Iterator[threading.Event]:
 def _run_graph(
     steps: Sequence[Step], execute: Callable[[Step], Outcome], report: Callable[[Outcome], None], stop: threading.Event
 ) -> list[Outcome]:
-    """Execute every step after what it needs, AT_ONCE at a time, and report each when it ends.
+    """Execute every step after the steps it needs, AT_ONCE at a time, and report each when it ends.
 
-    A step whose need is not usable is skipped, and so is the rest once `stop` is set. Returns in the steps' order.
+    A step is skipped if a step it needs is not usable, or once `stop` is set. Returns in the order of the steps.
     """
     by_name = {step.name: step for step in steps}
     outcomes: dict[str, Outcome] = {}
 
     def attempt(step: Step) -> Outcome:
-        lost = [need for need in step.needs if not outcomes[need].usable]
+        unusable = [need for need in step.needs if not outcomes[need].usable]
         if stop.is_set():
-            return Outcome(step.name, "skipped", error="Not run, because the run was interrupted.")
-        if lost:
-            return Outcome(step.name, "skipped", error=f"Not run, because it needs {', '.join(lost)}.")
+            return Outcome(step.name, "skipped", error="Not run because the run was interrupted.")
+        if unusable:
+            return Outcome(step.name, "skipped", error=f"Not run because it needs {', '.join(unusable)}.")
         return execute(step)
 
     graph = TopologicalSorter({step.name: step.needs for step in steps})
@@ -328,115 +305,121 @@ def _run_graph(
     return [outcomes[step.name] for step in steps]
 
 
-def _status(outcomes: Sequence[Outcome]) -> str:
+def _combine_statuses(outcomes: Sequence[Outcome]) -> str:
     statuses = {outcome.status for outcome in outcomes}
     if statuses <= {"ok", "partial"}:
         return "partial" if "partial" in statuses else "ok"
     return "failed"
 
 
-def summary(run_id: str, started_at: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The content of summary.json: the run, its steps, and the figures that the notebooks recorded."""
+def summarize(run_id: str, started_at: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the content of summary.json: the run, its steps, and the figures that the notebooks recorded."""
     current = settings.load()
-    figures = _figures(outcomes)
+    figures = _merge_figures(outcomes)
     return {
         "run_id": run_id,
         "started_at": started_at,
-        "finished_at": _now(),
-        "status": _status(outcomes),
+        "finished_at": history.format_now(),
+        "status": _combine_statuses(outcomes),
         "as_of": figures.get("as_of") or (current.as_of.isoformat() if current.as_of else None),
         "warehouse": f"bigquery:{current.bq_project}" if current.bq_project else str(current.warehouse),
-        "steps": [_told(outcome) for outcome in outcomes],
+        "steps": [_to_dict(outcome) for outcome in outcomes],
         "ingest": figures.get("ingest", {}),
         "checks": {"red": 0, "yellow": 0, "green": 0} | figures.get("checks", {}),
         "observed": {"matched": 0, "unmatched": 0, "open": 0} | figures.get("observed", {}),
     }
 
 
-def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _merge_figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {key: value for outcome in outcomes for key, value in outcome.figures.items()}
 
 
-def run(spec: Path | str, parameters: Mapping[str, str] | None = None, runs: Path = RUNS) -> int:
-    """Execute a spec with the `parameters` of a command line; return the exit code (0 well, 1 not, 2 wrong use).
+def run_spec(spec: Path | str, parameters: Mapping[str, str] | None = None, runs: Path = RUNS) -> int:
+    """Execute a spec; return the exit code (0 ok, 1 a step failed or is partial, 2 usage errors only).
 
-    Raises UserError, before anything is written, for a bad spec or parameter, or when another run is going on.
+    parameters: names and values as on a command line
+    runs: the folder in which the run gets its own
+    Raises UserError, before anything is written, for a bad spec or parameter, or if another run is going on.
     """
-    steps = with_parameters(read_spec(Path(spec)), parameters or {})
+    steps = apply_parameters(read_spec(Path(spec)), parameters or {})
     runs.mkdir(exist_ok=True)
     try:
         lock = FileLock(runs / ".lock").acquire(timeout=0)
     except Timeout:
-        raise UserError("Another run is going on: wait for its end, runs/index.html shows it.") from None
-    with lock, sandbox_process.tenant() as sandbox, _stopping() as stop:
-        return _run(steps, runs, sandbox, stop)
+        raise UserError("Another run is going on: wait until it ends; runs/index.html shows it.") from None
+    with lock, sandbox_process.provide_tenant() as sandbox, _handle_signals() as stop:
+        return _run_steps(steps, runs, sandbox, stop)
 
 
-def _run(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading.Event) -> int:
-    ledger, index = runs / "ledger.jsonl", runs / "index.html"
+def _run_steps(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading.Event) -> int:
+    """Execute the steps as one run, record it and print a line per step; return the exit code."""
+    file, index = history.find_history(runs), runs / "index.html"
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
     folder = runs / run_id
     folder.mkdir()
 
-    def note(event: str, **details: Any) -> None:
-        append_event(ledger, event=event, run_id=run_id, **details)
-        _write(index, pages.render_index(read_runs(ledger, running=run_id)))
+    def record(event: str, **details: Any) -> None:
+        history.append_event(file, event=event, run_id=run_id, **details)
+        _write(index, pages.render_index(history.read_runs(file, running=run_id)))
 
     def report(outcome: Outcome) -> None:
         rows = sum(entity["loaded"] for entity in outcome.figures.get("ingest", {}).values())
-        note("step", **_told(outcome), rows=rows)
-        if outcome.status != "skipped":  # the page tells why; a list of them would hide the sentence that matters
-            print(_line(outcome, folder), *outcome.figures.get("lines", ()), sep="\n  ", flush=True)
+        record("step", **_to_dict(outcome), rows=rows)
+        if outcome.status != "skipped":  # a list of skipped steps would hide the error that matters
+            print(_format_line(outcome, folder), *outcome.figures.get("lines", ()), sep="\n  ", flush=True)
 
-    started_at = _now()
-    note("started", sandbox=sandbox)
+    started_at = history.format_now()
+    record("started", sandbox=sandbox)
     outcomes = _run_graph(steps, lambda step: _execute(step, folder, sandbox), report, stop)
-    _write(folder / "summary.json", json.dumps(summary(run_id, started_at, outcomes), indent=2))
-    if validation := _figures(outcomes).get("validation"):
+    _write(folder / "summary.json", json.dumps(summarize(run_id, started_at, outcomes), indent=2))
+    if validation := _merge_figures(outcomes).get("validation"):
         _write(folder / "validation.json", json.dumps(validation, indent=2))
-    status = "interrupted" if stop.is_set() and _status(outcomes) == "failed" else _status(outcomes)
-    note("finished", status=status)
+    status = _combine_statuses(outcomes)
+    if stop.is_set() and status == "failed":
+        status = "interrupted"
+    record("finished", status=status)
     if skipped := [outcome.name for outcome in outcomes if outcome.status == "skipped"]:
         print(f"Not run: {', '.join(skipped)}.")
-    print(f"The run is {status}: {index}", flush=True)
+    print(f"Run {status}: {index}", flush=True)
     bad = [outcome for outcome in outcomes if outcome.status not in ("ok", "skipped")]
-    if bad and all(outcome.wrong_use for outcome in bad):
+    if bad and all(outcome.usage_error for outcome in bad):
         return 2
     return 0 if status == "ok" else 1
 
 
-def _told(outcome: Outcome) -> dict[str, Any]:
-    """What summary.json and the ledger tell of a step."""
-    told = {key: getattr(outcome, key) for key in ("name", "status", "seconds", "html", "error")}
-    return told | {key: outcome.figures[key] for key in ("bytes_billed",) if key in outcome.figures}
+def _to_dict(outcome: Outcome) -> dict[str, Any]:
+    """Return the fields of a step in summary.json and in the history."""
+    fields = {key: getattr(outcome, key) for key in ("name", "status", "seconds", "html", "error")}
+    return fields | {key: outcome.figures[key] for key in ("bytes_billed",) if key in outcome.figures}
 
 
-def _line(outcome: Outcome, folder: Path) -> str:
+def _format_line(outcome: Outcome, folder: Path) -> str:
+    """Return the line on the terminal for a step: name, status, seconds, bytes billed, error and what to do."""
     line = f"{outcome.name:<20} {outcome.status:<11} {outcome.seconds:7.1f} s"
     if "bytes_billed" in outcome.figures:
         line += f"{outcome.figures['bytes_billed'] / 1e6:10,.1f} MB billed"
     if outcome.error:
         line += f"  {outcome.error}"
-    if outcome.status == "failed" and not outcome.wrong_use:
+    if outcome.status == "failed" and not outcome.usage_error:
         page = folder / (outcome.html or "")
-        line = f"{line.rstrip('.')}. Open {page}, mend the cause and run again: finished work is kept."
+        line = f"{line.rstrip('.')}. Open {page}, fix the cause and run again; finished work is kept."
     return line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m stkpi.runner", description=__doc__.splitlines()[0])
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m stkpi.runner", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("spec", type=Path, help="the YAML file that lists the notebooks")
     explained = "a parameter for every notebook that declares it"
     parser.add_argument("-p", dest="parameters", action="append", default=[], metavar="name=value", help=explained)
     options = parser.parse_args(arguments)
-    for talkative in ("papermill", "asyncio"):  # every outcome is told below, in one line
-        logging.getLogger(talkative).setLevel(logging.CRITICAL)
+    for name in ("papermill", "asyncio"):  # the runner prints one line per step instead
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         pairs = [text.partition("=") for text in options.parameters]
         if wrong := [name for name, equals, _ in pairs if not equals]:
             raise UserError(f"-p {wrong[0]} has no value: write -p {wrong[0]}=value.")
-        return run(options.spec, {name: value for name, _, value in pairs}, RUNS)
+        return run_spec(options.spec, {name: value for name, _, value in pairs}, RUNS)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

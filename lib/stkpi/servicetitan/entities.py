@@ -1,12 +1,13 @@
-"""The registry: what ServiceTitan holds, where it is read, and how a record becomes a typed row.
+"""The registry: what ServiceTitan holds, where to read it, and how a record becomes a typed row.
 
 One `Entity` per raw table. Everything else derives from it: the requests of the ingest, the DDL of the raw table, the
-GoogleSQL projection that types a landed record, the drift report, the keys of the MERGE. The source of the paths,
-filters and fields is ServiceTitan's published v2 API description (2026-03).
+GoogleSQL that types a landed record, the drift report, the keys of the MERGE. Paths, filters and fields are those of
+ServiceTitan's published v2 API description (2026-03).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -21,7 +22,7 @@ class Field:
     """A typed column of a raw table.
 
     `paths` are tried in order inside the record: ServiceTitan nests what older exports had flat (`job.id`, `jobId`).
-    DATE is for calendar dates, which arrive as midnight UTC and must not be shifted; instants are TIMESTAMP.
+    DATE is for calendar dates, which arrive as midnight UTC and must not be shifted to a zone; TIMESTAMP for instants.
     """
 
     name: str
@@ -30,26 +31,26 @@ class Field:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The JSON paths of the value, `$.` left out."""
+        """The JSON paths of the value, without `$.`."""
         return self.paths or (self.name,)
 
 
 @dataclass(frozen=True)
 class Entity:
-    """One kind of record: where it is listed, which filters select it, and its columns.
+    """One kind of record: the endpoint that lists it, the filters that select it, and its columns.
 
-    name: the entity as people type it, and `raw_<name>` its table
-    path: list endpoint below the API's base, `{tenant}` to be filled in
-    everything: the parameters without which the list hides inactive records
+    name: the entity as people type it; its table is `raw_<name>`
+    path: the list endpoint below the base URL of the API, with `{tenant}` to fill in
+    everything: the parameters that make the list include inactive records
     window: the pair of filters (start inclusive, end) that cuts the history into windows
     incremental: how a nightly run finds what changed
         feed      the export feed, from the stored continuation token
         modified  the list by modifiedOnOrAfter (where the feed describes the record differently from the list)
         slices    the calendar slices of the last `lookback`, replaced as a whole, because rows have no usable key
         whole     the whole list, because it is small
-    also: further list filters that find changes which do not bump modifiedOn
+    also: more list filters, for changes that do not update modifiedOn
     lookback: how far behind the watermark an incremental run starts
-    known: top-level fields that stay in the record only; what is in neither `fields` nor `known` is drift
+    known: top-level fields that stay in the record only; a field in neither `fields` nor `known` is drift
     """
 
     name: str
@@ -68,6 +69,16 @@ class Entity:
         return f"st_raw_v2.raw_{self.name}"
 
     @property
+    def grows(self) -> bool:
+        """Whether records are added day by day; the other entities are short lists, read whole every time."""
+        return self.incremental != "whole"
+
+    @property
+    def day_column(self) -> str:
+        """The column that says which day a record belongs to: `date` (a calendar date) or `createdOn` (an instant)."""
+        return "date" if self.incremental == "slices" else "createdOn"
+
+    @property
     def feed_path(self) -> str:
         """The export twin of the list endpoint."""
         head, _, tail = self.path.rpartition("/")
@@ -75,17 +86,17 @@ class Entity:
 
     @property
     def known_names(self) -> frozenset[str]:
-        """Every top-level field name that is expected in a record."""
+        """The top-level field names that a record may have."""
         typed = {source.partition(".")[0] for field in self.fields for source in field.sources}
         return frozenset(typed | set(self.known))
 
-    def drift(self, names: set[str]) -> tuple[str, ...]:
-        """The names that the registry does not know, sorted. They are kept in the record column."""
+    def find_drift(self, names: set[str]) -> tuple[str, ...]:
+        """Return the field names that the registry does not know, sorted. Their values stay in the record column."""
         return tuple(sorted(names - self.known_names))
 
 
 # Load metadata of every raw table. `_key` is the id as text, or a digest and an ordinal for rows without one; `_hash`
-# is the SHA-256 of the record with sorted keys, so that an unchanged record is recognised on either engine.
+# is the SHA-256 of the record with sorted keys, so that either engine recognizes an unchanged record.
 METADATA: tuple[Field, ...] = (
     Field("_key", "STRING"),
     Field("_hash", "STRING"),
@@ -94,8 +105,8 @@ METADATA: tuple[Field, ...] = (
     Field("_ingested_at", "TIMESTAMP"),
     Field("_source", "STRING"),
 )
-# The columns of a landing file: one line per fetched record, in the order of reading. `refused` says why, where the
-# record itself could not be loaded: what stands for it has only what identifies it.
+# The columns of a landing file: one line per fetched record, in the order of reading. `refused` is the reason why a
+# record could not be loaded; its line then holds only the fields that identify it.
 LANDING: tuple[Field, ...] = (
     Field("seq", "INT64"),
     Field("digest", "STRING"),
@@ -104,24 +115,27 @@ LANDING: tuple[Field, ...] = (
 )
 
 
-def _columns(kind: Type) -> Any:
+def _make_columns(kind: Type) -> Callable[[str], tuple[Field, ...]]:
     return lambda names: tuple(Field(name, kind) for name in names.split())
 
 
-_ints, _strings, _money = _columns("INT64"), _columns("STRING"), _columns("NUMERIC")
-_bools, _instants, _dates, _json = _columns("BOOL"), _columns("TIMESTAMP"), _columns("DATE"), _columns("JSON")
+_ints, _strings, _money = _make_columns("INT64"), _make_columns("STRING"), _make_columns("NUMERIC")
+_bools, _instants, _dates = _make_columns("BOOL"), _make_columns("TIMESTAMP"), _make_columns("DATE")
+_json = _make_columns("JSON")
 _CREATED = _instants("createdOn modifiedOn")
 _ANY = (("active", "Any"),)
 _ALL = (("activeState", "All"),)
 
 
-def _entity(name: str, module: str, resource: str, *fields: tuple[Field, ...], known: str = "", **rest: Any) -> Entity:
+def _make_entity(
+    name: str, module: str, resource: str, *fields: tuple[Field, ...], known: str = "", **rest: Any
+) -> Entity:
     path = f"{module}/v2/tenant/{{tenant}}/{resource}"
     return Entity(name, path, tuple(f for group in fields for f in group), known=tuple(known.split()), **rest)
 
 
 _HISTORY = (
-    _entity(
+    _make_entity(
         "jobs",
         "jpm",
         "jobs",
@@ -136,11 +150,11 @@ _HISTORY = (
         _instants("completedOn"),
         _CREATED,
         _json("tagTypeIds estimateIds"),
-        # The export feed adds `active`, which the list lacks: read from both, one job would have two contents.
+        # The export feed adds `active`, which the list lacks: read from both, one job would have two hashes.
         incremental="modified",
         known="active jobGeneratedLeadSource notificationsEnabled partnerLeadCallId customFields externalData",
     ),
-    _entity(
+    _make_entity(
         "appointments",
         "jpm",
         "appointments",
@@ -152,14 +166,14 @@ _HISTORY = (
         everything=_ANY,
         known="specialInstructions",
     ),
-    _entity(
+    _make_entity(
         "invoices",
         "accounting",
         "invoices",
         _ints("id adjustmentToId projectId membershipId"),
         (
             Field("jobId", "INT64", ("job.id", "jobId")),
-            # The published shape is job.number; the old pipeline looked for job.jobNumber and found NULL.
+            # The published field is job.number; the old pipeline looked for job.jobNumber and found NULL.
             Field("jobNumber", "STRING", ("job.number", "jobNumber", "job.jobNumber")),
             Field("businessUnitId", "INT64", ("businessUnit.id", "businessUnitId")),
             Field("businessUnitName", "STRING", ("businessUnit.name", "businessUnitName")),
@@ -179,7 +193,7 @@ _HISTORY = (
         known="budgetCodeId salesTaxCode taxZoneId customerAddress locationAddress createdBy royalty employeeInfo"
         " commissionEligibilityDate assignedTo summary customFields importId exportId materialSkuId",
     ),
-    _entity(
+    _make_entity(
         "estimates",
         "sales",
         "estimates",
@@ -195,7 +209,7 @@ _HISTORY = (
         also=("soldAfter",),
         known="summary externalLinks budgetCodeId proposalTagName",
     ),
-    _entity(
+    _make_entity(
         "payments",
         "accounting",
         "payments",
@@ -214,7 +228,7 @@ _HISTORY = (
         everything=_ALL,
         known="authCode batch createdBy customFields deposit generalLedgerAccount",
     ),
-    _entity(
+    _make_entity(
         "payroll",
         "payroll",
         "gross-pay-items",
@@ -232,12 +246,12 @@ _HISTORY = (
         _CREATED,
         window=("dateOnOrAfter", "dateOnOrBefore"),
         incremental="slices",
-        # Operators saw gross pay items appear for about 45 days after the day they belong to.
+        # Operators saw gross pay items appear until about 45 days after their date.
         lookback=timedelta(days=45),
         known="active customerName locationName locationAddress locationZip zoneName taxZoneName laborTypeCode"
         " budgetCodeId isPrevailingWageJob",
     ),
-    _entity(
+    _make_entity(
         "payroll_adjustments",
         "payroll",
         "payroll-adjustments",
@@ -249,7 +263,7 @@ _HISTORY = (
         _CREATED,
         everything=_ANY,
     ),
-    _entity(
+    _make_entity(
         "customers",
         "crm",
         "customers",
@@ -262,7 +276,7 @@ _HISTORY = (
         everything=_ANY,
         known="address customFields externalData",
     ),
-    _entity(
+    _make_entity(
         "locations",
         "crm",
         "locations",
@@ -274,7 +288,7 @@ _HISTORY = (
         everything=_ANY,
         known="address customFields externalData",
     ),
-    _entity(
+    _make_entity(
         "purchase_orders",
         "inventory",
         "purchase-orders",
@@ -286,7 +300,7 @@ _HISTORY = (
         _json("items"),
         known="shipTo budgetCodeId summary customFields",
     ),
-    _entity(
+    _make_entity(
         "returns",
         "inventory",
         "returns",
@@ -303,7 +317,7 @@ _HISTORY = (
 )
 
 _REFERENCES = (
-    _entity(
+    _make_entity(
         "business_units",
         "settings",
         "business-units",
@@ -318,7 +332,7 @@ _REFERENCES = (
         " acknowledgementParagraph address materialSku franchiseId conceptCode corporateContractNumber tagTypeIds"
         " tenant externalData",
     ),
-    _entity(
+    _make_entity(
         "job_types",
         "jpm",
         "job-types",
@@ -333,7 +347,7 @@ _REFERENCES = (
         known="skills tagTypeIds summary enforceRecurringServiceEventSelection invoiceSignaturesRequired externalData"
         " isSmartDispatched",
     ),
-    _entity(
+    _make_entity(
         "technicians",
         "settings",
         "technicians",
@@ -344,12 +358,12 @@ _REFERENCES = (
         _CREATED,
         everything=_ANY,
         incremental="whole",
-        # `appoitmentId` is spelt so in the API.
+        # The API spells it `appoitmentId`.
         known="roleIds zoneIds email phoneNumber loginName home licenseType customFields aadUserId jobFilter"
         " permissions accountLocked currentValue firstName lastName jobId mobilePhone outboundCallerId payrollProfileId"
         " appoitmentId shiftStart shiftEnd startDate skills positions location bio memo",
     ),
-    _entity(
+    _make_entity(
         "employees",
         "settings",
         "employees",
@@ -364,7 +378,7 @@ _REFERENCES = (
         known="firstName lastName roleIds email phoneNumber loginName aadUserId accountLocked home agentId"
         " overtimeProfileId customFields permissions",
     ),
-    _entity(
+    _make_entity(
         "activity_codes",
         "payroll",
         "activity-codes",
@@ -375,7 +389,7 @@ _REFERENCES = (
         everything=_ANY,
         incremental="whole",
     ),
-    _entity(
+    _make_entity(
         "tag_types",
         "settings",
         "tag-types",
@@ -386,7 +400,7 @@ _REFERENCES = (
         everything=_ANY,
         incremental="whole",
     ),
-    _entity(
+    _make_entity(
         "campaigns",
         "marketing",
         "campaigns",
@@ -404,23 +418,44 @@ _REFERENCES = (
 ENTITIES: dict[str, Entity] = {entity.name: entity for entity in _REFERENCES + _HISTORY}
 
 
-def select(names: str) -> tuple[Entity, ...]:
-    """The entities of a comma-separated list, or of "all", in the registry's order.
+def select_entities(names: str) -> tuple[Entity, ...]:
+    """Return the entities of a comma-separated list, or all for "all", in the order of the registry.
 
-    Raises UserError for a name that is not an entity.
+    Raises UserError for an unknown entity.
+
+    >>> [entity.name for entity in select_entities("invoices, jobs")]
+    ['jobs', 'invoices']
     """
     if names.strip().lower() in ("", "all"):
         return tuple(ENTITIES.values())
     wanted = {name.strip() for name in names.split(",") if name.strip()}
     if unknown := sorted(wanted - ENTITIES.keys()):
-        raise UserError(f"There is no entity called {', '.join(unknown)}. Choose from: {', '.join(ENTITIES)}.")
+        raise UserError(f"Unknown entity {', '.join(unknown)}. Choose from: {', '.join(ENTITIES)}.")
     return tuple(entity for entity in ENTITIES.values() if entity.name in wanted)
 
 
 # --- the GoogleSQL that derives from the registry -------------------------------------------------------------------
 
+ALL_RECORDS = "st_raw_v2.all_records"
 
-def _extracted(field: Field) -> str:
+
+def with_all_records(sql: str) -> str:
+    """Fill in the logical table st_raw_v2.all_records: one row per record of every entity in the registry.
+
+    Its columns are entity, _key and day (by @time_zone, payroll by the day worked; NULL for the lists that are read
+    whole). BigQuery reads only the columns that the statement uses.
+    """
+    branches = []
+    for entity in ENTITIES.values():
+        day = "date" if entity.day_column == "date" else f"DATE({entity.day_column}, @time_zone)"
+        day = day if entity.grows else "CAST(NULL AS DATE)"
+        branches.append(f"  SELECT '{entity.name}' AS entity, _key, {day} AS day FROM {entity.table}")
+    union = "\n  UNION ALL\n".join(branches)
+    return sql.replace(f"FROM {ALL_RECORDS}", f"FROM (\n{union}\n)")
+
+
+def _extraction_sql(field: Field) -> str:
+    """Return the expression that reads a field from the record, as text (JSON as JSON)."""
     if field.type == "JSON":
         return f"JSON_QUERY(record, '$.{field.sources[0]}')"
     values = [f"JSON_VALUE(record, '$.{source}')" for source in field.sources]
@@ -428,7 +463,8 @@ def _extracted(field: Field) -> str:
     return value if field.type == "STRING" else f"NULLIF({value}, '')"
 
 
-def _typed(field: Field) -> str:
+def _cast_sql(field: Field) -> str:
+    """Return the expression that casts the extracted text to the type of the column; NULL if it does not fit."""
     text = f"`{field.name}`"
     match field.type:
         case "STRING" | "JSON":
@@ -444,22 +480,22 @@ def _typed(field: Field) -> str:
 
 
 def projection_sql(entity: Entity, landing: str) -> str:
-    """SELECT that types the landed records of table `landing` (columns of LANDING).
+    """Return the SELECT that types the landed records of table `landing` (columns of LANDING).
 
-    Yields the entity's columns, `_key`, `_hash`, `_record`, `_seq` and `_reject`: NULL, or the reason why the row must
-    go to quarantine (no key, or a value that does not have the type of its column).
+    Its columns: those of the entity, `_key`, `_hash`, `_record`, `_seq` and `_reject`, which is NULL or the reason why
+    the row must go to quarantine (no key, or a value that does not have the type of its column).
     """
     text_fields = [f for f in entity.fields if f.type not in ("STRING", "JSON")]
-    extracted = ",\n    ".join(f"{_extracted(f)} AS `{f.name}`" for f in entity.fields)
-    typed = ",\n    ".join(f"{_typed(f)} AS `{f.name}`" for f in entity.fields)
+    extracted = ",\n    ".join(f"{_extraction_sql(f)} AS `{f.name}`" for f in entity.fields)
+    typed = ",\n    ".join(f"{_cast_sql(f)} AS `{f.name}`" for f in entity.fields)
     if entity.incremental == "slices":
-        # Neither id nor any pair of fields is a key here: equal rows are told apart by their ordinal.
+        # Neither the id nor any pair of fields is a key here: the ordinal distinguishes equal rows.
         ordinal = "CAST(ROW_NUMBER() OVER (PARTITION BY digest ORDER BY seq) AS STRING)"
         key = f"COALESCE(`id`, CONCAT(digest, '-', {ordinal}))"
     else:
         key = "`id`"
     reasons = "\n      ".join(
-        f"WHEN `{f.name}` IS NOT NULL AND {_typed(f)} IS NULL"
+        f"WHEN `{f.name}` IS NOT NULL AND {_cast_sql(f)} IS NULL"
         f" THEN CONCAT('{f.name} is not {f.type}: ', SUBSTR(`{f.name}`, 1, 40))"
         for f in text_fields
     )

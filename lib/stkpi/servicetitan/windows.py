@@ -1,10 +1,10 @@
-"""Windows: half-open intervals [start, end) that tile a range exactly."""
+"""Ingest windows: half-open intervals [start, end) that tile a range exactly."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from stkpi.errors import UserError
 
@@ -22,11 +22,11 @@ class Window:
                 f"A window must end after it starts: {self.start:%Y-%m-%d} to {self.end:%Y-%m-%d} does not."
             )
 
-    def halves(self) -> tuple[Window, Window]:
-        """The window cut in two at a midnight. Raises ValueError for a window of one day."""
+    def split(self) -> tuple[Window, Window]:
+        """Cut the window in two at a midnight. Raises ValueError for a window of one day."""
         days = (self.end - self.start) // timedelta(days=1)
-        if days < 2:  # noqa: PLR2004 - one day cannot be halved at a midnight
-            raise ValueError("a window of one day has no halves")
+        if days < 2:  # noqa: PLR2004 - one day cannot be split at a midnight
+            raise ValueError("a window of one day cannot be split")
         middle = self.start + timedelta(days=days // 2)
         return Window(self.start, middle), Window(middle, self.end)
 
@@ -34,23 +34,15 @@ class Window:
         return f"{self.start:%Y-%m-%d}..{self.end:%Y-%m-%d}"
 
 
-def midnight(moment: datetime) -> datetime:
-    """The UTC midnight on or before `moment`."""
+def floor_to_midnight(moment: datetime) -> datetime:
+    """Return the UTC midnight on or before `moment`."""
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def months(start: datetime, end: datetime, length: int = 1) -> Iterator[Window]:
+def split_by_month(start: datetime, end: datetime, length: int = 1) -> Iterator[Window]:
     """Tile [start, end) with windows that break at a UTC month's first midnight, every `length` months."""
     while start < end:
         month = start.astimezone(UTC).month - 1 + length
-        following = midnight(start).replace(year=start.year + month // 12, month=month % 12 + 1, day=1)
+        following = floor_to_midnight(start).replace(year=start.year + month // 12, month=month % 12 + 1, day=1)
         yield Window(start, min(following, end))
         start = following
-
-
-def parse_day(text: str, name: str) -> date:
-    """An ISO day such as 2025-08-18. Raises UserError that names the parameter."""
-    try:
-        return date.fromisoformat(text.strip())
-    except ValueError:
-        raise UserError(f"{name} must be a day such as 2025-08-18, not “{text}”.") from None

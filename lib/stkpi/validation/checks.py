@@ -1,4 +1,4 @@
-"""What a check is: measures against the limits of expectations/thresholds.yml, and the colour that follows."""
+"""Checks: measures against the limits of expectations/thresholds.yml, and the color that follows."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ import yaml
 
 from stkpi import settings
 from stkpi.errors import UserError
+from stkpi.kpis.definition import Definition
 
 FOLDER = settings.ROOT / "expectations"
 THRESHOLDS = FOLDER / "thresholds.yml"
 COLORS = ("red", "yellow", "green")
 SEVERITIES = ("critical", "warning")
-TOLD = 20  # measures of one check that validation.json names
+SHOWN = 20  # measures of one check that validation.json names
 
 
 @dataclass(frozen=True)
 class Rule:
     """Limits of a check: a value up to `green` is green, one above `red` is red, what lies between is yellow.
 
-    `title` says what holds when it is green, `remedy` what to do when it does not; `items` gives single measures limits
-    of their own. `least`: the measures that `series` leaves out, because what is usual there is smaller than this.
+    title, remedy   what holds when it is green, and what to do when it does not
+    items           limits of single measures, by their name
+    least           `series` leaves out what usually has fewer rows than this
+    kpi             the check holds for the default definition of this KPI; where another is adopted it is not made
     """
 
     title: str
@@ -35,9 +38,10 @@ class Rule:
     remedy: str
     items: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     least: float = 0
+    kpi: str = ""
 
     def color(self, item: str, value: float) -> str:
-        """The colour of one measure. A value that is not a number is red: it was not measured."""
+        """Return the color of a measure. A value that is not a number is red: it was not measured."""
         limits = {"green": self.green, "red": self.red} | dict(self.items.get(item, {}))
         return "green" if value <= limits["green"] else "yellow" if value <= limits["red"] else "red"
 
@@ -64,46 +68,46 @@ class Check:
     measures: tuple[Measure, ...] = ()
 
     @property
-    def stops(self) -> bool:
-        """Whether the night must fail for it."""
+    def is_blocking(self) -> bool:
+        """Whether the nightly run must fail for it."""
         return self.color == "red" and self.severity == "critical"
 
-    def told(self) -> dict[str, Any]:
-        """The check as validation.json has it."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the check as validation.json has it."""
         measures = [
             asdict(measure) | {"value": measure.value if isfinite(measure.value) else None}  # JSON has no infinity
-            for measure in self.measures[:TOLD]
+            for measure in self.measures[:SHOWN]
         ]
         return asdict(self) | {"measures": measures}
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The settings file: rules by kind of expectation, and rules by name of a check, which go first."""
+    """The limits: rules by kind of expectation, and rules by name of a check, which go first."""
 
     expectations: Mapping[str, Rule]
     checks: Mapping[str, Rule]
 
 
-def thresholds(path: Path = THRESHOLDS) -> Thresholds:
-    """Read the settings file. Raises UserError for a field that is missing, unknown or out of order."""
+def read_thresholds(path: Path = THRESHOLDS) -> Thresholds:
+    """Read the file of limits. Raises UserError for a field that is missing, unknown or out of order."""
     try:
         kinds = yaml.safe_load(path.read_text(encoding="utf-8"))
         parts = {kind: {name: Rule(**rule) for name, rule in rules.items()} for kind, rules in kinds.items()}
         read = Thresholds(**parts)
     except (TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} does not hold together: {error}") from None
-    for name, rule in (read.expectations | read.checks).items():
+        raise UserError(f"{path} cannot be read as limits: {error}") from None
+    for name, rule in {**read.expectations, **read.checks}.items():
         if rule.severity not in SEVERITIES or rule.green > rule.red:
             raise UserError(f"{path}: {name} needs a severity ({', '.join(SEVERITIES)}) and green not above red.")
     return read
 
 
 def judge(name: str, rule: Rule, measures: Iterable[Measure]) -> Check:
-    """The colour of a check is that of its worst measure; any red is red. Nothing measured is red as well."""
+    """Return a check with the color of its worst measure; any red is red. Nothing measured is red as well."""
     colored = [(COLORS.index(rule.color(m.item, m.value)), -m.value, m.item, m) for m in measures]
     if not colored:
-        return unable(name, rule, "there was nothing to look at")
+        return fail_check(name, rule, "there was nothing to look at")
     ranked = sorted(colored, key=lambda each: each[:3])
     worst, shown = ranked[0], tuple(each[3] for each in ranked if COLORS[each[0]] != "green")
     found = f"{worst[3].item}: {worst[3].detail}".removeprefix(": ")
@@ -111,7 +115,18 @@ def judge(name: str, rule: Rule, measures: Iterable[Measure]) -> Check:
     return Check(name, rule.title, rule.severity, COLORS[worst[0]], found + more, rule.remedy, shown)
 
 
-def unable(name: str, rule: Rule, reason: str | Exception) -> Check:
-    """The red check that could not be made."""
+def fail_check(name: str, rule: Rule, reason: str | Exception) -> Check:
+    """Return the red check that could not be made."""
     first_line = (str(reason).splitlines() or [type(reason).__name__])[0]
     return Check(name, rule.title, rule.severity, "red", f"Could not be checked: {first_line}", rule.remedy)
+
+
+def skip_check(name: str, rule: Rule, reason: str) -> Check:
+    """Return the green check that says why it was not made."""
+    return Check(name, rule.title, rule.severity, "green", f"Not checked: {reason}", rule.remedy)
+
+
+def describe_departed(definitions: Iterable[Definition]) -> str:
+    """Return the reason not to make a check that holds for the default definitions only."""
+    names = [definition.kpi.label for definition in definitions]
+    return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} counted by another definition."

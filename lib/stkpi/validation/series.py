@@ -1,31 +1,29 @@
-"""What a run of days or weeks says about its own end: gaps, silence, and numbers unlike those before."""
+"""Compare the newest days and weeks with those before: gaps, silence, and unusual numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 
+from stkpi.formatting import format_day, format_rounded
+from stkpi.kpis.catalog import Kpi
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.validation.checks import Measure
+from stkpi.validation.kpi_checks import COMPANY
 
 WEEKS = 12
-GROWING = tuple(name for name, entity in ENTITIES.items() if entity.incremental != "whole")
-# The days of gross pay fill up for weeks: its newest days, and a margin made of them, are never like those before.
+GROWING = tuple(name for name, entity in ENTITIES.items() if entity.grows)
+# The days of gross pay keep filling up for weeks, so that its newest days never look like those before.
 LATE = ENTITIES["payroll"]
-MARGINS = ("gpm", "warranty_rate")
-COUNTS = ("leads", "estimates_scheduled", "estimates")
-RATES = ("success_rate", *MARGINS)
-LEVELS = ("future_bookings", "outstanding_ar")
-COMPANY = "The company"
 SHORTEST_GAP = 2  # days: a weekend is no silence
 SMALL_CHANGE = 0.05  # of what is usual, or five points of a rate: never an alarm
 
 
-def coverage(days: pd.DataFrame, least: float) -> Iterator[Measure]:
-    """Per entity and month, the share of the usual rows that is missing: 1 for an empty month, 0 for a full one.
+def measure_coverage(days: pd.DataFrame, least: float) -> Iterator[Measure]:
+    """Measure per entity and month the share of the usual rows that is missing: 1 for an empty month, 0 for a full one.
 
     days: entity, day, records; a row for every day from the entity's first record on. The usual is the median of the
     entity's whole months, by the days of the month that are in `days`. Too small to say are the month in which an
@@ -33,19 +31,20 @@ def coverage(days: pd.DataFrame, least: float) -> Iterator[Measure]:
     """
     for entity, rows in _by_entity(days):
         by_month = rows.groupby(pd.DatetimeIndex(rows.index).to_period("M")).agg(["sum", "size"])
-        whole = by_month[by_month["size"] == by_month.index.days_in_month]
+        days_in_month = pd.PeriodIndex(by_month.index).days_in_month
+        whole = by_month[by_month["size"] == days_in_month]
         usual = (whole if len(whole) else by_month)["sum"].median()
-        expected = usual * by_month["size"] / by_month.index.days_in_month
+        expected = usual * by_month["size"] / days_in_month
         if by_month["sum"].sum() == 0:
             yield Measure(entity, 1, "no rows at all")
-        for month, found in by_month["sum"].iloc[1:].items():
-            if expected[month] >= max(least, 1):
-                detail = f"{found:,} rows where about {expected[month]:,.0f} are usual"
-                yield Measure(f"{entity} {month}", 1 - found / expected[month], detail)
+        for month, found, rows_expected in list(zip(by_month.index, by_month["sum"], expected, strict=True))[1:]:
+            if rows_expected >= max(least, 1):
+                detail = f"{found:,} rows where about {rows_expected:,.0f} are usual"
+                yield Measure(f"{entity} {month}", 1 - found / rows_expected, detail)
 
 
-def silence(days: pd.DataFrame, as_of: date) -> Iterator[Measure]:
-    """Per entity, how long ago the newest record is, in multiples of its longest gap in the 12 weeks before it."""
+def measure_silence(days: pd.DataFrame, as_of: date) -> Iterator[Measure]:
+    """Measure per entity how long ago the newest record is, in multiples of its longest gap in the 12 weeks before."""
     for entity, rows in _by_entity(days):
         busy = rows.index[rows > 0]
         if busy.empty:
@@ -58,59 +57,66 @@ def silence(days: pd.DataFrame, as_of: date) -> Iterator[Measure]:
         yield Measure(entity, quiet / longest, detail)
 
 
-def volume(days: pd.DataFrame, as_of: date) -> Iterator[Measure]:
-    """Per entity and day of the last seven whole days, its robust z-score among the same weekdays of 12 weeks.
+def measure_volume(days: pd.DataFrame, as_of: date) -> Iterator[Measure]:
+    """Measure per entity and day of the last seven whole days its robust z-score among the same weekdays of 12 weeks.
 
-    Gross pay is left out: its newest days are still filling.
+    Gross pay is left out: its newest days are still filling up.
     """
     for entity, rows in _by_entity(days):
         for day in pd.date_range(end=as_of - timedelta(days=1), periods=7) if entity != LATE.name else ():
             before = rows.reindex(day - pd.to_timedelta(np.arange(1, WEEKS + 1) * 7, unit="D")).dropna()
             if len(before) >= WEEKS // 2 and day in rows.index:
                 usual = before.median()
-                score = z_score(rows[day], before, max(usual, 1) ** 0.5)  # what chance alone makes of a count
+                score = compute_z_score(rows[day], before, max(usual, 1) ** 0.5)  # what chance alone makes of a count
                 detail = f"{rows[day]:,.0f} rows where {usual:,.0f} are usual on a {day:%A}"
                 yield Measure(f"{entity} {day:%Y-%m-%d}", abs(score), detail)
 
 
-def newest_week(weeks: pd.DataFrame, as_of: date, *, company: bool) -> Iterator[Measure]:
-    """Per KPI (of the company, or of each unit), the robust z-score of its newest week among the 12 weeks before.
+def measure_newest_week(
+    weeks: pd.DataFrame, kpis: Mapping[str, Kpi], as_of: date, *, company: bool
+) -> Iterator[Measure]:
+    """Measure per KPI (of the company, or of each unit) the robust z-score of its newest week among the 12 before.
 
-    weeks: scope, week_start and a column per KPI, full weeks only. A margin is judged in the newest week whose labor is
-    complete, a level (such as A/R) by how it changed. A KPI that was zero in one of the weeks is too thin to say.
+    weeks: scope, week_start and a column per KPI, full weeks only. A KPI whose records arrive late is judged in the
+    newest complete week, a level (a balance) by how much it changed. One that
+    was zero in a week, or a level that did not move in one, is too small to judge.
     """
     frame = weeks[(weeks["scope"] == COMPANY) == company].assign(week_start=pd.to_datetime(weeks["week_start"]))
     for scope, rows in frame.sort_values("week_start").set_index("week_start").groupby("scope"):
-        for kpi in rows.columns.drop("scope"):
-            last = pd.Timestamp(as_of - timedelta(days=6) - (LATE.lookback if kpi in MARGINS else timedelta(0)))
-            values = rows.loc[:last, kpi].astype(float).tail(WEEKS + 1)
-            before, value = values.iloc[:-1].dropna(), values.iloc[-1]
-            if len(before) < WEEKS // 2 or (before == 0).any() or np.isnan(value):
+        for name, kpi in kpis.items():
+            last = pd.Timestamp(as_of - timedelta(days=6 + kpi.complete_after))
+            values = rows.loc[:last, name].astype(float).tail(WEEKS + 1)
+            before = values.iloc[:-1].dropna()
+            if len(before) < WEEKS // 2 or (before == 0).any() or np.isnan(values.iloc[-1]):
                 continue
-            usual = before.median()
-            if kpi in LEVELS:
-                score = z_score(value - before.iloc[-1], before.diff().dropna(), SMALL_CHANGE * usual)
-            else:
-                chance = usual**0.5 if kpi in COUNTS else 0
-                score = z_score(value, before, max(SMALL_CHANGE * usual, SMALL_CHANGE if kpi in RATES else chance))
-            form = "{:.1%}" if kpi in RATES else "{:,.0f}"
-            detail = f"{form.format(value)} where {form.format(usual)} is usual, week of {values.index[-1]:%F}"
-            yield Measure(f"{scope}, {kpi}", abs(score), detail)
+            if kpi.is_level and (before.diff().dropna() == 0).any():
+                continue
+            newest, usual = format_rounded(values.iloc[-1], kpi.kind), format_rounded(before.median(), kpi.kind)
+            detail = f"{newest} where {usual} is usual, week of {format_day(values.index[-1])}"
+            yield Measure(f"{scope}, {kpi.label}", abs(_score_week(kpi, before, values.iloc[-1])), detail)
 
 
-def z_score(value: float, before: pd.Series, least: float) -> float:
-    """How far `value` is from the median of `before`, in spreads of `before`.
+def _score_week(kpi: Kpi, before: pd.Series, value: float) -> float:
+    usual = float(before.median())
+    if kpi.is_level:
+        return compute_z_score(value - before.iloc[-1], before.diff().dropna(), SMALL_CHANGE * usual)
+    chance = usual**0.5 if kpi.kind == "count" else SMALL_CHANGE if kpi.kind == "rate" else 0
+    return compute_z_score(value, before, max(SMALL_CHANGE * usual, chance))
 
-    The spread is 1.4826 times the median absolute deviation (a standard deviation, where the numbers are normal), but
-    at least `least`: twelve calm weeks must not turn a small change into an alarm.
+
+def compute_z_score(value: float, before: pd.Series, least: float) -> float:
+    """Return how far `value` is from the median of `before`, in times its usual variation.
+
+    The usual variation is 1.4826 times the median absolute deviation (a standard deviation, where the numbers are
+    normal), but at least `least`: twelve calm weeks must not turn a small change into an alarm.
     """
     usual = float(before.median())
-    spread = 1.4826 * float((before - usual).abs().median())
-    return (value - usual) / max(spread, least)
+    variation = 1.4826 * float((before - usual).abs().median())
+    return (value - usual) / max(variation, least)
 
 
-def reads(status: pd.DataFrame, now: datetime) -> Iterator[Measure]:
-    """Per entity, how many hours ago it was read last; `status` as ledger.status gives it."""
+def measure_reads(status: pd.DataFrame, now: datetime) -> Iterator[Measure]:
+    """Measure per entity how many hours ago it was read last; `status` as ingest.state gives it."""
     read = status.set_index("entity")["last_read"]
     for entity in ENTITIES:
         if entity in read:
@@ -120,8 +126,8 @@ def reads(status: pd.DataFrame, now: datetime) -> Iterator[Measure]:
             yield Measure(entity, np.inf, "was never read")
 
 
-def quarantine(status: pd.DataFrame) -> Iterator[Measure]:
-    """Per entity, its rows in quarantine; `status` as ledger.status gives it."""
+def measure_quarantine(status: pd.DataFrame) -> Iterator[Measure]:
+    """Measure per entity its rows in quarantine; `status` as ingest.state gives it."""
     for entity, rows in status.set_index("entity")["quarantined"].items():
         yield Measure(str(entity), float(rows), f"{rows:,} rows in quarantine")
 

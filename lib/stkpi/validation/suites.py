@@ -1,15 +1,20 @@
-"""The suites of expectations/suites/, run by Great Expectations on the rows of the window.
+"""Run the suites of expectations/suites/ with Great Expectations on the rows of the window.
 
 A suite file maps a table to the column that dates its rows (`instant` or `day`; none: the whole table) and to its
 expectations, each as `type: {arguments}` with the names of Great Expectations' gallery. Only the columns that the
-expectations name are read, and no suite names a customer.
+expectations name are read, and no suite names a customer. The raw tables come from the registry: each that grows is
+dated and checked for its key without a line in any file.
+
+Every fact table has at least the expectations that hold for any: each row has its day and its unit. What a suite
+expects of a fact table or of a KPI's column holds for the default definition; where another was adopted, it is not
+checked.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import cache
@@ -21,10 +26,27 @@ import pandas as pd
 import yaml
 
 from stkpi.errors import UserError
-from stkpi.validation.checks import FOLDER, THRESHOLDS, Check, Measure, Rule, Thresholds, judge, unable
+from stkpi.kpis.definition import Definition, choose_definitions, name_facts
+from stkpi.kpis.sql import MART, table_columns
+from stkpi.servicetitan.entities import ENTITIES, Entity
+from stkpi.validation.checks import (
+    FOLDER,
+    THRESHOLDS,
+    Check,
+    Measure,
+    Rule,
+    Thresholds,
+    describe_departed,
+    fail_check,
+    judge,
+    skip_check,
+)
 from stkpi.warehouse import Warehouse
 
 SUITES = FOLDER / "suites"
+NOT_NULL = "ExpectColumnValuesToNotBeNull"
+OF_EVERY_FACT = ("event_date", "business_unit")  # never empty, by whatever definition
+_FACT = f"{MART}.fact_"
 _PREFIXES = ("ExpectColumnValuesTo", "ExpectCompoundColumnsTo", "ExpectColumnPairValues", "ExpectTable")
 
 
@@ -59,7 +81,7 @@ class Suite:
     day: str | None = None
 
     def select(self, first_day: date, as_of: date, zone: str) -> tuple[str, dict[str, Any]]:
-        """The query for the rows of the window with its parameters; plain bounds, so that partitions are pruned."""
+        """Return the query for the rows of the window, and its parameters; plain bounds prune partitions."""
         columns = sorted({column for expectation in self.expectations for column in expectation.columns})
         sql = f"SELECT {', '.join(f'`{column}`' for column in columns)} FROM {self.table}"
         if self.day:
@@ -75,51 +97,123 @@ class Suite:
         return sql, {}
 
 
-def read(folder: Path = SUITES) -> tuple[Suite, ...]:
-    """Every suite of the folder. Raises UserError for a file that does not hold together."""
-    found = []
+@dataclass(frozen=True)
+class PreparedSuite:
+    """A suite ready to run: its expectations with their limits and the library's own objects, and what is left out."""
+
+    suite: Suite
+    rules: tuple[Rule, ...]
+    objects: tuple[Any, ...]
+    skipped: tuple[Check, ...]
+
+
+def read_suites(folder: Path = SUITES) -> tuple[Suite, ...]:
+    """Read every suite of the folder, and add what the registry says of the raw tables.
+
+    Raises UserError for a file that is not a suite.
+    """
+    found = {entity.table: _key_suite(entity) for entity in ENTITIES.values() if entity.grows}
     for path in sorted(folder.glob("*.yml")):
         try:
             for table, suite in yaml.safe_load(path.read_text(encoding="utf-8")).items():
                 lines = [next(iter(line.items())) for line in suite.pop("expectations")]
                 expectations = tuple(Expectation(table, kind, arguments) for kind, arguments in lines)
-                found.append(Suite(table, expectations, **suite))
+                known = found.get(table, Suite(table, ()))
+                found[table] = replace(known, expectations=known.expectations + expectations, **suite)
         except (TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
             raise UserError(f"{path} is not a suite (table: expectations): {error}") from None
-    return tuple(found)
+    return tuple(found.values())
 
 
-Declared = list[tuple[Suite, list[tuple[str, Rule, Any]]]]  # of each suite: name, limits and the library's own object
+def _key_suite(entity: Entity) -> Suite:
+    """The suite that every growing raw table has: each new record has a key, and has it alone."""
+    kinds = ("ExpectColumnValuesToNotBeNull", "ExpectColumnValuesToBeUnique")
+    dated = {"day" if entity.day_column == "date" else "instant": entity.day_column}
+    return Suite(entity.table, tuple(Expectation(entity.table, kind, {"column": "_key"}) for kind in kinds), **dated)
 
 
-def declared(limits: Thresholds) -> Declared:
-    """Every suite, ready to run. Takes seconds, so call it before the warehouse is open: DuckDB lets one program in.
+def complete_suites(suites: Iterable[Suite], definitions: Mapping[str, Definition]) -> tuple[Suite, ...]:
+    """Return the suites with what holds for every fact table; a fact table without a suite gets one."""
+    found = {suite.table: suite for suite in suites}
+    for table in dict.fromkeys(f"{MART}.{name}" for name in name_facts(definitions).values()):
+        suite = found.get(table, Suite(table, (), day=OF_EVERY_FACT[0]))
+        more = [Expectation(table, NOT_NULL, {"column": column}) for column in OF_EVERY_FACT]
+        named = {each.name for each in suite.expectations}
+        added = tuple(each for each in more if each.name not in named)
+        found[table] = replace(suite, expectations=(*suite.expectations, *added))
+    return tuple(found.values())
+
+
+def prepare_suites(limits: Thresholds, definitions: Mapping[str, Definition]) -> list[PreparedSuite]:
+    """Make every suite ready to run. It takes seconds, so do it before DuckDB, which lets one program in, is open.
 
     Raises UserError for an expectation that Great Expectations does not know or that takes other arguments.
     """
-    return [
-        (suite, [(each.name, _rule(each, limits), declare(each)) for each in suite.expectations]) for suite in read()
-    ]
+    found = []
+    for suite in complete_suites(read_suites(), definitions):
+        made, skipped = [], []
+        for each in suite.expectations:
+            rule, reason = _rule(each, limits), _reason_to_skip(each, definitions)
+            if reason:
+                skipped.append(skip_check(each.name, rule, reason))
+            else:
+                made.append((each, rule, build_expectation(each)))
+        kept = replace(suite, expectations=tuple(each for each, _, _ in made))
+        rules, objects = tuple(rule for _, rule, _ in made), tuple(built for _, _, built in made)
+        found.append(PreparedSuite(kept, rules, objects, tuple(skipped)))
+    return found
 
 
-def run(target: Warehouse, found: Declared, first_day: date, as_of: date, zone: str) -> Iterator[Check]:
+def _reason_to_skip(expectation: Expectation, definitions: Mapping[str, Definition]) -> str:
+    """Why an expectation does not hold by the company's definitions; empty where it does."""
+    defaults = choose_definitions({}, {name: definition.kpi for name, definition in definitions.items()})
+    if expectation.table.startswith(_FACT):
+        facts = name_facts(definitions)
+        sharing = [d for name, d in definitions.items() if f"{MART}.{facts[name]}" == expectation.table]
+        if not sharing:
+            return "no KPI counts the rows of this table."
+        if expectation.kind == NOT_NULL and set(expectation.columns) <= set(OF_EVERY_FACT):
+            return ""
+        departed = [d for d in sharing if d.rows != defaults[d.kpi.name].rows]
+    elif expectation.table.startswith(f"{MART}."):
+        departed = [
+            d
+            for d in definitions.values()
+            if d.departures and {c.name for c in table_columns(d)} & set(expectation.columns)
+        ]
+    else:
+        return ""
+    return describe_departed(departed) if departed else ""
+
+
+def run_suites(
+    target: Warehouse, prepared: Iterable[PreparedSuite], first_day: date, as_of: date, zone: str
+) -> Iterator[Check]:
     """Run every suite; yields a check per expectation. Raises UserError for one that did not run."""
     frames = _frames()
-    for suite, lines in found:
+    for each in prepared:
+        yield from each.skipped
+        suite = each.suite
+        lines = list(zip(suite.expectations, each.rules, strict=True))
+        if not lines:
+            continue
         sql, parameters = suite.select(first_day, as_of, zone)
         try:
             frame = target.query(sql, **parameters)
         except Exception as error:  # whatever the engine says: these checks are red, the others go on
-            yield from (unable(name, rule, error) for name, rule, _ in lines)
+            yield from (fail_check(expectation.name, rule, error) for expectation, rule in lines)
             continue
         # Plain Python values: of pandas' own strings the library cannot tell the type, and instants lose their zone.
         frame = frame.astype(dict.fromkeys(frame.select_dtypes(["str", "datetimetz"]).columns, object))
-        results = _validate(frames, suite.table, frame, [ready for _, _, ready in lines])
+        results = _validate(frames, suite.table, frame, each.objects)
         if len(results) != len(lines):
             raise UserError(f"Of {suite.table} {len(results)} of {len(lines)} expectations ran: is one there twice?")
-        for (name, rule, _), expectation, result in zip(lines, suite.expectations, results, strict=True):
+        for (expectation, rule), result in zip(lines, results, strict=True):
             failure = _failure(result)
-            yield unable(name, rule, failure) if failure else judge(name, rule, [_measure(expectation, result)])
+            if failure:
+                yield fail_check(expectation.name, rule, failure)
+            else:
+                yield judge(expectation.name, rule, [_measure(expectation, result)])
 
 
 def _rule(expectation: Expectation, limits: Thresholds) -> Rule:
@@ -140,8 +234,8 @@ def _library() -> Any:
     return great_expectations
 
 
-def declare(expectation: Expectation) -> Any:
-    """The library's own object: a name or an argument that it does not know must not be dropped in silence."""
+def build_expectation(expectation: Expectation) -> Any:
+    """Return the library's own object. Raises UserError for a name or an argument that it does not know."""
     try:
         return getattr(_library().expectations, expectation.kind)(**expectation.arguments)
     except (AttributeError, ValueError) as error:
@@ -156,12 +250,12 @@ def _frames() -> Any:
     return context.data_sources.pandas_default.add_dataframe_asset("frames").add_batch_definition_whole_dataframe("all")
 
 
-def _validate(frames: Any, table: str, frame: pd.DataFrame, declared: list[Any]) -> list[Any]:
-    """The library's results for the frame of one table, in the order of `declared`."""
-    suite = _library().ExpectationSuite(name=table, expectations=declared)
+def _validate(frames: Any, table: str, frame: pd.DataFrame, objects: Iterable[Any]) -> list[Any]:
+    """The library's results for the frame of one table, in the order of `objects`."""
+    suite = _library().ExpectationSuite(name=table, expectations=list(objects))
     order = {each.id: place for place, each in enumerate(suite.expectations)}
-    told = {"result_format": "BASIC", "partial_unexpected_count": 50}
-    results = frames.get_batch({"dataframe": frame}).validate(suite, result_format=told).results
+    result_format = {"result_format": "BASIC", "partial_unexpected_count": 50}
+    results = frames.get_batch({"dataframe": frame}).validate(suite, result_format=result_format).results
     return sorted(results, key=lambda result: order[result.expectation_config.id])
 
 

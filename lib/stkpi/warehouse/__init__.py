@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from stkpi.settings import Settings, load
-from stkpi.warehouse.protocol import DATASETS, STAGE_DAYS, USAGE, Usage, Warehouse, ensure
+from stkpi.warehouse.protocol import DATASETS, STAGE_DAYS, USAGE, Usage, Warehouse, ensure_tables
 
-__all__ = ["DATASETS", "STAGE_DAYS", "USAGE", "Usage", "Warehouse", "connect", "ensure"]
+__all__ = ["DATASETS", "STAGE_DAYS", "USAGE", "Usage", "Warehouse", "connect", "ensure_tables"]
 
 
 def connect(settings: Settings | None = None, wait: float = 60) -> Warehouse:
-    """The warehouse that the settings name, with its datasets created: BigQuery where BQ_PROJECT is set, else a file.
+    """Open the warehouse that the settings name (BigQuery if BQ_PROJECT is set, else a DuckDB file) with its datasets.
 
+    settings: default: read from the environment and .env
     wait: seconds to wait while another program has the DuckDB file open
-    Raises UserError where it cannot be used.
+    Raises UserError if it cannot be used.
     """
     settings = settings or load()
     if settings.bq_project:

@@ -1,8 +1,8 @@
-"""GoogleSQL for DuckDB: sqlglot's translation, and the corrections without which it is silently wrong.
+"""GoogleSQL for DuckDB: sqlglot's translation, plus corrections where that translation is silently wrong.
 
-The session must have `SET TimeZone='UTC'`, as BigQuery's default time zone is. What is neither translated rightly nor
-corrected here is refused by name; what DuckDB itself rejects is left to DuckDB. Two things cannot be seen in the text:
-SUM of an INT64 is a HUGEINT there (write CAST(SUM(x) AS INT64)), and NUMERIC / NUMERIC is a DOUBLE (write
+The session must have `SET TimeZone='UTC'`, BigQuery's default time zone. A construct that is neither translated
+correctly nor corrected here is refused by name; what DuckDB itself rejects is left to DuckDB. Two cases cannot be seen
+in the text: SUM of an INT64 is a HUGEINT there (write CAST(SUM(x) AS INT64)), and NUMERIC / NUMERIC is a DOUBLE (write
 CAST(SAFE_DIVIDE(a, b) AS NUMERIC)).
 """
 
@@ -22,23 +22,23 @@ _WHOLE = (exp.Count, exp.CountIf, exp.Sum, exp.Round, exp.Floor, exp.Ceil, exp.L
 
 @lru_cache(maxsize=512)
 def to_duckdb(sql: str) -> tuple[str, ...]:
-    """The DuckDB statements for a GoogleSQL text; parameters `@name` become `$name`.
+    """Translate a GoogleSQL text into DuckDB statements; parameters `@name` become `$name`.
 
-    Raises ValueError for what cannot be parsed or is known to give other rows on DuckDB.
+    Raises ValueError for a text that cannot be parsed, or a construct that gives other rows on DuckDB.
     """
     try:
         return tuple(
-            _corrected(part).sql("duckdb", copy=False, unsupported_level=sqlglot.ErrorLevel.RAISE)
+            _correct_statement(part).sql("duckdb", copy=False, unsupported_level=sqlglot.ErrorLevel.RAISE)
             for statement in sqlglot.parse(sql, read="bigquery")
             if statement is not None
-            for part in _parts(statement)
+            for part in _split_alter(statement)
         )
     except (sqlglot.errors.ParseError, sqlglot.errors.UnsupportedError) as error:
         raise ValueError(f"Not GoogleSQL that DuckDB can run: {error}") from error
 
 
-def _parts(statement: exp.Expression) -> Iterator[exp.Expression]:
-    """DuckDB takes one action per ALTER."""
+def _split_alter(statement: exp.Expr) -> Iterator[exp.Expr]:
+    """Split an ALTER with several actions: DuckDB takes one per statement."""
     if isinstance(statement, exp.Alter) and len(statement.args["actions"]) > 1:
         for action in statement.args["actions"]:
             part = statement.copy()
@@ -48,25 +48,26 @@ def _parts(statement: exp.Expression) -> Iterator[exp.Expression]:
         yield statement
 
 
-def _corrected(statement: exp.Expression) -> exp.Expression:
+def _correct_statement(statement: exp.Expr) -> exp.Expr:
+    """Correct every construct of a statement, in place. Raises ValueError for one that must not reach DuckDB."""
     for node in statement.walk():
-        if reason := _refusal(node):
+        if reason := _find_unsupported(node):
             raise ValueError(f"{reason}: {node.sql('bigquery')}")
     for create in statement.find_all(exp.Create):
         _drop_storage(create)
     for select in list(statement.find_all(exp.Select)):
         _read_json_once(select)
-    # Parents after their children: what is corrected may lie within what is corrected.
+    # Children before their parents: a corrected construct may contain another one.
     for node in reversed(list(statement.walk())):
         parent, key, index = node.parent, node.arg_key, node.index
-        corrected = _correct(node)
-        if parent and corrected is not node:
+        corrected = _correct_node(node)
+        if parent and key and corrected is not node:
             parent.set(key, corrected, index)
     return statement
 
 
-def _refusal(node: exp.Expression) -> str | None:  # noqa: PLR0911 (one line per construct reads best)
-    """Why the construct must not reach DuckDB, or None."""
+def _find_unsupported(node: exp.Expr) -> str | None:  # noqa: PLR0911 (one line per construct reads best)
+    """Return why the construct must not reach DuckDB, or None."""
     match node:
         case exp.TimeToStr() | exp.StrToTime() | exp.String() if node.args.get("zone"):
             return "The zone would be ignored; use FORMAT_DATETIME(f, DATETIME(ts, zone))"
@@ -87,14 +88,15 @@ def _refusal(node: exp.Expression) -> str | None:  # noqa: PLR0911 (one line per
     return None
 
 
-def _correct(node: exp.Expression) -> exp.Expression:  # noqa: PLR0911
+def _correct_node(node: exp.Expr) -> exp.Expr:  # noqa: PLR0911
+    """Return the expression that means in DuckDB what `node` means in GoogleSQL, or `node` itself."""
     match node:
         case exp.DataType() if node.is_type("DECIMAL") and not node.expressions:
             return _NUMERIC.copy()
         case exp.TryCast() if node.is_type("BIGINT"):
-            return _guarded(node)
+            return _guard_integer_cast(node)
         case exp.TryCast() if node.is_type("BOOLEAN"):
-            return _true_or_false(node.this)
+            return _cast_to_bool(node.this)
         case exp.DateTrunc() | exp.DateAdd() | exp.DateSub():
             return exp.cast(node, "DATE")  # a timestamp in DuckDB
         case exp.IntDiv():
@@ -103,12 +105,12 @@ def _correct(node: exp.Expression) -> exp.Expression:  # noqa: PLR0911
             return exp.paren(node, copy=False)
         case exp.TimestampDiff():  # complete units, where DATE_DIFF counts boundaries
             return exp.Anonymous(
-                this="DATE_SUB", expressions=[exp.Literal.string(node.unit.name), node.expression, node.this]
+                this="DATE_SUB", expressions=[exp.Literal.string(node.args["unit"].name), node.expression, node.this]
             )
         case exp.Extract() if node.name.upper() == "DAYOFWEEK":  # 0 to 6 in DuckDB, 1 to 7 in GoogleSQL
             return exp.paren(exp.Add(this=node, expression=exp.Literal.number(1)), copy=False)
         case exp.JSONExtractArray():  # a cast to a list fails for what is not one, where GoogleSQL has no elements
-            elements = exp.Literal.string(_path(node) + "[*]")
+            elements = exp.Literal.string(_read_path(node) + "[*]")
             return exp.Anonymous(this="JSON_EXTRACT", expressions=[node.this, elements])
         case exp.CountIf():  # a HUGEINT in DuckDB
             return exp.Count(this=exp.If(this=node.this, true=exp.Literal.number(1)))
@@ -116,7 +118,7 @@ def _correct(node: exp.Expression) -> exp.Expression:  # noqa: PLR0911
 
 
 def _drop_storage(create: exp.Create) -> None:
-    """Partitions, clusters and OPTIONS say how BigQuery stores a table; DuckDB has no use for them."""
+    """Drop partitions, clusters and OPTIONS: they say how BigQuery stores a table, which DuckDB has no use for."""
     if properties := create.args.get("properties"):
         kept = [p for p in properties.expressions if isinstance(p, exp.TemporaryProperty)]
         create.set("properties", exp.Properties(expressions=kept) if kept else None)
@@ -126,42 +128,42 @@ def _drop_storage(create: exp.Create) -> None:
 
 
 def _read_json_once(select: exp.Select) -> None:
-    """Reads all the paths of a SELECT from a record in one go.
+    """Read all paths of a SELECT from a record at once.
 
-    DuckDB parses the record for each JSON_VALUE anew, but computes equal expressions once: 30 paths of 100,000 records
+    DuckDB parses the record again for each JSON_VALUE, but computes equal expressions once: 30 paths of 100,000 records
     take 0.5 s instead of 3.6 s. An object or array under JSON_VALUE, and JSON's null, are NULL.
     """
     for kind, function in ((exp.JSONExtractScalar, "JSON_VALUE"), (exp.JSONExtract, "JSON_EXTRACT")):
         reads = [
-            (node, node.this.copy(), _path(node))
+            (node, node.this.copy(), _read_path(node))
             for node in select.find_all(kind)
             if type(node) is kind and node.find_ancestor(exp.Select) is select
         ]
-        by_record: dict[exp.Expression, dict[str, None]] = {}
+        by_record: dict[exp.Expr, dict[str, None]] = {}
         for _, record, path in reads:
             by_record.setdefault(record, {})[path] = None
         for node, record, path in reads:
             paths = list(by_record[record])
             listed = exp.Array(expressions=[exp.Literal.string(each) for each in paths])
             call = exp.Anonymous(this=function, expressions=[record, listed])
-            value: exp.Expression = exp.Bracket(this=call, expressions=[exp.Literal.number(paths.index(path))])
+            value: exp.Expr = exp.Bracket(this=call, expressions=[exp.Literal.number(paths.index(path))])
             if kind is exp.JSONExtractScalar:  # JSON_VALUE keeps the quotes of a string
                 value = exp.Anonymous(this="JSON_EXTRACT_STRING", expressions=[value, exp.Literal.string("$")])
             node.replace(value)
 
 
-def _path(node: exp.JSONExtract | exp.JSONExtractScalar | exp.JSONExtractArray) -> str:
+def _read_path(node: exp.JSONExtract | exp.JSONExtractScalar | exp.JSONExtractArray) -> str:
     return node.expression.sql("duckdb").strip("'")
 
 
-def _guarded(cast: exp.TryCast) -> exp.Expression:
-    """DuckDB casts '1.5' to 2, '1e3' to 1000 and '1_0' to 10; GoogleSQL casts none of them."""
+def _guard_integer_cast(cast: exp.TryCast) -> exp.Expr:
+    """Cast whole numbers only: DuckDB casts '1.5' to 2, '1e3' to 1000 and '1_0' to 10, GoogleSQL gives NULL."""
     whole = exp.Anonymous(this="REGEXP_FULL_MATCH", expressions=[cast.this.copy(), exp.Literal.string(_WHOLE_NUMBER)])
     return exp.Case().when(whole, cast)
 
 
-def _true_or_false(text: exp.Expression) -> exp.Expression:
-    """DuckDB casts 'yes' and '1' to TRUE as well."""
+def _cast_to_bool(text: exp.Expr) -> exp.Expr:
+    """Cast 'true' and 'false' only: DuckDB casts 'yes' and '1' to TRUE as well."""
     return (
         exp.Case(this=exp.Lower(this=text))
         .when(exp.Literal.string("true"), exp.true())

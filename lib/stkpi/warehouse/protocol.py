@@ -1,4 +1,4 @@
-"""What the product needs of a warehouse: the protocol that both engines satisfy, and what a process has read of it.
+"""What the product needs from a warehouse: the protocol that both engines satisfy, and the bytes a process has read.
 
 All SQL is GoogleSQL with named parameters (`@first_day`). Datasets: st_raw_v2 (records as they came, typed), st_ref_v2
 (dimensions), st_mart_v2 (facts and KPIs), st_logs_v2 (ingestion_logs, sync_state, quarantine), st_stage_v2 (scratch).
@@ -7,22 +7,22 @@ All SQL is GoogleSQL with named parameters (`@first_day`). Datasets: st_raw_v2 (
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import pandas as pd
 
-from stkpi.warehouse.schema import Columns, Table, migration
+from stkpi.warehouse.schema import Columns, Table, plan_migration
 
 DATASETS = ("st_raw_v2", "st_ref_v2", "st_mart_v2", "st_logs_v2", "st_stage_v2")
-STAGE_DAYS = 3  # after which a scratch table is gone, if a crash has left it
+STAGE_DAYS = 3  # after which BigQuery deletes a scratch table that a crash left behind
 
 
 @dataclass
 class Usage:
-    """What the statements of this process (of a step of the nightly) have read and are billed for, in bytes."""
+    """Bytes that the statements of this process (one step of the nightly) have read and are billed for."""
 
     statements: int = 0
     processed: int = 0
@@ -30,7 +30,7 @@ class Usage:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, processed: int, billed: int) -> None:
-        """Count a statement."""
+        """Count one statement; sizes in bytes."""
         with self._lock:
             self.statements += 1
             self.processed += processed
@@ -41,58 +41,66 @@ USAGE = Usage()
 
 
 class Warehouse(Protocol):
-    """What the product needs of an engine. Usable by several threads, and as a context manager that closes it."""
+    """What the product needs from an engine. Several threads may share it; as a context manager it closes itself."""
 
     name: str
-    remote: bool  # statements are billed by what they read, and what was submitted goes on if this program dies
-    NotFound: type[Exception]  # raised for a table that does not exist
+    remote: bool  # statements are billed by the bytes they read, and a submitted job goes on if this program dies
+
+    @property
+    def NotFound(self) -> type[Exception]:
+        """The exception that a statement raises for a table that does not exist."""
 
     def query(self, sql: str, **parameters: Any) -> pd.DataFrame:
-        """Rows of a SELECT. NUMERIC arrives as Decimal, DATE as date, TIMESTAMP as an aware UTC timestamp."""
+        """Return the rows of a SELECT. NUMERIC arrives as Decimal, DATE as date, TIMESTAMP as an aware UTC timestamp.
+
+        parameters: the values of `@name` in the statement; names that it does not use are ignored
+        """
 
     def execute(self, *statements: str, **parameters: Any) -> None:
-        """Run statements in order, each on its own."""
+        """Run statements in order, each in its own transaction."""
 
-    def transaction(self, *statements: str, **parameters: Any) -> None:
-        """Run DML statements that become visible together or not at all."""
+    def run_transaction(self, *statements: str, **parameters: Any) -> None:
+        """Run DML statements so that all of them take effect, or none."""
 
-    def load(
+    def load_file(
         self,
         table: str,
         path: Path,
         columns: Sequence[tuple[str, str]],
-        stand_in: Callable[[bytes, str], bytes] | None = None,
+        substitute: Callable[[bytes, str], bytes] | None = None,
     ) -> int:
-        """Replace `table` (columns as name, type) by the rows of an NDJSON.gz or CSV file; how many it then has.
+        """Replace `table` with the rows of an NDJSON.gz or CSV file; return how many rows the table then has.
 
-        Of an NDJSON.gz file, a table of the name is taken for an unfinished load of the same content where `remote`:
-        have the content's digest in the name, and drop the table after use. `stand_in(line, reason)` gives the line
-        that is loaded in place of one that is too large.
+        columns: (name, GoogleSQL type) of each column
+        substitute: called with a line that is too large and the reason; returns the line to load in its place
+
+        Where `remote`, an existing table of that name counts as an unfinished load of the same NDJSON.gz file: put the
+        digest of the content into the name, and drop the table after use.
         """
 
     def drop(self, *tables: str) -> None:
-        """Drop tables, if they are there."""
+        """Drop tables; skip those that do not exist."""
 
-    def columns(self, *datasets: str) -> dict[str, Columns]:
-        """The tables of datasets, by full name, each with the types of its columns by name."""
+    def list_columns(self, *datasets: str) -> Mapping[str, Columns]:
+        """Return the tables of the datasets: full name to {column: GoogleSQL type}."""
 
-    def dry_run(self, sql: str, **parameters: Any) -> int:
-        """The bytes that a statement would read (0 where reading costs nothing); it is not run."""
+    def estimate_bytes(self, sql: str, **parameters: Any) -> int:
+        """Return the bytes that a statement would read (0 where reading is free), without running it."""
 
     def close(self) -> None:
-        """Let go of the warehouse."""
+        """Close the connection, or the file."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
 
-def ensure(target: Warehouse, tables: Iterable[Table]) -> None:
-    """Create the tables that are missing, and add the columns that the others lack.
+def ensure_tables(target: Warehouse, tables: Iterable[Table]) -> None:
+    """Create the tables that do not exist, and add the columns that the existing ones lack.
 
-    Raises UserError for a column that has another type.
+    Raises UserError for a column of another type.
     """
     tables = tuple(tables)
-    statements = list(migration(tables, target.columns(*sorted({table.dataset for table in tables}))))
+    statements = list(plan_migration(tables, target.list_columns(*sorted({table.dataset for table in tables}))))
     if statements:
         target.execute(*statements)

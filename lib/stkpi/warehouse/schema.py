@@ -1,4 +1,4 @@
-"""Tables as data: their DDL, and the migration that brings a table which is there to what is declared."""
+"""Tables as data: their DDL, and the migration that brings an existing table to its declaration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Columns = Mapping[str, str]  # name to GoogleSQL type
 
 @dataclass(frozen=True)
 class Column:
-    """A column; every one may be NULL: a column that joins a table later cannot be anything else."""
+    """A column. All are nullable: a column that is added to an existing table cannot be anything else."""
 
     name: str
     type: str
@@ -20,13 +20,13 @@ class Column:
 
     @property
     def sql(self) -> str:
-        """The column as DDL declares it."""
-        return f"`{self.name}` {self.type}{_options(self.description)}"
+        """The column as it stands in a CREATE TABLE."""
+        return f"`{self.name}` {self.type}{_options_sql(self.description)}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table by its full name. `partition` is over a date that never changes: a MERGE prunes by it."""
+    """A table by its full name. `partition` is by a date that never changes, so that a MERGE can prune by it."""
 
     name: str
     columns: tuple[Column, ...]
@@ -36,12 +36,12 @@ class Table:
 
     @property
     def dataset(self) -> str:
-        """The dataset that it is in."""
+        """The dataset of the table."""
         return self.name.partition(".")[0]
 
 
 def create_sql(table: Table) -> str:
-    """The CREATE TABLE IF NOT EXISTS of a table."""
+    """Return the CREATE TABLE IF NOT EXISTS statement of a table."""
     columns = ",\n  ".join(column.sql for column in table.columns)
     lines = [f"CREATE TABLE IF NOT EXISTS {table.name} (\n  {columns}\n)"]
     if table.partition:
@@ -49,32 +49,32 @@ def create_sql(table: Table) -> str:
     if table.cluster:
         lines.append(f"CLUSTER BY {', '.join(table.cluster)}")
     if table.description:
-        lines.append(_options(table.description).strip())
+        lines.append(_options_sql(table.description).strip())
     return "\n".join(lines)
 
 
-def migration(tables: Iterable[Table], found: Mapping[str, Columns]) -> Iterator[str]:
-    """The statements that create the tables that are missing and add the columns that the others lack.
+def plan_migration(tables: Iterable[Table], found: Mapping[str, Columns]) -> Iterator[str]:
+    """Yield the statements that create missing tables and add missing columns.
 
-    found: the tables that are there, by full name
-    Raises UserError for a column of another type: no statement changes it without a person's decision.
+    found: the existing tables, by full name
+    Raises UserError for a column of another type: changing it needs a person's decision.
     """
     for table in tables:
         if table.name not in found:
             yield create_sql(table)
             continue
-        there = found[table.name]
+        existing = found[table.name]
         for column in table.columns:
-            if there.get(column.name, column.type) != column.type:
+            if existing.get(column.name, column.type) != column.type:
                 raise UserError(
-                    f"{table.name}.{column.name} is {there[column.name]} in the warehouse and must be {column.type}: "
-                    f"rename the table, and the next ingest reads it anew."
+                    f"{table.name}.{column.name} is {existing[column.name]} in the warehouse and must be "
+                    f"{column.type}: rename the table, and the next ingest reads its data again."
                 )
-        if missing := [column for column in table.columns if column.name not in there]:
+        if missing := [column for column in table.columns if column.name not in existing]:
             actions = ",\n  ".join(f"ADD COLUMN IF NOT EXISTS {column.sql}" for column in missing)
             yield f"ALTER TABLE {table.name}\n  {actions}"
 
 
-def _options(description: str) -> str:
+def _options_sql(description: str) -> str:
     text = description.replace("\\", "\\\\").replace('"', '\\"')
     return f' OPTIONS (description="{text}")' if description else ""

@@ -8,18 +8,20 @@ the number of rows per kind is one matrix product, however many definitions ther
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cached_property
 from itertools import compress, pairwise, product
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from stkpi.reconcile.definitions.space import PLACING, TENANT_ZONE, Space, bounds, candidates_sql
+from stkpi.kpis.catalog import PLACING, TENANT_ZONE, Kpi
+from stkpi.kpis.days import read_days
+from stkpi.kpis.definition import Definition
+from stkpi.kpis.sql import REF, is_calendar_date, operands, row_value_sql, terms_sql, unit_sql
 from stkpi.warehouse import Warehouse
 
 SCALE = 10_000  # money and weights as whole ten-thousandths: their sums are exact in a float64
@@ -68,25 +70,19 @@ class Number(Period):
 
 @dataclass(frozen=True)
 class Candidates:
-    """The rows that the definitions of `space` could count for some periods."""
+    """The rows that the definitions of `kpi` could count for some periods."""
 
-    space: Space
+    kpi: Kpi
     rows: pd.DataFrame
     zone: str
-
-    @property
-    def dates(self) -> tuple[str, ...]:
-        """The columns that are calendar dates, which have no time zone."""
-        columns = {option.says for option in self.space["date"]}
-        return tuple(sorted(c for c in columns if not isinstance(self.rows[c].dtype, pd.DatetimeTZDtype)))
 
     @cached_property
     def days(self) -> dict[tuple[str, str], np.ndarray]:
         """The day of each row (int32, days since 1970, NEVER where none) by date column and zone."""
         found = {}
-        for column, zone in product((o.says for o in self.space["date"]), (o.says for o in self.space["zone"])):
+        for column, zone in product((o.says for o in self.kpi["date"]), (o.says for o in self.kpi["zone"])):
             values = self.rows[column]
-            if column not in self.dates:
+            if not is_calendar_date(column):
                 values = values.dt.tz_convert(self.zone if zone == TENANT_ZONE else zone).dt.tz_localize(None)
             found[column, zone] = _as_days(values)
         return found
@@ -94,34 +90,53 @@ class Candidates:
     @cached_property
     def known(self) -> dict[str, np.ndarray]:
         """The day from which a row was known, by column, as in `days`."""
-        columns = {option.known_by for option in self.space["window"] if option.known_by}
+        columns = {option.known_by for option in self.kpi["window"] if option.known_by}
         return {column: _as_days(self.rows[column]) for column in columns}
 
     @cached_property
     def kinds(self) -> tuple[np.ndarray, np.ndarray]:
         """The kind of each row by the conditions that it passes, and which combination of conditions (rows, in the
-        order of the space) each kind (columns) passes, as float32.
+        order of the kpi) each kind (columns) passes, as float32.
         """
-        bits = [f"c{i}" for i in range(sum(len(d.options) for d in self.space.conditions))]
+        bits = [f"c{i}" for i in range(sum(len(d.options) for d in self.kpi.conditions))]
         table, kind = np.unique(self.rows[bits].to_numpy(bool), axis=0, return_inverse=True)
         passes, start = np.ones((1, len(table)), bool), 0
-        for dimension in self.space.conditions:
+        for dimension in self.kpi.conditions:
             options = table[:, start : start + len(dimension.options)].T
-            passes = (passes[:, None] & options).reshape(-1, len(table))
+            passes = (passes[:, None] & options).reshape(len(passes) * len(options), len(table))
             start += len(dimension.options)
         return kind.ravel(), passes.astype(np.float32)
 
     @cached_property
     def codes(self) -> dict[str, np.ndarray]:
         """Whole numbers for the values of each column that is counted or grouped by; -1 for NULL."""
-        columns = {option.says.get("distinct", option.says.get("per")) for option in self.space["measure"]}
+        columns = {option.says.get("distinct", option.says.get("per")) for option in self.kpi["measure"]}
         return {column: pd.factorize(self.rows[column])[0] for column in columns - {None}}
 
     @cached_property
     def units(self) -> list[np.ndarray]:
         """The unit's name of each row, per attribution and rollup."""
-        pairs = product(self.space["attribution"], self.space["rollup"])
+        pairs = product(self.kpi["attribution"], self.kpi["rollup"])
         return [self.rows[f"{whose.says}_{name.says}"].to_numpy() for whose, name in pairs]
+
+    def select_rows(self, definition: Definition, period: Period) -> dict[str, np.ndarray]:
+        """Return which rows each part of a definition lets in: days, unit, and every condition by its dimension."""
+        zone, window = definition["zone"], definition["window"]
+        day = self.days[definition["date"].says, zone.says]
+        first, last, known_until = read_days(window, definition["shift"], period.first, period.last)
+        within = (day >= (NEVER + 1 if first == date.min else _since_1970(first))) & (day <= _since_1970(last))
+        if window.known_by:
+            known = self.known[window.known_by]
+            within &= (known != NEVER) & (known <= _since_1970(known_until))
+        attribution, rollup = definition["attribution"].says, definition["rollup"].says
+        found = {"days": within, "unit": self.rows[f"{attribution}_{rollup}"].to_numpy() == period.unit}
+        start = 0
+        for dimension in self.kpi.conditions:
+            option = definition[dimension.name]
+            if option.says != "TRUE":
+                found[dimension.name] = self.rows[f"c{start + dimension.options.index(option)}"].to_numpy(bool)
+            start += len(dimension.options)
+        return found
 
 
 def _as_days(values: pd.Series) -> np.ndarray:
@@ -136,20 +151,20 @@ def _since_1970(day: date) -> int:
 # --- the query --------------------------------------------------------------------------------------------------------
 
 
-def load(target: Warehouse, space: Space, periods: Iterable[Period], zone: str) -> Candidates:
-    """Read the rows that any definition of `space` could count for `periods`, with one query.
+def load_candidates(target: Warehouse, kpi: Kpi, periods: Iterable[Period], zone: str) -> Candidates:
+    """Read the rows that any definition of `kpi` could count for `periods`, with one query.
 
     zone: the tenant's time zone
     """
-    days = ",".join(sorted(map(str, _days_read(space, periods))))
-    return Candidates(space, target.query(query_sql(space, every_day=not days), days=days, time_zone=zone), zone)
+    days = ",".join(sorted(map(str, _list_days(kpi, periods))))
+    return Candidates(kpi, target.query(candidates_query_sql(kpi, every_day=not days), days=days, time_zone=zone), zone)
 
 
-def _days_read(space: Space, periods: Iterable[Period]) -> set[date]:
+def _list_days(kpi: Kpi, periods: Iterable[Period]) -> set[date]:
     """Every day that some definition reads; none where a window has no beginning and all rows are needed."""
     found: set[date] = set()
-    for period, window, shift in product(set(periods), space["window"], space["shift"]):
-        first, last, _ = bounds(window, shift, period.first, period.last)
+    for period, window, shift in product(set(periods), kpi["window"], kpi["shift"]):
+        first, last, _ = read_days(window, shift, period.first, period.last)
         if first == date.min:
             return set()
         length = (last - first + 2 * SLACK).days
@@ -157,73 +172,71 @@ def _days_read(space: Space, periods: Iterable[Period]) -> set[date]:
     return found
 
 
-def query_sql(space: Space, *, every_day: bool) -> str:
-    """The query of `load`: the candidates with a bit per condition (c0, c1, …) and an amount per operand (m0, …)."""
-    conditions = [option.says for dimension in space.conditions for option in dimension.options]
-    dates = [option.says for option in space["date"]]
+def candidates_query_sql(kpi: Kpi, *, every_day: bool) -> str:
+    """Return the query of `load_candidates`: a bit per condition (c0, c1, …) and an amount per operand (m0, …)."""
+    conditions = [option.says for dimension in kpi.conditions for option in dimension.options]
+    dates = [option.says for option in kpi["date"]]
     columns = {
         *dates,
-        *(option.known_by for option in space["window"] if option.known_by),
-        *(f"{whose.says}_{name.says}" for whose, name in product(space["attribution"], space["rollup"])),
-        *(option.says.get("distinct", option.says.get("per")) for option in space["measure"]),
+        *(option.known_by for option in kpi["window"] if option.known_by),
+        *(option.says.get("distinct", option.says.get("per")) for option in kpi["measure"]),
     }
+    units = product(kpi["attribution"], kpi["rollup"])
     selected = [
         *sorted(columns - {None}),
+        *(f"{unit_sql(kpi, whose, name.says)} AS {whose.says}_{name.says}" for whose, name in units),
         *(f"COALESCE({sql}, FALSE) AS c{i}" for i, sql in enumerate(conditions)),
-        *(f"CAST(ROUND(({sql}) * {SCALE}) AS INT64) AS m{i}" for i, sql in enumerate(operands(space))),
+        *(f"CAST(ROUND(({row_value_sql(o)}) * {SCALE}) AS INT64) AS m{i}" for i, o in enumerate(all_operands(kpi))),
     ]
     # A row that no option of a condition lets in need not come.
-    needed = [" OR ".join(f"({option.says})" for option in dimension.options) for dimension in space.conditions]
+    needed = [" OR ".join(f"({option.says})" for option in dimension.options) for dimension in kpi.conditions]
     if not every_day:
         needed.append(" OR ".join(f"DATE({column}) IN (SELECT day FROM days)" for column in dates))
     listed = "days AS (\n  SELECT DISTINCT CAST(day AS DATE) AS day FROM UNNEST(SPLIT(@days, ',')) AS day\n),\n\n"
     where = " AND\n  ".join(f"({condition})" for condition in needed)
     select = ",\n  ".join(selected)
+    terms = "".join(f", {term}" for term in terms_sql(kpi))
     return (
-        f"WITH {'' if every_day else listed}candidates AS (\n{candidates_sql(space)}\n)\n\n"
+        f"WITH {'' if every_day else listed}candidates AS (\n  SELECT *{terms}\n  FROM {REF}.{kpi.candidates}\n)\n\n"
         f"SELECT\n  {select}\nFROM candidates\nWHERE\n  {where}"
     )
 
 
-def operands(space: Space) -> list[str]:
-    """The amounts that the measures add up, each once."""
+def all_operands(kpi: Kpi) -> list[str]:
+    """Return the operands that the KPI's measures add up, each once."""
     found: dict[str, None] = {}
-    for option in space["measure"]:
-        found |= dict.fromkeys(_operands(option.says))
+    for option in kpi["measure"]:
+        found |= dict.fromkeys(operands(option.says))
     return list(found)
-
-
-def _operands(measure: Mapping[str, Any]) -> list[str]:
-    return measure.get("ratio") or [measure[kind] for kind in ("sum", "net") if kind in measure]
 
 
 # --- the arithmetic ---------------------------------------------------------------------------------------------------
 
 
-def values(candidates: Candidates, period: Period, definitions: np.ndarray | None = None) -> np.ndarray:
+def compute_values(candidates: Candidates, period: Period, definitions: np.ndarray | None = None) -> np.ndarray:
     """The value of every definition for a period, in their order: float32 where all are counts, else float64 (NaN is a
     ratio without a denominator).
 
     definitions: those that are wanted, by number; a few of them take a fraction of the time
     """
-    space = candidates.space
-    places = math.prod(space.shape[-len(PLACING) :])
-    numbers = np.arange(len(space)) if definitions is None else definitions
+    kpi = candidates.kpi
+    places = math.prod(kpi.shape[-len(PLACING) :])
+    numbers = np.arange(len(kpi)) if definitions is None else definitions
     wanted = np.zeros(places, bool)
     wanted[numbers % places] = True
-    cells = list(_cells(candidates, period, wanted))
+    cells = list(_list_cells(candidates, period, wanted))
     rows = np.concatenate([np.zeros(0, np.int64), *cells])
     cell = np.repeat(np.arange(len(cells)), [len(members) for members in cells])
     kind, passes = candidates.kinds
     used, kind = np.unique(kind[rows], return_inverse=True)  # few kinds occur in one period
     grid = _Grid(passes[:, used], kind.ravel(), cell, len(cells))
-    amounts = {sql: f"m{i}" for i, sql in enumerate(operands(space))}
+    amounts = {operand: f"m{i}" for i, operand in enumerate(all_operands(kpi))}
 
     def amount(sql: str) -> np.ndarray:
         return candidates.rows[amounts[sql]].to_numpy(np.float64)[rows]
 
     measured = []
-    for option in space["measure"]:
+    for option in kpi["measure"]:
         match option.says:
             case {"count": _}:
                 measured.append(grid.count())
@@ -236,23 +249,23 @@ def values(candidates: Candidates, period: Period, definitions: np.ndarray | Non
                 measured.append(grid.sum(amount(part)) / np.where(below == 0, np.nan, below))
             case {"net": sql, "per": column, "least": least}:
                 measured.append(grid.net(amount(sql), candidates.codes[column][rows], least * SCALE) / SCALE)
-    kind_of_number = np.float32 if space.counts else np.float64
+    kind_of_number = np.float32 if kpi.counts_rows else np.float64
     found = np.stack(measured).astype(kind_of_number, copy=False).reshape(-1, len(cells))
     return found.ravel() if definitions is None else found[numbers // places, (np.cumsum(wanted) - 1)[numbers % places]]
 
 
-def _cells(candidates: Candidates, period: Period, wanted: np.ndarray) -> Iterator[np.ndarray]:
+def _list_cells(candidates: Candidates, period: Period, wanted: np.ndarray) -> Iterator[np.ndarray]:
     """The rows of the wanted combinations of PLACING, in its order."""
     assert PLACING == ("date", "zone", "window", "shift", "attribution", "rollup")  # noqa: S101 the loops below are it
-    space = candidates.space
+    kpi = candidates.kpi
     units = [names == period.unit for names in candidates.units]
     of_unit = np.flatnonzero(np.any(units, axis=0))  # the period's rows are few: the rest is not looked at again
     units = [mask[of_unit] for mask in units]
-    windows = [bounds(w, s, period.first, period.last) for w, s in product(space["window"], space["shift"])]
-    known_by = [window.known_by for window, _ in product(space["window"], space["shift"])]
+    windows = [read_days(w, s, period.first, period.last) for w, s in product(kpi["window"], kpi["shift"])]
+    known_by = [window.known_by for window, _ in product(kpi["window"], kpi["shift"])]
     known = {column: days[of_unit] for column, days in candidates.known.items()}
     turn = iter(wanted.reshape(-1, len(units)))
-    for column, zone in product(space["date"], space["zone"]):
+    for column, zone in product(kpi["date"], kpi["zone"]):
         day = candidates.days[column.says, zone.says][of_unit]
         for (first, last, known_until), known_column in zip(windows, known_by, strict=True):
             if not (of_units := next(turn)).any():
@@ -306,7 +319,7 @@ class _Grid:
         starts = np.flatnonzero(np.diff(key, prepend=-1))
         if not len(starts):
             return np.zeros((len(self.passes), self.cells), np.float32)
-        random = np.random.default_rng(0).integers(0, 2**63, kinds, dtype=np.uint64)
+        random = np.asarray(np.random.default_rng(0).integers(0, 2**63, kinds, dtype=np.uint64))
         fingerprint = np.add.reduceat(random[kind], starts)
         _, example, kind_of_set = np.unique(fingerprint, return_index=True, return_inverse=True)
         ends = np.append(starts[1:], len(kind))
@@ -328,10 +341,10 @@ class _Grid:
         return found
 
 
-def cube(candidates: Candidates, periods: Sequence[Period]) -> np.ndarray:
-    """`values` of every period: periods by definitions."""
-    first = values(candidates, periods[0]) if periods else np.zeros(0)
-    found = np.empty((len(periods), len(candidates.space)), first.dtype)
+def compute_table(candidates: Candidates, periods: Sequence[Period]) -> np.ndarray:
+    """`compute_values` of every period: periods by definitions."""
+    first = compute_values(candidates, periods[0]) if periods else np.zeros(0)
+    found = np.empty((len(periods), len(candidates.kpi)), first.dtype)
     for i, period in enumerate(periods):
-        found[i] = values(candidates, period) if i else first
+        found[i] = compute_values(candidates, period) if i else first
     return found

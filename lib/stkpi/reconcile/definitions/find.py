@@ -16,10 +16,11 @@ import pandas as pd
 
 from stkpi import settings
 from stkpi.errors import UserError
-from stkpi.reconcile.comparisons import COMPARISONS
+from stkpi.kpis.catalog import BOTH, Kpi
+from stkpi.kpis.definition import Definition, describe_departures
+from stkpi.kpis.sql import definition_sql
 from stkpi.reconcile.definitions import shapley
-from stkpi.reconcile.definitions.evaluate import Candidates, Number, Period, load, values
-from stkpi.reconcile.definitions.space import Space, as_sql, read_space
+from stkpi.reconcile.definitions.evaluate import Candidates, Number, Period, compute_values, load_candidates
 from stkpi.warehouse import Warehouse
 
 NUMBERS_NEEDED = 4
@@ -49,16 +50,25 @@ class Class:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Numbers that one definition gives where no definition gives all of them; no definition where none gives them."""
+
+    definition: int | None
+    numbers: tuple[Number, ...]
+
+
+@dataclass(frozen=True)
 class Finding:
     """What the numbers say about the definition of a KPI.
 
-    verdict    accepted, ambiguous, thin (one is left on too little evidence), likely (numbers may be off) or none
+    verdict    accepted, ambiguous, thin (one is left on too little evidence), likely (numbers may be off), groups (the
+               numbers come from several definitions) or none
     classes    the most plausible LISTED of the classes that are `left`
     question   the period whose number parts what is left best; None where nothing does
     expected   what the first of the classes gives for it
     """
 
-    space: Space
+    kpi: Kpi
     numbers: tuple[Number, ...]
     verdict: str
     classes: tuple[Class, ...]
@@ -67,29 +77,28 @@ class Finding:
     expected: float | None
     sentence: str
     sql: str | None
+    groups: tuple[Group, ...] = ()
 
     def table(self) -> pd.DataFrame:
         """One row per class: what it does otherwise than expected, its bits and the number of its synonyms."""
         return pd.DataFrame(
             {
-                "definition": [describe(self.space, found.definition) for found in self.classes],
+                "definition": [describe_definition(self.kpi, found.definition) for found in self.classes],
                 "bits": [found.bits for found in self.classes],
                 "synonyms": [found.synonyms for found in self.classes],
             }
         )
 
 
-def describe(space: Space, definition: int, base: int = 0) -> str:
+def describe_definition(kpi: Kpi, definition: int, base: int = 0) -> str:
     """Where a definition departs from another, by default the expected one: `status sold (only jobs …); …`."""
-    here, there = space.options(definition), space.options(base)
-    parts = [f"{name} {here[name].id} ({here[name].why})" for name in here if here[name] != there[name]]
-    return "; ".join(parts) or "as expected"
+    return describe_departures(kpi, kpi.options(definition), kpi.options(base))
 
 
 # --- the core: arrays in, arrays out ----------------------------------------------------------------------------------
 
 
-def log2_likelihood(given: np.ndarray, number: Number, step: float | None = None) -> np.ndarray:
+def compute_log2_likelihood(given: np.ndarray, number: Number, step: float | None = None) -> np.ndarray:
     """How likely the number is, by definition (float32), given what each of them gives.
 
     step: the smallest difference that a careless reader makes; None where numbers are read rightly
@@ -101,12 +110,12 @@ def log2_likelihood(given: np.ndarray, number: Number, step: float | None = None
     return np.where(right, RIGHT, np.where(near, WRONG, -np.inf)).astype(np.float32)
 
 
-def plausible(likelihood: np.ndarray) -> np.ndarray:
+def select_plausible(likelihood: np.ndarray) -> np.ndarray:
     """The definitions that can have given the numbers."""
     return np.flatnonzero(likelihood > -np.inf)
 
 
-def fingerprints(panel: np.ndarray) -> np.ndarray:
+def fingerprint_definitions(panel: np.ndarray) -> np.ndarray:
     """A whole number per definition (column of periods by definitions) that is the same where all its values are."""
     found = np.zeros(panel.shape[1], np.uint64)
     for row in panel:
@@ -117,7 +126,7 @@ def fingerprints(panel: np.ndarray) -> np.ndarray:
     return found
 
 
-def ranked(alive: np.ndarray, likelihood: np.ndarray, bits: np.ndarray, prints: np.ndarray) -> list[Class]:
+def rank_classes(alive: np.ndarray, likelihood: np.ndarray, bits: np.ndarray, prints: np.ndarray) -> list[Class]:
     """The classes of the definitions `alive`, the most plausible first: of those that explain the numbers equally well
     the simplest.
 
@@ -132,7 +141,7 @@ def ranked(alive: np.ndarray, likelihood: np.ndarray, bits: np.ndarray, prints: 
     return sorted(found, key=lambda c: (c.bits - c.log2_likelihood, -c.synonyms, c.definition))
 
 
-def next_question(panel: np.ndarray, weights: np.ndarray, asked: Collection[int]) -> int | None:
+def choose_next_question(panel: np.ndarray, weights: np.ndarray, asked: Collection[int]) -> int | None:
     """The period (row of the panel) whose number tells most about the definitions (its columns): that on which their
     values, weighted, have the highest entropy. None where they agree on everything that was not yet asked.
     """
@@ -150,11 +159,13 @@ def next_question(panel: np.ndarray, weights: np.ndarray, asked: Collection[int]
     return question
 
 
-def confirming(periods: Sequence[Period], numbers: Sequence[Number], given: np.ndarray, near: np.ndarray) -> int:
+def choose_confirming_period(
+    periods: Sequence[Period], numbers: Sequence[Number], given: np.ndarray, near: np.ndarray
+) -> int:
     """The period (its place) to read where nothing is left to tell apart: one where something happened, of another unit
     or season than all that was read, and where most of the nearest definitions would give another number.
 
-    given: what is left gives, by period; near: what its `neighbours` give, periods by definitions
+    given: what is left gives, by period; near: what its `list_neighbors` give, periods by definitions
     """
     units = {number.unit for number in numbers if number.tells}
     seasons = {_is_summer(number) for number in numbers if number.tells}
@@ -169,22 +180,22 @@ def confirming(periods: Sequence[Period], numbers: Sequence[Number], given: np.n
     return max(range(len(periods)), key=worth)
 
 
-def neighbours(space: Space, definition: int) -> np.ndarray:
+def list_neighbors(kpi: Kpi, definition: int) -> np.ndarray:
     """The definitions that differ from one in a single dimension."""
-    here = np.unravel_index(definition, space.shape)
+    here = np.unravel_index(definition, kpi.shape)
     found = []
-    for dimension, size in enumerate(space.shape):
+    for dimension, size in enumerate(kpi.shape):
         for other in set(range(size)) - {int(here[dimension])}:
-            found.append(np.ravel_multi_index([*here[:dimension], other, *here[dimension + 1 :]], space.shape))
+            found.append(np.ravel_multi_index([*here[:dimension], other, *here[dimension + 1 :]], kpi.shape))
     return np.array(found, np.int64)
 
 
-def readable(space: Space, panel: np.ndarray) -> np.ndarray:
+def round_as_read(kpi: Kpi, panel: np.ndarray) -> np.ndarray:
     """Values as they can be read: a ratio has four decimals."""
-    return panel if step_of(space) == 1 else panel.round(4)
+    return panel if smallest_step(kpi) == 1 else panel.round(4)
 
 
-def lacking(numbers: Sequence[Number], *, held_out: bool) -> list[str]:
+def list_missing_evidence(numbers: Sequence[Number], *, held_out: bool) -> list[str]:
     """What the numbers still lack as evidence for a definition; nothing where it may be accepted. A zero is no
     evidence: every definition that looks where nothing is gives it.
 
@@ -214,13 +225,13 @@ def _is_summer(period: Period) -> bool | None:
 # --- questions that can be asked --------------------------------------------------------------------------------------
 
 
-def questions(units: Sequence[str], as_of: date, count: int = 6) -> list[Period]:
+def list_questions(units: Sequence[str], as_of: date, count: int = 6) -> list[Period]:
     """Periods whose number a person can read off ServiceTitan: for each of the first `count` units a year, quarters,
     months and weeks, the newest of summer and winter. A longer period says more, a week is easier to check.
     """
     found = []
     for month, length in ASKED:
-        ends = (_months(year, month, length) for year in range(as_of.year - 2, as_of.year + 1))
+        ends = (_month_span(year, month, length) for year in range(as_of.year - 2, as_of.year + 1))
         days = [max((first, last) for first, last in ends if last <= as_of)]
         if length == 1 and month in WEEK_IN:
             monday = days[0][0] + timedelta(days=7 + -days[0][0].weekday() % 7)
@@ -229,92 +240,97 @@ def questions(units: Sequence[str], as_of: date, count: int = 6) -> list[Period]
     return found
 
 
-def _months(year: int, month: int, length: int) -> tuple[date, date]:
+def _month_span(year: int, month: int, length: int) -> tuple[date, date]:
     """The first day of a month and the last day of the months that begin with it."""
     first = date(year, month, 1)
     return first, (pd.Timestamp(first) + pd.DateOffset(months=length, days=-1)).date()
 
 
-def known_units(target: Warehouse, division: str) -> list[str]:
-    """The rolled-up units of a division that had jobs, those with most first."""
+def list_units(target: Warehouse, kpi: Kpi) -> list[str]:
+    """Return the rolled-up units that have the KPI and had jobs, those with most first."""
     try:
         found = target.query(
-            "SELECT business_unit FROM st_ref_v2.dim_jobs WHERE division = @division"
+            "SELECT business_unit FROM st_ref_v2.dim_jobs WHERE division IN (@division, @both)"
             " GROUP BY business_unit ORDER BY COUNT(*) DESC, business_unit",
-            division=division,
+            division=kpi.division,
+            both=BOTH,
         )
     except target.NotFound:
-        raise UserError("There are no KPI tables yet: run `make nightly` first.") from None
+        raise UserError("There are no KPI tables yet: run the nightly first.") from None
     return list(found["business_unit"])
-
-
-def division(kpi: str) -> str:
-    """Whose units a KPI is about: Sales or Production."""
-    return COMPARISONS[kpi].division
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-def step_of(space: Space) -> float:
-    """The smallest difference between two numbers as they are read: 1, a dollar, a hundredth of a percent."""
-    if space.counts:
-        return 1
-    return 0.0001 if any("ratio" in option.says for option in space["measure"]) else 1
+def smallest_step(kpi: Kpi) -> float:
+    """Return the smallest difference between two numbers as they are read: 1, a dollar, a hundredth of a percent."""
+    return 0.0001 if kpi.kind == "rate" else 1
 
 
-def find(
-    target: Warehouse, kpi: str, numbers: Iterable[Number], could_ask: Sequence[Period], *, careless: bool = False
+def find_definition(
+    target: Warehouse,
+    kpi: Kpi,
+    numbers: Iterable[Number],
+    could_ask: Sequence[Period],
+    *,
+    careless: bool = False,
+    chosen: int = 0,
 ) -> Finding:
     """Find the definitions of a KPI that give all the numbers. One query brings what they could count.
 
     could_ask: the periods whose numbers could be read next, and over which definitions are told apart
     careless: whether up to a third of the numbers may be off by one or two
     """
-    space, numbers = read_space(kpi), tuple(numbers)
+    numbers = tuple(numbers)
     read = [number.period for number in numbers]
     periods = list(dict.fromkeys([*read, *could_ask]))
-    candidates = load(target, space, periods, settings.load().time_zone)
-    step = step_of(space) if careless else None
-    kept, each = _evaluated(candidates, numbers, step)
-    alive = plausible(each.sum(0))
+    candidates = load_candidates(target, kpi, periods, settings.load().time_zone)
+    step = smallest_step(kpi) if careless else None
+    kept, each = _evaluate_numbers(candidates, numbers, step)
+    alive = select_plausible(each.sum(0))
     if not len(alive):
-        every = np.stack([log2_likelihood(values(candidates, number), number, step) for number in numbers])
-        return Finding(space, numbers, "none", (), 0, None, None, _none_fits(numbers, every), None)
+        groups = tuple(group_numbers(candidates, numbers, chosen))
+        verdict = "groups" if any(group.definition is not None for group in groups) else "none"
+        sentence = _describe_groups(kpi, groups)
+        return Finding(kpi, numbers, verdict, (), 0, None, None, sentence, None, groups)
     likelihood, alive = each[:, alive].sum(0), kept[alive]
-    simplest = int(alive[np.argmin(space.bits[alive] - likelihood)])
-    shown = np.concatenate([alive, [simplest], neighbours(space, simplest)])
-    panel = readable(space, np.stack([values(candidates, period, shown) for period in periods]))
+    simplest = int(alive[np.argmin(kpi.bits[alive] - likelihood)])
+    shown = np.concatenate([alive, [simplest], list_neighbors(kpi, simplest)])
+    panel = round_as_read(kpi, np.stack([compute_values(candidates, period, shown) for period in periods]))
     panel, given, near = panel[:, : len(alive)], panel[:, len(alive)], panel[:, len(alive) + 1 :]
-    classes = ranked(alive, likelihood, space.bits[alive], fingerprints(panel))
-    missing = lacking(numbers, held_out=foretold(numbers, each))
+    classes = rank_classes(alive, likelihood, kpi.bits[alive], fingerprint_definitions(panel))
+    missing = list_missing_evidence(numbers, held_out=has_held_out_support(numbers, each))
     verdict = "likely" if careless else "ambiguous" if len(classes) > 1 else "thin" if missing else "accepted"
     question = expected = None
     if verdict != "accepted":
         asked = {i for i, period in enumerate(periods) if period in read}
-        place = next_question(panel, np.exp2(likelihood - likelihood.max()), asked)
-        place = confirming(periods, numbers, given, near) if place is None else place
+        place = choose_next_question(panel, np.exp2(likelihood - likelihood.max()), asked)
+        place = choose_confirming_period(periods, numbers, given, near) if place is None else place
         question, expected = periods[place], float(given[place])
-    sentence = _sentence(space, verdict, classes, missing, question)
-    sql = as_sql(space, classes[0].definition, candidates.dates)
-    return Finding(space, numbers, verdict, tuple(classes[:LISTED]), len(classes), question, expected, sentence, sql)
+    sentence = _write_sentence(kpi, verdict, classes, missing)
+    sql = definition_sql(Definition(kpi, kpi.options(classes[0].definition)))
+    return Finding(kpi, numbers, verdict, tuple(classes[:LISTED]), len(classes), question, expected, sentence, sql)
 
 
-def _evaluated(candidates: Candidates, numbers: Sequence[Number], step: float | None) -> tuple[np.ndarray, np.ndarray]:
+def _evaluate_numbers(
+    candidates: Candidates, numbers: Sequence[Number], step: float | None
+) -> tuple[np.ndarray, np.ndarray]:
     """The definitions that give all numbers but one at least, and their log2 likelihoods (numbers by definitions).
 
-    Only these matter (see `foretold`), and after the first numbers they are few: the rest is not evaluated again.
+    Only these matter (see `has_held_out_support`), and after the first numbers they are few: the rest is not evaluated
+    again.
     """
-    kept = np.arange(len(candidates.space))
+    kept = np.arange(len(candidates.kpi))
     each = np.zeros((0, len(kept)), np.float32)
     for number in numbers:
-        each = np.vstack([each, log2_likelihood(values(candidates, number, kept), number, step)])
+        each = np.vstack([each, compute_log2_likelihood(compute_values(candidates, number, kept), number, step)])
         few = (each == -np.inf).sum(0) <= 1
         kept, each = kept[few], each[:, few]
     return kept, each
 
 
-def foretold(numbers: Sequence[Number], each: np.ndarray) -> bool:
+def has_held_out_support(numbers: Sequence[Number], each: np.ndarray) -> bool:
     """Whether one of the numbers could be left out without another definition coming in.
 
     each: their log2 likelihoods, numbers by definitions
@@ -325,33 +341,55 @@ def foretold(numbers: Sequence[Number], each: np.ndarray) -> bool:
     return len(could) > 1 and any(np.delete(gives, i, 0).all(0).sum() == left for i in could)
 
 
-def _sentence(
-    space: Space, verdict: str, classes: Sequence[Class], missing: Sequence[str], question: Period | None
-) -> str:
-    best = f"{space.kpi}: {describe(space, classes[0].definition)}"
+def _write_sentence(kpi: Kpi, verdict: str, classes: Sequence[Class], missing: Sequence[str]) -> str:
+    best = f"{kpi.label}: {describe_definition(kpi, classes[0].definition)}"
     match verdict:
         case "accepted":
-            return f"{best}. It alone gives all the numbers, one of which was not needed to find it."
+            return f"Accepted: {best}. It alone gives all the numbers, one of which was not needed to find it."
         case "thin":
-            return (
-                f"One definition is left, {best}, but it takes {', '.join(missing)}. Read THIS number next: {question}."
-            )
+            return f"One definition is left, {best}, but it takes {', '.join(missing)}."
         case "likely":
-            return (
-                f"Most plausible of {len(classes):,} left, if some numbers are off: {best}. Read THIS next: {question}."
-            )
-    return (
-        f"Ambiguous, {len(classes):,} left. The simplest is {best}. Read THIS number next and it will tell them apart:"
-        f" {question}."
-    )
+            return f"Most plausible of {len(classes):,} left, if some numbers are off: {best}."
+    return f"Ambiguous, {len(classes):,} definitions left. The simplest is {best}."
 
 
-def _none_fits(numbers: Sequence[Number], each: np.ndarray) -> str:
-    given = int((each > -np.inf).sum(0).max())
-    return (
-        f"NONE FITS: no definition gives these numbers; the most that one gives is {given} of {len(numbers)}. Read them"
-        " once more, then add what is counted otherwise to expectations/definitions.yaml."
-    )
+def group_numbers(candidates: Candidates, numbers: Sequence[Number], chosen: int = 0) -> list[Group]:
+    """Part the numbers into groups that one definition gives each, the largest first.
+
+    Of definitions that give equally many the `chosen` one is taken, else the simplest. Numbers that no definition gives
+    are the last group, without one.
+    """
+    gives = np.zeros(len(candidates.kpi), np.uint64)
+    for place, number in enumerate(numbers):
+        gives |= number.agrees(compute_values(candidates, number)).astype(np.uint64) << np.uint64(place)
+    left, found = np.uint64(2 ** len(numbers) - 1), list[Group]()
+    while left:
+        counts = np.bitwise_count(gives & left)
+        most = np.flatnonzero(counts == counts.max())
+        if not counts.max():
+            return [*found, Group(None, _pick(numbers, left))]
+        best = chosen if counts[chosen] == counts.max() else int(most[np.argmin(candidates.kpi.bits[most])])
+        found.append(Group(best, _pick(numbers, gives[best] & left)))
+        left &= ~gives[best]
+    return found
+
+
+def _pick(numbers: Sequence[Number], places: np.uint64) -> tuple[Number, ...]:
+    return tuple(number for place, number in enumerate(numbers) if int(places) >> place & 1)
+
+
+def _describe_groups(kpi: Kpi, groups: Sequence[Group]) -> str:
+    if groups[0].definition is None:
+        return (
+            f"NONE FITS: no definition of {kpi.label} gives any of these numbers. Read them once more, then add what "
+            "is counted otherwise to sql/catalog.yml."
+        )
+    parts = []
+    for group in groups:
+        shown = ", ".join(f"{_format_plain(Fraction(number.value))} for {number}" for number in group.numbers)
+        way = "no definition" if group.definition is None else describe_definition(kpi, group.definition)
+        parts.append(f"{way}: {shown}")
+    return f"The numbers of {kpi.label} come from {len(groups)} ways of counting. " + "; ".join(parts) + "."
 
 
 # --- from one definition to another -----------------------------------------------------------------------------------
@@ -367,28 +405,28 @@ class Bridge:
     steps: tuple[tuple[str, str, Fraction], ...]
 
     def __str__(self) -> str:
-        parts = "; ".join(f"{name}: {why} ({_signed(change)})" for name, why, change in self.steps)
-        return f"{_plain(self.end)} instead of {_plain(self.start)}: {parts or 'the same definition'}"
+        parts = "; ".join(f"{name}: {why} ({_format_signed(change)})" for name, why, change in self.steps)
+        return f"{_format_plain(self.end)} instead of {_format_plain(self.start)}: {parts or 'the same definition'}"
 
 
-def bridge(space: Space, given: np.ndarray, period: Period, start: int, end: int) -> Bridge:
+def build_bridge(kpi: Kpi, given: np.ndarray, period: Period, start: int, end: int) -> Bridge:
     """Split what changes from one definition to another over the dimensions in which they differ (Shapley, exact).
 
     given: the values of all definitions for the period
     """
-    here, there = space.options(start), space.options(end)
+    here, there = kpi.options(start), kpi.options(end)
     differing = [name for name in here if here[name] != there[name]]
 
     def value(changed: frozenset[str]) -> Fraction:
         mixed = {name: (there if name in changed else here)[name].id for name in here}
-        return _exact(given[space.number(mixed)])
+        return _to_fraction(given[kpi.number(mixed)])
 
     shares = shapley.shares(differing, value)
     steps = tuple((name, there[name].why, shares[name]) for name in differing)
     return Bridge(period, value(frozenset()), value(frozenset(differing)), steps)
 
 
-def explain(space: Space, given: np.ndarray, number: Number, definition: int) -> Bridge | None:
+def explain_number(kpi: Kpi, given: np.ndarray, number: Number, definition: int) -> Bridge | None:
     """Why somebody got `number` where `definition` is right: the bridge to the nearest definition that gives it (the
     fewest dimensions, then the fewest bits); None where none does.
 
@@ -397,21 +435,21 @@ def explain(space: Space, given: np.ndarray, number: Number, definition: int) ->
     found = np.flatnonzero(number.agrees(given))
     if not len(found):
         return None
-    here = np.unravel_index(definition, space.shape)
-    there = np.unravel_index(found, space.shape)
+    here = np.unravel_index(definition, kpi.shape)
+    there = np.unravel_index(found, kpi.shape)
     differing = np.sum([a != b for a, b in zip(here, there, strict=True)], axis=0)
-    nearest = found[np.lexsort((found, space.bits[found], differing))[0]]
-    return bridge(space, given, number.period, definition, int(nearest))
+    nearest = found[np.lexsort((found, kpi.bits[found], differing))[0]]
+    return build_bridge(kpi, given, number.period, definition, int(nearest))
 
 
-def _exact(value: float) -> Fraction:
+def _to_fraction(value: float) -> Fraction:
     """A value as an exact number; a ratio without a denominator counts as zero."""
     return Fraction(0) if np.isnan(value) else Fraction(float(value)).limit_denominator(EXACT)
 
 
-def _plain(value: Fraction) -> str:
+def _format_plain(value: Fraction) -> str:
     return f"{float(value):,.4f}".rstrip("0").rstrip(".")
 
 
-def _signed(value: Fraction) -> str:
-    return f"{'+' if value > 0 else ''}{_plain(value)}"
+def _format_signed(value: Fraction) -> str:
+    return f"{'+' if value > 0 else ''}{_format_plain(value)}"

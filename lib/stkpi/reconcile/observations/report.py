@@ -1,45 +1,44 @@
-"""What `make find`, `make observe` and the notebook of the ledger do: check all numbers, read new ones, find."""
+"""The night's look at the ledger: check all numbers, read new ones, search for definitions, explain."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Decimal
-from fractions import Fraction
-from zoneinfo import ZoneInfo
+from datetime import date, timedelta
 
 import pandas as pd
 
 from stkpi import settings, warehouse
+from stkpi.dates import parse_day
 from stkpi.errors import UserError
-from stkpi.reconcile import render
-from stkpi.reconcile.definitions import find as finder
-from stkpi.reconcile.definitions.evaluate import load, values
-from stkpi.reconcile.definitions.find import Bridge, Finding
-from stkpi.reconcile.observations import fetch as readings
-from stkpi.reconcile.observations import ledger as observed
-from stkpi.reconcile.observations.ledger import API, MATCHED, OPEN, UNMATCHED, Checked, Observation
-from stkpi.reconcile.pull import PREFIX, pull
+from stkpi.formatting import format_number, format_span, mask_name
+from stkpi.kpis.catalog import find_kpi, read_catalog
+from stkpi.kpis.definition import Definition, read_definitions
+from stkpi.reconcile.definitions.evaluate import Number, Period
+from stkpi.reconcile.definitions.find import list_units
+from stkpi.reconcile.definitions.ways import Ways, list_ways
+from stkpi.reconcile.observations import fetch, ledger
+from stkpi.reconcile.observations.ledger import API, Observation, parse_number
+from stkpi.reconcile.observations.outcomes import (
+    MATCHED,
+    OPEN,
+    OUTCOMES,
+    UNMATCHED,
+    Checked,
+    check_observations,
+    covered_days,
+    keep_outcomes,
+    read_api_numbers,
+    read_history,
+)
+from stkpi.reconcile.observations.search import Search, search_definition, select_evidence
+from stkpi.reconcile.pull import PREFIX, pull_report
 from stkpi.servicetitan.client import Client
-from stkpi.warehouse import Warehouse
-
-ROW = ("kpi", "unit", "first_day", "last_day", "value", "tolerance", "source", "report", "read_by")  # what people give
-MOST = 24  # numbers that the finder is given: more do not tell more, but take time
 
 
 @dataclass(frozen=True)
-class Search:
-    """What the ledger's numbers say about a KPI's definition, and how each explained number came about."""
-
-    kpi: str
-    finding: Finding
-    explained: tuple[tuple[Observation, Bridge | None], ...]
-
-
-@dataclass(frozen=True)
-class Ledger:
+class Report:
     """All observations beside our numbers; `notes` are what was read and what is to be known, in sentences."""
 
     checked: tuple[Checked, ...]
@@ -55,15 +54,15 @@ class Ledger:
     @property
     def error(self) -> str | None:
         """Which numbers matched before and do so no longer, in one sentence; None if none."""
-        turned = [one for one in self.checked if one.turned]
-        if not turned:
+        regressed = [one for one in self.checked if one.regressed]
+        if not regressed:
             return None
-        first = turned[0]
-        more = f" (and {len(turned) - 1} more)" if len(turned) > 1 else ""
+        first = regressed[0]
+        more = f" (and {len(regressed) - 1} more)" if len(regressed) > 1 else ""
         return (
-            f"An observed number no longer matches: {first.observation.id}, {title(first.observation)} is "
-            f"{shown(first.observation, first.observation.value)}, {first.why}{more}. Mend the cause, or say in "
-            "expectations/observed.csv that the number is superseded."
+            f"An observed number no longer matches: {first.observation.id}, {first.observation.title} is "
+            f"{first.observation.shown}, {first.why}{more}. Fix the cause, or mark the number as superseded in "
+            "observed.csv of the company folder."
         )
 
     @property
@@ -74,198 +73,164 @@ class Ledger:
         return f"{what}; {counts[OPEN]} cannot be compared yet." if counts[OPEN] else f"{what}."
 
     def table(self, *, api: bool) -> pd.DataFrame:
-        """One row per number, of people or of the Reporting API, what does not match first."""
-        order = (UNMATCHED, OPEN, MATCHED, "explained", "superseded")
+        """Return one row per number, of people or of the Reporting API, what does not match first."""
         rows = [one for one in self.checked if (one.observation.source == API) == api]
         return pd.DataFrame(
             [
                 {
                     "outcome": one.outcome,
-                    "seen": shown(one.observation, one.observation.value),
-                    "ours": shown(one.observation, one.ours),
-                    "number": title(one.observation),
+                    "seen": one.observation.shown,
+                    "ours": format_number(one.ours, one.observation.entry.kind),
+                    "number": one.observation.title,
                     "why": one.why or one.observation.note,
                     "source": f"{one.observation.source}, {one.observation.report}",
                     "read": f"{one.observation.read_on} by {one.observation.read_by}",
                 }
-                for one in sorted(rows, key=lambda one: order.index(one.outcome))
+                for one in sorted(rows, key=lambda one: OUTCOMES.index(one.outcome))
             ],
             columns=["outcome", "seen", "ours", "number", "why", "source", "read"],
         )
 
     def lines(self) -> list[str]:
-        """What the terminal is told: every number that does not match, and the notes."""
-        told = [
-            f"{one.outcome}: {title(one.observation)} is {shown(one.observation, one.observation.value)}, {one.why}"
+        """Return what the terminal shows: every number that does not match, and the notes."""
+        unmatched = [
+            f"{one.outcome}: {one.observation.title} is {one.observation.shown}, {one.why}"
             for one in self.checked
             if one.outcome == UNMATCHED
         ]
-        return [self.headline, *told, *self.notes]
+        return [self.headline, *unmatched, *self.notes]
 
 
-def title(one: Observation) -> str:
-    """A number's place in words: Leads of Phoenix-Sales, Aug 18 to Aug 24, 2025."""
-    return f"{one.kpi.replace('_', ' ')} of {one.unit}, {span(one.first_day, one.last_day)}"
-
-
-def span(first: date, last: date) -> str:
-    """Days as people say them: Aug 18 to Aug 24, 2025."""
-    return f"{first:%b} {first.day} to {last:%b} {last.day}, {last.year}" if first != last else f"{last:%b %-d, %Y}"
-
-
-def shown(one: Observation, value: Decimal | None) -> str:
-    """A value to the last digit that matters; a dash for none."""
-    return "—" if value is None else render.figure(Fraction(value), one.kind)
-
-
-# --- the night --------------------------------------------------------------------------------------------------------
-
-
-def run(report: str = "") -> Ledger:
+def check_ledger(report: str = "") -> Report:
     """Check every number of the ledger and of the Reporting API against the facts, and write the outcomes down.
 
     report: the saved report with totals by unit that is read once (`report:category/id`); empty: none
     """
     config = settings.load()
-    own = observed.read()
+    definitions, own = read_definitions(config), ledger.read_ledger()
     with warehouse.connect(config) as target:
-        api = observed.from_api(target)
-        checked = observed.check(target, [*own, *api])
-        covered = observed.reach(target)
+        api = read_api_numbers(target)
+        checked = check_observations(target, [*own, *api], definitions)
+        covered = covered_days(target)
         units = target.query("SELECT unit_name, business_unit, division FROM st_ref_v2.dim_business_units")
     fresh: list[Observation] = []
     notes: list[str] = []
-    export, days = None, readings.next_period(checked, covered) if report else None
+    export, days = None, fetch.choose_period(checked, covered) if report else None
     if days:
         try:  # the warehouse is closed meanwhile: ServiceTitan may take its time, and other steps want it
-            export = pull(Client(config), None, report, first_day=days[0], last_day=days[1])
-            fresh = readings.observations(export, units, report.removeprefix(PREFIX), days)
-            notes.append(f"{len(fresh)} numbers of {export.name} were read, {span(*days)}.")
+            export = pull_report(Client(config), None, report, first_day=days[0], last_day=days[1])
+            fresh = fetch.read_totals(export, units, report.removeprefix(PREFIX), days)
+            notes.append(f"{len(fresh)} numbers of {export.name} were read, {format_span(*days)}.")
         except UserError as error:
             notes.append(f"yellow: no report was read. {error} It is named in notebooks/nightly.yml.")
     with warehouse.connect(config) as target:
-        if export and (changed := readings.columns_changed(target, report, export)):
+        if export and (changed := fetch.describe_changed_columns(target, report, export)):
             notes.append(changed)
         newest = {one.id: one for one in (*own, *api, *fresh)}
-        checked = observed.check(target, list(newest.values()), {one.id for one in fresh})
-        observed.keep(target, checked)
-        return Ledger(tuple(checked), tuple(notes), observed.history(target))
+        checked = check_observations(target, list(newest.values()), definitions, {one.id for one in fresh})
+        keep_outcomes(target, checked, definitions)
+        return Report(tuple(checked), tuple(notes), read_history(target))
 
 
-# --- finding ----------------------------------------------------------------------------------------------------------
+def search_kpi(kpi: str, *, careless: bool = False) -> Search:
+    """Search for the definition of a KPI with the ledger as it is now. Nothing is written."""
+    entry, definitions = find_kpi(kpi), read_definitions()
+    with warehouse.connect() as target:
+        checked = check_observations(target, [*ledger.read_ledger(), *read_api_numbers(target)], definitions)
+        return search_definition(target, entry, checked, definitions, careless=careless)
 
 
-def evidence(checked: Sequence[Checked], kpi: str) -> list[Observation]:
-    """The numbers of a KPI that say something about its definition, those that people read first, then the newest."""
-    found = [one.observation for one in checked if one.observation.kpi == kpi and one.outcome in (MATCHED, UNMATCHED)]
-    return sorted(found, key=lambda one: (one.source == API, -one.last_day.toordinal()))[:MOST]
-
-
-def search(target: Warehouse, kpi: str, checked: Sequence[Checked], *, careless: bool = False) -> Search:
-    """Find the definitions of a KPI that give the ledger's numbers, and how each explained number came about.
-
-    careless: whether up to a third of the numbers may be off by one or two
-    Raises UserError where the ledger has no number of the KPI.
-    """
-    numbers = evidence(checked, kpi)
-    if not numbers:
-        finder.read_space(kpi)  # refuses what is no KPI
-        raise UserError(
-            f"The ledger has no number of {kpi} that can be compared: read one in ServiceTitan and add it, such as "
-            f"make observe KPI={kpi} BU=Phoenix-Sales FROM=2025-08-18 TO=2025-08-24 VALUE=96."
-        )
-    config = settings.load()
-    as_of = observed.reach(target)["last_day"].max()
-    could_ask = finder.questions(finder.known_units(target, finder.division(kpi)), as_of)
-    finding = finder.find(target, kpi, [one.number for one in numbers], could_ask, careless=careless)
-    definition = finding.classes[0].definition if finding.classes else 0
-    told = [one.observation for one in checked if one.observation.kpi == kpi and one.outcome == "explained"]
-    explained = []
-    if told:
-        periods = list(dict.fromkeys(one.number.period for one in told))
-        candidates = load(target, finding.space, periods, config.time_zone)
-        given = {period: values(candidates, period) for period in periods}
-        explained = [
-            (one, finder.explain(finding.space, given[one.number.period], one.number, definition)) for one in told
+def search_all(report: Report) -> list[Search]:
+    """Search for the definition of every KPI of which the ledger has numbers."""
+    definitions = read_definitions()
+    with warehouse.connect() as target:
+        return [
+            search_definition(target, kpi, report.checked, definitions)
+            for kpi in read_catalog().values()
+            if select_evidence(report.checked, kpi.name)
         ]
-    return Search(kpi, finding, tuple(explained))
 
 
-def find(kpi: str, *, careless: bool = False) -> Search:
-    """`make find`: `search` on the ledger as it is now. Nothing is written."""
-    with warehouse.connect() as target:
-        return search(
-            target, kpi, observed.check(target, [*observed.read(), *observed.from_api(target)]), careless=careless
-        )
-
-
-def find_all(ledger: Ledger) -> list[Search]:
-    """`search` for every KPI of which the ledger has numbers."""
-    with warehouse.connect() as target:
-        return [search(target, kpi, ledger.checked) for kpi in finder.COMPARISONS if evidence(ledger.checked, kpi)]
-
-
-def observe(row: dict[str, str]) -> tuple[Observation, Checked | None]:
-    """`make observe`: add a number (the texts of ROW); how it compares, where the KPI tables are built."""
-    today = datetime.now(ZoneInfo(settings.load().time_zone)).date()
-    one = observed.append({**row, "read_on": today.isoformat()})
-    try:
-        with warehouse.connect() as target:
-            return one, observed.check(target, [one])[0]
-    except UserError:
-        return one, None
-
-
-def added(one: Observation, now: Checked | None) -> str:
-    """What became of a number that was added, in one sentence."""
-    start = f"Added as {one.id}: {title(one)} is {shown(one, one.value)}"
-    if now is None:
-        return f"{start}. It is compared when the KPI tables are built: run `make nightly`."
-    return f"{start}; {f'we have {shown(one, now.ours)}' if now.outcome == MATCHED else now.why}: {now.outcome}."
-
-
-def text(found: Search) -> str:
-    """A search for a terminal: the verdict, the definitions, the next question, the explained numbers, the SQL."""
-    finding = found.finding
-    parts = [finding.sentence, "", f"From {len(finding.numbers)} numbers:"]
-    parts += [f"  {number.value} for {number}" for number in finding.numbers]
-    if finding.classes:
-        parts += ["", *(f"  {row.bits:g} bits: {row.definition}" for row in finding.table().itertuples())]
-    if finding.question:
-        expected = render.figure(Fraction(finding.expected), finder.COMPARISONS[found.kpi].kind)
-        parts += ["", f"The first of them gives {expected} for {finding.question}."]
-    if found.explained:
-        parts += ["", *(f"Explained: {explanation(one, way)}" for one, way in found.explained)]
-    if finding.sql:
-        parts += ["", "-- The first of them, with @business_unit, @first_day, @last_day and @time_zone:", finding.sql]
-    return "\n".join(parts)
-
-
-def explanation(one: Observation, way: Bridge | None) -> str:
-    """Why somebody saw another number, in one line."""
-    return f"{title(one)}: {way or f'no definition gives {shown(one, one.value)}; {one.note}'}"
-
-
-def verdicts(found: Sequence[Search]) -> pd.DataFrame:
-    """One row per KPI: its verdict, how many numbers and definitions there are, and what to read next."""
+def verdicts_table(found: Sequence[Search]) -> pd.DataFrame:
+    """Return one row per KPI: its verdict, how many numbers and definitions there are, and what to do next."""
     return pd.DataFrame(
         {
-            "KPI": [one.kpi.replace("_", " ") for one in found],
+            "KPI": [one.kpi.label for one in found],
             "numbers": [len(one.finding.numbers) for one in found],
             "verdict": [one.finding.verdict for one in found],
             "definitions left": [one.finding.left for one in found],
-            "the simplest of them": [one.finding.table()["definition"].get(0, "none") for one in found],
-            "read next": [str(one.finding.question or "nothing") for one in found],
+            "the simplest of them": [one.finding.table()["definition"].get(0, one.finding.sentence) for one in found],
+            "next": [one.next_step for one in found],
         }
     )
 
 
-def waterfall_steps(one: Observation, way: Bridge) -> list[tuple[str, float, str]]:
-    """From the number that somebody saw to ours, as `reports.waterfall` takes it."""
-    between = [
-        (f"{name}: not “{why}”", -float(change), render.change(-change, one.kind)) for name, why, change in way.steps
-    ]
-    ends = [
-        (name, float(value), render.figure(value, one.kind)) for name, value in (("seen", way.end), ("ours", way.start))
-    ]
-    return [ends[0], *between, ends[1]]
+def explained_table(found: Sequence[Search]) -> pd.DataFrame:
+    """Return one row per number that is not ours: how it comes about."""
+    lines = [(one.title, one.shown, way) for search in found for one, way in search.explained]
+    return pd.DataFrame(lines, columns=["number", "seen", "how it comes about"])
+
+
+def definitions_table(definitions: Mapping[str, Definition] | None = None) -> pd.DataFrame:
+    """Return one row per KPI: how it is counted in this company."""
+    rows = [(d.kpi.label, d.kpi.sentence, d.describe()) for d in (definitions or read_definitions()).values()]
+    return pd.DataFrame(rows, columns=["KPI", "counts", "definition"])
+
+
+# --- every other way to count -----------------------------------------------------------------------------------------
+
+
+def show_ways(kpi: str, unit: str = "", first_day: str = "", last_day: str = "", *, names: bool = False) -> Ways:
+    """Count a KPI in every other way, for a unit and days.
+
+    unit, first_day, last_day: as people write them; empty: those of the number that was noted last, else the largest
+    unit and the newest full week
+    names: leave the customers' names in the rows readable
+    Raises UserError for a KPI, unit or day that cannot be.
+    """
+    config, entry = settings.load(), find_kpi(kpi)
+    definition = read_definitions(config)[entry.name]
+    with warehouse.connect(config) as target:
+        covered = covered_days(target)
+        units = [name for name in list_units(target, entry) if name in covered.index]
+        if unit and unit not in covered.index:
+            raise UserError(f"There is no unit {unit}: choose from {', '.join(covered.index)}.")
+        period = _default_period(entry.name, units or list(covered.index), covered)
+        first = parse_day(first_day, "first_day") if first_day else period.first
+        last = parse_day(last_day, "last_day") if last_day else period.last
+        if first > last:
+            raise UserError(f"The days begin ({first}) after they end ({last}): swap the dates.")
+        found = list_ways(target, definition, Period(unit or period.unit, first, last), config.time_zone)
+    if not names and "customer_name" in found.rows:
+        found.rows["customer_name"] = found.rows["customer_name"].map(mask_name)
+    return found
+
+
+def _default_period(kpi: str, units: Sequence[str], covered: pd.DataFrame) -> Period:
+    noted = [one for one in ledger.read_ledger() if one.kpi == kpi and one.unit in covered.index]
+    if noted:
+        return Period(noted[0].unit, noted[0].first_day, noted[0].last_day)
+    as_of: date = covered["last_day"].max()
+    sunday = as_of - timedelta(days=(as_of.weekday() + 1) % 7)
+    return Period(units[0], sunday - timedelta(days=6), sunday)
+
+
+def explain_seen(ways: Ways, seen: str = "") -> pd.DataFrame:
+    """Return how numbers that people saw for the unit and days come about; columns seen, how it comes about.
+
+    seen: numbers with commas between; empty: those of the ledger
+    Raises UserError for what is no number of the KPI.
+    """
+    kpi, period = ways.definition.kpi, ways.period
+    if seen:
+        texts = [text for text in seen.split(",") if text.strip()]
+        numbers = [Number(period.unit, period.first, period.last, *parse_number(text, kpi.kind)) for text in texts]
+    else:
+        place = (kpi.name, period.unit, period.first, period.last)
+        numbers = [one.number for one in ledger.read_ledger() if one.place == place]
+    lines = []
+    for number in numbers:
+        agrees = number.agrees(pd.Series([ways.value]).to_numpy())[0]
+        way = "the definition: we have it too" if agrees else ways.explain(number)
+        lines.append((format_number(number.value, kpi.kind), way))
+    return pd.DataFrame(lines, columns=["seen", "how it comes about"])

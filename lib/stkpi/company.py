@@ -1,0 +1,376 @@
+"""A company's own folder: its name, the definitions it adopted, and its CSV files.
+
+    company.yml         name; definitions that depart from the default, each with its date and evidence
+    business_units.csv  the rolled-up unit, region, division and segment of each ServiceTitan unit
+    job_type_rules.csv  job types that are excluded from production, or are warranty work
+    observed.csv        numbers that somebody read off ServiceTitan
+
+COMPANY names the folder; without it, `company/` is a company's and `runs/sandbox/company` the made-up one's. Every file
+may be missing. An adoption looks like this, the newest of a KPI last:
+
+    definitions:
+      leads:
+        - {adopted_on: 2025-09-14, choices: {status: completed}, evidence: [leads-1, leads-2], note: "as the screen"}
+
+A new adoption is added to company.yml as it stands: a person's comments and order stay.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import date
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import MarkedYAMLError
+
+from stkpi import settings
+from stkpi.errors import UserError
+
+FOLDER = settings.ROOT / "company"
+SANDBOX_FOLDER = settings.ROOT / "runs" / "sandbox" / "company"
+SANDBOX_PRESET = settings.ROOT / "lib" / "sandbox" / "company"
+
+FILE = "company.yml"
+KEYS = ("name", "definitions")
+EXAMPLE = "One looks like {adopted_on: 2025-09-14, choices: {status: completed}, evidence: [leads-1]}."
+UNITS, JOB_TYPE_RULES, OBSERVED = "business_units.csv", "job_type_rules.csv", "observed.csv"
+COLUMNS = {
+    UNITS: ("business_unit", "rollup", "region", "division", "segment"),
+    JOB_TYPE_RULES: ("job_type", "rule"),
+}
+BOTH = "Both"
+# What a cell of these columns may say, in any letter case; it may also be empty.
+WORDS = {
+    "division": ("Sales", "Production", BOTH),
+    "segment": ("RES", "COMM"),
+    "rule": ("excluded_from_production", "warranty"),
+}
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """A definition that the company adopted for a KPI.
+
+    choices: the option of each dimension that departs from the default
+    evidence: ids of observed numbers; undone_on: the day it was taken back
+    """
+
+    choices: Mapping[str, str]
+    adopted_on: date
+    evidence: tuple[str, ...] = ()
+    note: str = ""
+    undone_on: date | None = None
+
+
+@dataclass(frozen=True)
+class Company:
+    """What company.yml says. definitions: the adoptions of each KPI, oldest first."""
+
+    folder: Path
+    name: str = ""
+    definitions: Mapping[str, tuple[Adoption, ...]] = field(default_factory=dict)
+
+    def find_adoption(self, kpi: str) -> Adoption | None:
+        """Return the adoption in force: the newest that is not undone."""
+        return next((one for one in reversed(self.definitions.get(kpi, ())) if one.undone_on is None), None)
+
+    def departures(self, kpi: str) -> Mapping[str, str]:
+        """Return the options by dimension in which the KPI's definition departs from the default."""
+        adoption = self.find_adoption(kpi)
+        return adoption.choices if adoption else {}
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def find_folder(config: settings.Settings) -> Path:
+    """Return the company's folder, whether it exists or not.
+
+    The made-up company's is a working copy: files that it lacks are copied from the preset, others are kept.
+    """
+    folder = settings.ROOT / (config.company or (FOLDER if config.st_client_id else SANDBOX_FOLDER))
+    if folder == SANDBOX_FOLDER:
+        _complete(folder, SANDBOX_PRESET)
+    return folder
+
+
+def _complete(folder: Path, preset: Path) -> None:
+    for source in sorted(preset.iterdir()):
+        if not (folder / source.name).exists():
+            _write(folder / source.name, source.read_bytes())
+
+
+def show_path(path: Path) -> Path:
+    """Shorten a path to what a person types."""
+    return path.relative_to(settings.ROOT) if path.is_relative_to(settings.ROOT) else path
+
+
+# --- company.yml ------------------------------------------------------------------------------------------------------
+
+
+def read_company(config: settings.Settings) -> Company:
+    """Read company.yml; without one the company is empty.
+
+    Raises UserError, with the file and line, for what cannot be read. Whether a KPI, dimension or option exists is not
+    checked here.
+    """
+    folder = find_folder(config)
+    path = folder / FILE
+    content = _read_yaml(path)
+    for key in content:
+        if key not in KEYS:
+            raise _error(path, content.lc.key(key)[0], f"{key} is unknown; did you mean {_nearest(str(key), KEYS)}?")
+    definitions: Any = content.get("definitions") or CommentedMap()
+    adoptions: dict[str, tuple[Adoption, ...]] = {}
+    for kpi, entries in definitions.items():
+        if not isinstance(entries, list | None):
+            raise _error(path, definitions.lc.key(kpi)[0], f"{kpi} must be a list of adoptions. {EXAMPLE}")
+        adoptions[str(kpi)] = tuple(_read_adoption(path, entry) for entry in entries or ())
+    return Company(folder, str(content.get("name") or ""), adoptions)
+
+
+def _error(path: Path, line: int, problem: str) -> UserError:
+    return UserError(f"{show_path(path)}, line {line + 1}: {problem}")
+
+
+def adopt_definition(
+    config: settings.Settings,
+    kpi: str,
+    choices: Mapping[str, str],
+    *,
+    adopted_on: date,
+    evidence: Iterable[str] = (),
+    note: str = "",
+) -> Adoption:
+    """Append an adoption to the KPI's history in company.yml; the folder and file are made where they are missing."""
+    adoption = Adoption(dict(choices), adopted_on, tuple(evidence), note)
+    read_company(config)  # what cannot be read is not written to
+    path = find_folder(config) / FILE
+    content = _read_yaml(path)
+    entry = {"adopted_on": adopted_on, "choices": dict(choices), "evidence": list(evidence), "note": note}
+    if not content.get("definitions"):
+        content["definitions"] = {}
+    if not content["definitions"].get(kpi):
+        content["definitions"][kpi] = []
+    content["definitions"][kpi].append({name: each for name, each in entry.items() if each or name == "choices"})
+    _write_yaml(path, content)
+    return adoption
+
+
+def undo_adoption(config: settings.Settings, kpi: str, *, undone_on: date) -> Adoption:
+    """Mark the KPI's adoption in force as undone; the one before it is in force again. Return the one undone.
+
+    Raises UserError where none is in force.
+    """
+    adoption = read_company(config).find_adoption(kpi)
+    if adoption is None:
+        raise UserError(f"There is nothing to undo: {kpi} has its default definition.")
+    path = find_folder(config) / FILE
+    content = _read_yaml(path)
+    entry = next(each for each in reversed(content["definitions"][kpi]) if not each.get("undone_on"))
+    entry["undone_on"] = undone_on
+    _write_yaml(path, content)
+    return replace(adoption, undone_on=undone_on)
+
+
+def _yaml() -> YAML:
+    """A reader and writer that keeps a person's comments, order and quotes."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        content = _yaml().load(_decode(path)[0]) if path.exists() else None
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{show_path(path)}{line}: {error.problem or error.context}.") from None
+    if content is None:
+        return CommentedMap()
+    if not isinstance(content, CommentedMap):
+        raise UserError(f"{show_path(path)} must be lines of `key: value`, such as `name: Example Painting`.")
+    return content
+
+
+def _write_yaml(path: Path, content: Any) -> None:
+    text = io.StringIO()
+    _yaml().dump(content, text)
+    _write(path, (text.getvalue().rstrip() + "\n").encode())
+
+
+def _read_adoption(path: Path, entry: Any) -> Adoption:
+    known = ("adopted_on", "choices", "evidence", "note", "undone_on")
+    line = entry.lc.line if hasattr(entry, "lc") else 0
+    try:
+        if strange := [key for key in entry if key not in known]:
+            raise ValueError(f"{strange[0]} is unknown; did you mean {_nearest(str(strange[0]), known)}?")
+        if missing := [key for key in known[:2] if key not in entry]:
+            raise ValueError(f"it has no {missing[0]}")
+        choices = entry["choices"] or {}
+        if odd := [name for name, option in choices.items() if not isinstance(option, str)]:
+            raise ValueError(f"{odd[0]} must name one option")
+        return Adoption(
+            choices={str(name): option for name, option in choices.items()},
+            adopted_on=_read_day(entry["adopted_on"]),
+            evidence=tuple(str(id) for id in entry.get("evidence") or ()),
+            note=str(entry.get("note") or ""),
+            undone_on=_read_day(entry["undone_on"]) if entry.get("undone_on") else None,
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _error(path, line, f"an adoption cannot be read: {error}. {EXAMPLE}") from None
+
+
+def _read_day(value: Any) -> date:
+    return value if type(value) is date else date.fromisoformat(str(value))
+
+
+# --- the CSV files ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a CSV file is written: by a program, an Excel of some country or by hand."""
+
+    encoding: str
+    delimiter: str
+    skipped: int  # lines before the rows
+    lines: tuple[str, ...]
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read a CSV file of the company as people save them; a missing one has no rows.
+
+    It may be UTF-8, UTF-16 or Windows-1252, with commas, semicolons or tabs, with blanks around the values, with empty
+    lines and other columns. Returns the stripped values of `columns`, with the words of WORDS in their right letter
+    case. Raises UserError for a missing column, an unknown word and a line with too many values.
+    """
+    return [row for _, row in read_rows(path, columns)]
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Read a CSV file like `read_table`, each row with its line number, for messages."""
+    if not path.exists():
+        return []
+    layout, header, found = _find_layout(path, columns), None, []
+    try:
+        for line, values in _split(layout):
+            where = f"{show_path(path)}, line {line}"
+            if header is None:
+                header = _read_header(path, values, columns)
+                continue
+            if any(values[len(header) :]):
+                raise UserError(f"{where}: it has more values than columns; a value with a comma needs quotes.")
+            named = dict(zip(header, values, strict=False))
+            found.append((line, {name: _check_word(where, name, named.get(name, "")) for name in columns}))
+    except csv.Error as error:
+        raise UserError(f"{show_path(path)}: {error}.") from None
+    return found
+
+
+def append_row(path: Path, columns: Sequence[str], row: Mapping[str, str]) -> None:
+    """Append a row to a CSV file in the layout that it has; a missing file is made, with `columns` as its header."""
+    layout, header, text = _Layout("utf-8", ",", 0, ()), list(columns), ",".join(columns) + "\n"
+    if path.exists() and any(_split(_find_layout(path, columns))):
+        layout = _find_layout(path, columns)
+        header = _read_header(path, next(_split(layout))[1], columns)
+        text = _decode(path)[0]
+    new = io.StringIO()
+    csv.DictWriter(new, header, restval="", delimiter=layout.delimiter, lineterminator="\n").writerow(dict(row))
+    text += "\n" * (not text.endswith("\n")) + new.getvalue()
+    try:
+        data = text.encode(layout.encoding)
+    except UnicodeEncodeError:
+        data = text.encode("utf-8-sig")
+    _write(path, data)
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Write a whole CSV file, as UTF-8 with commas."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(path, text.getvalue().encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file of the company, all or nothing."""
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(data)
+    unfinished.replace(path)
+
+
+def _decode(path: Path) -> tuple[str, str]:
+    """Return the text of a file and its encoding."""
+    data = path.read_bytes()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encodings: tuple[str, ...] = ("utf-16",)
+    else:
+        encodings = ("utf-8-sig" if data.startswith(b"\xef\xbb\xbf") else "utf-8", "cp1252")
+    for encoding in encodings:
+        with suppress(UnicodeDecodeError):
+            return data.decode(encoding), encoding
+    raise UserError(f"{show_path(path)} is neither UTF-8 nor Windows-1252 text: save it as CSV UTF-8.")
+
+
+def _find_layout(path: Path, columns: Sequence[str]) -> _Layout:
+    """Tell the delimiter by the first line that is not empty: it names most of the columns."""
+    text, encoding = _decode(path)
+    lines = tuple(io.StringIO(text, newline=""))
+    if lines and (chosen := re.fullmatch(r'"?sep=(.)"?\s*', lines[0])):  # Excel's own first line
+        return _Layout(encoding, chosen[1], 1, lines)
+    first = next((line for line in lines if line.strip(" \t\r\n,;")), "")
+
+    def count_columns(delimiter: str) -> int:
+        names = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+        return len({name.strip().lower() for name in names} & set(columns))
+
+    return _Layout(encoding, max(",;\t", key=count_columns), 0, lines)
+
+
+def _split(layout: _Layout) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and stripped values of each line that is not empty."""
+    rows = csv.reader(layout.lines[layout.skipped :], delimiter=layout.delimiter, skipinitialspace=True)
+    for cells in rows:
+        values = [cell.strip() for cell in cells]
+        if any(values):
+            yield rows.line_num + layout.skipped, values
+
+
+def _read_header(path: Path, values: Sequence[str], columns: Sequence[str]) -> list[str]:
+    header = [value.lower() for value in values]
+    for name in columns:
+        if name not in header:
+            raise UserError(f"{show_path(path)} has no column {name}: it needs {', '.join(columns)}.")
+    return header
+
+
+def _check_word(where: str, column: str, value: str) -> str:
+    words = WORDS.get(column)
+    if not words or not value:
+        return value
+    known = {word.lower(): word for word in words}
+    if value.lower() not in known:
+        nearest = _nearest(value, words)
+        raise UserError(f"{where}: the {column} {value} is not one of {', '.join(words)}; did you mean {nearest}?")
+    return known[value.lower()]
+
+
+def _nearest(text: str, known: Sequence[str]) -> str:
+    lower = {word.lower(): word for word in known}
+    return lower[get_close_matches(text.lower(), lower, n=1, cutoff=0)[0]]

@@ -1,0 +1,103 @@
+"""Numbers, changes and days as people in an office write them."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from fractions import Fraction
+
+import pandas as pd
+
+
+def format_number(value: Fraction | Decimal | float | None, kind: str) -> str:
+    """Return a number of a kind (count, money, rate) to the last digit that matters; a dash for none.
+
+    >>> format_number(Decimal("-1234.5"), "money")
+    '-$1,234.50'
+    """
+    if value is None:
+        return "—"
+    exact = Fraction(value)
+    if kind == "count":
+        return f"{round(exact):,}"
+    if kind == "rate":
+        return f"{float(exact):.2%}"
+    sign = "-" if exact < 0 else ""
+    return f"{sign}${abs(Decimal(exact.numerator) / exact.denominator):,.2f}"
+
+
+def format_change(value: Fraction | Decimal | float, kind: str) -> str:
+    """Return a change with its sign: +3 · -$12.50 · +0.81 pt, ±0 for none."""
+    if not value:
+        return "±0"
+    text = f"{float(value) * 100:+.2f} pt" if kind == "rate" else format_number(value, kind)
+    return text if text[0] in "+-" else f"+{text}"
+
+
+def format_span(first: date, last: date) -> str:
+    """Return days as people say them: Aug 18 to Aug 24, 2025."""
+    end = f"{last:%b} {last.day}, {last.year}"
+    if first == last:
+        return end
+    year = "" if first.year == last.year else f", {first.year}"
+    return f"{first:%b} {first.day}{year} to {end}"
+
+
+def join_words(words: list[str], last: str = "and") -> str:
+    """Return a list as people say it: a, b and c."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
+
+
+def format_rounded(value: float, kind: str) -> str:
+    """Return a number as a manager writes it, by its kind (count, money, rate); a dash where there is none.
+
+    >>> format_rounded(1234.4, "count"), format_rounded(1234.4, "money"), format_rounded(0.397, "rate")
+    ('1,234', '$1,234', '39.7%')
+    """
+    if pd.isna(value):
+        return "—"
+    if kind == "rate":
+        return f"{value:.1%}"
+    sign = "-" if round(value) < 0 else ""
+    return f"{sign}{'$' if kind == 'money' else ''}{abs(value):,.0f}"
+
+
+def format_short_day(day: date) -> str:
+    """Return a day of about now, without its year.
+
+    >>> format_short_day(date(2025, 8, 4))
+    'Aug 4'
+    """
+    return f"{day:%b} {day.day}"
+
+
+def format_day(day: date) -> str:
+    """Return a day as people say it.
+
+    >>> format_day(date(2025, 8, 4))
+    'Aug 4, 2025'
+    """
+    return f"{format_short_day(day)}, {day.year}"
+
+
+def format_decimal(value: Fraction) -> str:
+    """Return a number as plain digits, as JSON holds it."""
+    return f"{Decimal(value.numerator) / value.denominator:f}"
+
+
+def format_label(label: str) -> str:
+    """Return the label of a KPI as it stands within a sentence: in lower case, abbreviations as they are.
+
+    >>> [format_label("Success Rate"), format_label("Outstanding A/R"), format_label("GPM")]
+    ['success rate', 'outstanding A/R', 'GPM']
+    """
+    return " ".join(word.lower() if word[1:].islower() else word for word in label.split())
+
+
+def mask_name(name: object) -> str | None:
+    """Return a name of which only the first letters are left; None for what is no name.
+
+    >>> mask_name("Ann Lee")
+    'A••• L•••'
+    """
+    return " ".join(f"{word[0]}•••" for word in name.split()) if isinstance(name, str) else None

@@ -1,0 +1,69 @@
+"""Adopt a found definition: the company's company.yml then says so, and the next build counts the KPI by it."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
+
+from stkpi import company, settings, warehouse
+from stkpi.errors import UserError
+from stkpi.kpis.catalog import Kpi, find_kpi
+from stkpi.kpis.definition import Definition, parse_choices, read_definitions
+from stkpi.reconcile.observations import ledger
+from stkpi.reconcile.observations.outcomes import check_observations, read_api_numbers
+from stkpi.reconcile.observations.search import Search, search_definition
+
+
+def adopt_definition(kpi: str, definition: str = "") -> str:
+    """Adopt the definition that the ledger's numbers prove, or the one named; return what changed, in one sentence.
+
+    kpi: a KPI as people call it; definition: `status=completed`, several with commas, or `default`; empty: as found
+    Raises UserError where the numbers prove none and none is named.
+    """
+    config, entry = settings.load(), find_kpi(kpi)
+    chosen = read_definitions(config)[entry.name]
+    if definition:
+        wanted, evidence, note = (
+            Definition(entry, entry.choose(parse_choices(entry, definition))),
+            [],
+            "named by a person",
+        )
+    else:
+        found = _search(entry, config)
+        if found.found is None:
+            raise UserError(f"Not adopted. {found.finding.sentence} {found.next_step or _name_it(found)}".strip())
+        wanted, evidence = found.found, [one.id for one in found.numbers]
+        note = f"it alone gives {len(evidence)} numbers of ServiceTitan"
+    if wanted.number == chosen.number:
+        return f"{entry.label} is counted so already: {chosen.describe()}."
+    company.adopt_definition(
+        config, entry.name, wanted.departures, adopted_on=_today(config), evidence=evidence, note=note
+    )
+    return f"Adopted for {entry.label}: {wanted.describe()}. The next nightly recomputes its whole history."
+
+
+def undo_adoption(kpi: str) -> str:
+    """Bring back the definition before the last adoption; return what is in force now, in one sentence.
+
+    Raises UserError where nothing was adopted.
+    """
+    config, entry = settings.load(), find_kpi(kpi)
+    company.undo_adoption(config, entry.name, undone_on=_today(config))
+    now = read_definitions(config)[entry.name]
+    return f"{entry.label} is counted {now.describe()} again. The next nightly recomputes its whole history."
+
+
+def _search(kpi: Kpi, config: settings.Settings) -> Search:
+    definitions = read_definitions(config)
+    with warehouse.connect(config) as target:
+        own = [one for one in ledger.read_ledger() if one.kpi == kpi.name]
+        checked = check_observations(target, [*own, *read_api_numbers(target)], definitions)
+        return search_definition(target, kpi, checked, definitions)
+
+
+def _name_it(found: Search) -> str:
+    return f"Name one of them, such as DEFINITION={'status=completed' if not found.finding.groups else 'default'}."
+
+
+def _today(config: settings.Settings) -> date:
+    return datetime.now(ZoneInfo(config.time_zone)).date()

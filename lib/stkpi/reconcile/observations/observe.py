@@ -1,0 +1,109 @@
+"""Note a number that ServiceTitan shows, and answer at once: it matches, what gives it, or what to read next."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+
+from stkpi import settings, warehouse
+from stkpi.dates import parse_day
+from stkpi.errors import UserError
+from stkpi.formatting import format_number
+from stkpi.kpis.catalog import find_kpi
+from stkpi.kpis.definition import read_definitions
+from stkpi.reconcile.observations import ledger
+from stkpi.reconcile.observations.ledger import Observation
+from stkpi.reconcile.observations.outcomes import MATCHED, OPEN, check_observations, covered_days, read_api_numbers
+from stkpi.reconcile.observations.search import explain_numbers, search_definition
+from stkpi.warehouse import Warehouse
+
+# What people give.
+FIELDS = ("kpi", "unit", "first_day", "last_day", "value", "tolerance", "source", "report", "read_by")
+
+
+def observe_number(row: Mapping[str, str]) -> list[str]:
+    """Add a number (the texts of FIELDS, as a person types them) to the ledger; return the answer, a sentence a line.
+
+    Raises UserError, in the words of the command, for a KPI, unit or day that cannot be, with the nearest right one.
+    """
+    config = settings.load()
+    today = datetime.now(ZoneInfo(config.time_zone)).date()
+    kpi = find_kpi(row["kpi"])
+    if parse_day(row["last_day"] or "", "TO") > today:
+        raise UserError(f"TO={row['last_day']} is after today, {today}: ServiceTitan cannot have that number yet.")
+    with warehouse.connect(config) as target:
+        try:
+            covered = covered_days(target)
+        except UserError:
+            one = ledger.append_observation({**row, "read_on": today.isoformat()})
+            return [f"Noted as {one.id}: {one.title} is {one.shown}.", "It is compared once the KPI tables are built."]
+        unit = resolve_unit(target, row["unit"], covered, kpi.divisions, kpi.label)
+        _check_days(row, covered["first_day"][unit])
+        return _answer(target, ledger.append_observation({**row, "unit": unit, "read_on": today.isoformat()}))
+
+
+def undo_observation() -> str:
+    """Take back the number that was noted last; return what it was, in one sentence."""
+    one = ledger.remove_last()
+    return f"Taken back: {one.id}, {one.title} is {one.shown}."
+
+
+def _answer(target: Warehouse, one: Observation) -> list[str]:
+    definitions = read_definitions()
+    kpi = one.entry
+    known = [other for other in ledger.read_ledger() if other.kpi == kpi.name]
+    checked = check_observations(target, [*known, *read_api_numbers(target)], definitions)
+    now = next(each for each in checked if each.observation.id == one.id)
+    lines = [f"Noted as {one.id}: {one.title} is {one.shown}."]
+    for other in ledger.find_others(one, known):
+        lines.append(
+            f"{other.id} says {other.shown} for the same unit and days: at most one of them is ServiceTitan's."
+        )
+    if now.outcome == OPEN:
+        return [*lines, f"It cannot be compared yet: {now.why}."]
+    if now.outcome == MATCHED:
+        lines.append(f"It matches: we have {format_number(now.ours, kpi.kind)}.")
+    else:
+        [(_, way)] = explain_numbers(target, definitions[kpi.name], [one])
+        lines.append(f"It does not match: {now.why}.")
+        lines.append(f"{way}.")
+    found = search_definition(target, kpi, checked, definitions)
+    return [*lines, *filter(None, (found.finding.sentence, found.next_step))]
+
+
+def resolve_unit(target: Warehouse, text: str, covered: pd.DataFrame, divisions: tuple[str, ...], label: str) -> str:
+    """Return the rolled-up unit that a person means, in any letter case and punctuation.
+
+    covered: as `covered_days` gives it
+    divisions: whose units have the KPI called `label`
+    Raises UserError for a unit that there is not, with the nearest right one.
+    """
+    units = {_plain(unit): unit for unit in covered.index}
+    key = _plain(text)
+    if key not in units:
+        parts = target.query("SELECT unit_name, business_unit FROM st_ref_v2.dim_business_units")
+        names = {_plain(str(name)): unit for name, unit in zip(parts["unit_name"], parts["business_unit"], strict=True)}
+        if key in names:
+            raise UserError(f"BU={text} is a part of {names[key]}: numbers are kept for the whole, BU={names[key]}.")
+        near = difflib.get_close_matches(key, units, n=1, cutoff=0)
+        raise UserError(f"There is no unit {text or 'without a name'}: did you mean BU={units[near[0]]}?")
+    unit = units[key]
+    if (division := covered.loc[unit, "division"]) not in divisions:
+        right = [each for each in covered.index if covered.loc[each, "division"] in divisions]
+        near = difflib.get_close_matches(unit, right, n=1, cutoff=0)
+        raise UserError(f"{unit} is a {division} unit, and has no {label}: did you mean BU={near[0] if near else '…'}?")
+    return str(unit)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _check_days(row: Mapping[str, str], begin: date) -> None:
+    if parse_day(row["first_day"], "FROM") < begin:
+        raise UserError(f"FROM={row['first_day']} is before the first day that we have, {begin}.")

@@ -1,0 +1,242 @@
+"""What our facts give for every observed number, night by night.
+
+st_logs_v2.observations has one row per number and night: its outcome, and the numbers that the Reporting API gave. A
+number is about any days: it is computed from the fact rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pandas as pd
+
+from stkpi.errors import UserError
+from stkpi.formatting import format_change, format_number
+from stkpi.kpis.definition import Definition
+from stkpi.kpis.sql import numbers_sql
+from stkpi.reconcile.observations.ledger import API, COLUMNS, SUPERSEDED, Observation, to_row
+from stkpi.warehouse import Warehouse, ensure_tables
+from stkpi.warehouse.schema import Column, Table
+
+MATCHED, UNMATCHED, OPEN, EXPLAINED = "matched", "unmatched", "open", "explained"
+OUTCOMES = (UNMATCHED, OPEN, MATCHED, EXPLAINED, SUPERSEDED)
+# Numbers that matched, each with the definition by which it did.
+MATCHED_BEFORE = (
+    "SELECT DISTINCT id, kpi, unit, first_day, last_day, value, COALESCE(definition, '{}') AS definition"
+    " FROM st_logs_v2.observations WHERE outcome = 'matched'"
+)
+FROM_API = f"""SELECT {", ".join(COLUMNS)}
+FROM st_logs_v2.observations
+WHERE source = @source
+QUALIFY ROW_NUMBER() OVER (PARTITION BY id ORDER BY checked_at DESC) = 1"""
+HISTORY = """SELECT checked_at, id, source, outcome
+FROM st_logs_v2.observations
+WHERE TRUE
+QUALIFY DENSE_RANK() OVER (ORDER BY checked_at DESC) <= @runs"""
+_TYPES = {
+    **dict.fromkeys((*COLUMNS, "ours", "outcome", "why", "definition"), "STRING"),
+    **dict.fromkeys(("first_day", "last_day", "read_on"), "DATE"),
+    **dict.fromkeys(("value", "tolerance", "ours"), "NUMERIC"),
+}
+TABLE = Table(
+    "st_logs_v2.observations",
+    (Column("checked_at", "TIMESTAMP"), *(Column(name, kind) for name, kind in _TYPES.items())),
+    partition="TIMESTAMP_TRUNC(checked_at, MONTH)",
+    description="One row per observed number and night: what ServiceTitan showed, what our facts gave, the outcome",
+)
+KEEP = f"""INSERT INTO {TABLE.name} (checked_at, {", ".join(_TYPES)})
+SELECT
+  @at AS checked_at,
+  {", ".join(f"CAST(JSON_VALUE(line, '$.{name}') AS {kind}) AS {name}" for name, kind in _TYPES.items())}
+FROM UNNEST(JSON_QUERY_ARRAY(@lines)) AS line"""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An observation beside what our facts give for it.
+
+    outcome: matched, unmatched, open (there is nothing to compare it with yet), explained (another number about the
+        same is the one that matches), or superseded as its row says
+    why: of an open one what is missing; of an unmatched one how far off we are
+    regressed: whether it matched by the definition in force, and does so no longer
+    """
+
+    observation: Observation
+    ours: Decimal | None
+    outcome: str
+    why: str = ""
+    regressed: bool = False
+
+
+def compute_numbers(
+    target: Warehouse, observations: Sequence[Observation], definitions: Mapping[str, Definition]
+) -> dict[str, Decimal | None]:
+    """Return what the facts give for each of them, by id, with one query; None is a ratio without a denominator."""
+    if not observations:
+        return {}
+    keys = ("id", "kpi", "unit", "first_day", "last_day")
+    numbers = json.dumps([{key: str(getattr(one, key)) for key in keys} for one in observations])
+    found = target.query(numbers_sql(definitions, {one.kpi for one in observations}), numbers=numbers)
+    return {id: to_decimal(value) for id, value in zip(found["id"], found["value"], strict=True)}
+
+
+def covered_days(target: Warehouse) -> pd.DataFrame:
+    """Return the division, first_day and last_day of every unit (the index) in the KPI tables.
+
+    Raises UserError where they are not built yet.
+    """
+    try:
+        return target.query(
+            "SELECT business_unit, division, MIN(event_date) AS first_day, MAX(event_date) AS last_day"
+            " FROM st_mart_v2.kpi_daily_by_bu GROUP BY business_unit, division"
+        ).set_index("business_unit")
+    except target.NotFound:
+        raise UserError("There are no KPI tables yet: run the nightly first.") from None
+
+
+def check_observations(
+    target: Warehouse,
+    observations: Sequence[Observation],
+    definitions: Mapping[str, Definition],
+    fresh: Collection[str] = (),
+) -> list[Checked]:
+    """Hold every observation against the facts. Raises UserError where the KPI tables are not built yet.
+
+    fresh: the ids of those that the Reporting API gave just now
+    """
+    covered = covered_days(target)
+    ours, before = compute_numbers(target, observations, definitions), _read_matched(target)
+    found = [
+        _check(one, ours[one.id], covered, _Past(definitions[one.kpi], before), one.id in fresh) for one in observations
+    ]
+    return _explain_rivals(found)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What matched before, and the definition in force: a number that matched by another one says nothing about it."""
+
+    definition: Definition
+    matched: Mapping[str, Mapping[str, set[tuple[Any, ...]]]]
+
+    def has(self, one: Observation) -> bool:
+        """Whether the number matched by this definition, as it stands in the ledger today."""
+        if one.status == MATCHED and not self.definition.departures:  # a person says that it must
+            return True
+        return _key(one) in self.matched.get(describe_choices(self.definition), {}).get(one.id, ())
+
+
+def _check(one: Observation, ours: Decimal | None, covered: pd.DataFrame, past: _Past, fresh: bool) -> Checked:
+    if one.status == SUPERSEDED:
+        return Checked(one, ours, SUPERSEDED, one.note)
+    if missing := find_missing(one, covered):
+        return Checked(one, None, OPEN, missing)
+    if one.agrees(ours):
+        return Checked(one, ours, MATCHED)
+    why = "we have none: nothing happened"
+    if ours is not None:
+        difference = format_change(Fraction(ours - one.value), one.entry.kind)
+        why = f"we have {format_number(ours, one.entry.kind)}, {difference}"
+    if one.source != API:
+        return Checked(one, ours, UNMATCHED, why, past.has(one))
+    # ServiceTitan's own number of a past week moves, too: an old reading says nothing until it is read again.
+    read_before = one.id in past.matched.get(describe_choices(past.definition), {})
+    if fresh or not read_before:
+        return Checked(one, ours, UNMATCHED, why, read_before)
+    return Checked(one, ours, OPEN, f"{why} since it was read: to be read again")
+
+
+def _explain_rivals(checked: Sequence[Checked]) -> list[Checked]:
+    """Of several numbers about the same at most one is right: where one matches, the others counted something else."""
+    right = {one.observation.place: one for one in checked if one.outcome == MATCHED}
+    return [
+        replace(one, outcome=EXPLAINED, regressed=False)
+        if one.outcome == UNMATCHED and one.observation.place in right
+        else one
+        for one in checked
+    ]
+
+
+def find_missing(one: Observation, covered: pd.DataFrame) -> str:
+    """Return what the warehouse lacks for the number; nothing where it can be compared."""
+    if one.unit not in covered.index:
+        return f"this company has no unit {one.unit}"
+    unit = covered.loc[one.unit]
+    if unit["division"] not in one.entry.divisions:
+        return f"{one.unit} is not a {one.entry.division} unit"
+    if one.first_day < unit["first_day"] or one.last_day > unit["last_day"]:
+        return f"the warehouse covers {unit['first_day']} to {unit['last_day']}"
+    return ""
+
+
+def to_decimal(value: Any) -> Decimal | None:
+    """Return a value of a frame as a Decimal of nine digits at most; None for none."""
+    return None if pd.isna(value) else Decimal(str(value)).quantize(Decimal("1e-9")).normalize() + 0
+
+
+# --- history ----------------------------------------------------------------------------------------------------------
+
+
+def describe_choices(definition: Definition) -> str:
+    """Return where a definition departs from the default, as the history keeps it."""
+    return json.dumps(definition.departures, sort_keys=True)
+
+
+def _key(one: Any) -> tuple[Any, ...]:
+    """What a number says: a row of the ledger whose value or days were edited is another number."""
+    return one.kpi, one.unit, one.first_day, one.last_day, to_decimal(one.value)
+
+
+def _read_matched(target: Warehouse) -> defaultdict[str, dict[str, set[tuple[Any, ...]]]]:
+    """What was said when it matched, by definition and id."""
+    ensure_tables(target, [TABLE])
+    found: defaultdict[str, dict[str, set[tuple[Any, ...]]]] = defaultdict(dict)
+    for row in target.query(MATCHED_BEFORE).itertuples():
+        found[str(row.definition)].setdefault(str(row.id), set()).add(_key(row))
+    return found
+
+
+def read_api_numbers(target: Warehouse) -> tuple[Observation, ...]:
+    """Return the numbers that the Reporting API gave, the newest of each id."""
+    ensure_tables(target, [TABLE])
+    rows: list[Any] = target.query(FROM_API, source=API).sort_values("id").to_dict("records")
+    return tuple(
+        Observation(**row | {"value": to_decimal(row["value"]), "tolerance": to_decimal(row["tolerance"])})
+        for row in rows
+    )
+
+
+def keep_outcomes(
+    target: Warehouse, checked: Iterable[Checked], definitions: Mapping[str, Definition], at: datetime | None = None
+) -> None:
+    """Write one row per observation into the history, all or none."""
+    ensure_tables(target, [TABLE])
+    rows = [
+        {
+            **to_row(one.observation),
+            "ours": None if one.ours is None else f"{one.ours:f}",
+            "outcome": one.outcome,
+            "why": one.why,
+            "definition": describe_choices(definitions[one.observation.kpi]),
+        }
+        for one in checked
+    ]
+    target.run_transaction(KEEP, at=at or datetime.now(UTC), lines=json.dumps(rows))
+
+
+def read_history(target: Warehouse, runs: int = 14) -> pd.DataFrame:
+    """Return the outcomes of the last nights: a row per number, of the Reporting API's only those that did not always
+    match, a column per night, the newest first.
+    """
+    ensure_tables(target, [TABLE])
+    rows = target.query(HISTORY, runs=runs)
+    rows = rows[(rows["source"] != API) | rows["id"].isin(rows.loc[rows["outcome"] != MATCHED, "id"])]
+    table = rows.pivot(index="id", columns="checked_at", values="outcome").sort_index(axis=1, ascending=False)
+    return table.set_axis([f"{at:%b %-d, %H:%M:%S}" for at in table.columns], axis=1).reset_index()

@@ -1,0 +1,131 @@
+"""What the ledger's numbers say about a KPI's definition, and which number to read next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from stkpi import settings
+from stkpi.errors import UserError
+from stkpi.formatting import format_number, format_span
+from stkpi.kpis.catalog import Kpi
+from stkpi.kpis.definition import Definition
+from stkpi.reconcile.definitions.evaluate import Period, load_candidates
+from stkpi.reconcile.definitions.find import Finding, find_definition, list_questions, list_units
+from stkpi.reconcile.definitions.ways import explain_value
+from stkpi.reconcile.observations.ledger import API, Observation
+from stkpi.reconcile.observations.outcomes import EXPLAINED, MATCHED, UNMATCHED, Checked, covered_days
+from stkpi.warehouse import Warehouse
+
+MOST = 24  # numbers that the search is given: more do not tell more, but take time
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the numbers of a KPI say about its definition.
+
+    chosen: the definition in force
+    numbers: those that the search was given
+    explained: every number that is not ours, and how it comes about
+    """
+
+    kpi: Kpi
+    chosen: Definition
+    finding: Finding
+    numbers: tuple[Observation, ...]
+    explained: tuple[tuple[Observation, str], ...]
+
+    @property
+    def found(self) -> Definition | None:
+        """The definition that the numbers prove; None while they do not prove one."""
+        if self.finding.verdict != "accepted":
+            return None
+        return Definition(self.kpi, self.kpi.options(self.finding.classes[0].definition))
+
+    @property
+    def next_step(self) -> str:
+        """What to do now, in one sentence."""
+        if self.found is not None:
+            if self.found.number == self.chosen.number:
+                return f"{self.kpi.label} is counted as these numbers say: nothing to do."
+            return f"Adopt it: KPI={self.kpi.name}. The next nightly then counts {self.kpi.label} so."
+        return describe_question(self.kpi, self.finding.question) if self.finding.question else ""
+
+
+def describe_question(kpi: Kpi, period: Period) -> str:
+    """Return which number to read next, and where in ServiceTitan."""
+    basis = f", Filter by {kpi.report.basis}" if kpi.report.basis else ""
+    return (
+        f"Read next: {kpi.label} of {period.unit}, {format_span(period.first, period.last)}"
+        f" ({kpi.report.name} in {kpi.report.where}{basis})."
+    )
+
+
+def select_evidence(checked: Sequence[Checked], kpi: str) -> list[Observation]:
+    """Return the numbers of a KPI that say something about its definition: those that people read first, then the
+    newest. Where several are about the same unit and days, those that another one rules out are left out.
+    """
+    found = [one.observation for one in checked if one.observation.kpi == kpi and one.outcome in (MATCHED, UNMATCHED)]
+    return sorted(found, key=lambda one: (one.source == API, -one.last_day.toordinal()))[:MOST]
+
+
+def search_definition(
+    target: Warehouse,
+    kpi: Kpi,
+    checked: Sequence[Checked],
+    definitions: Mapping[str, Definition],
+    *,
+    careless: bool = False,
+) -> Search:
+    """Find the definitions of a KPI that give the ledger's numbers, and how each number that is not ours comes about.
+
+    careless: whether up to a third of the numbers may be off by one or two
+    Raises UserError where the ledger has no number of the KPI.
+    """
+    evidence = select_evidence(checked, kpi.name)
+    if not evidence:
+        raise UserError(
+            f"There is no number of {kpi.label} to go by: read one in ServiceTitan ({kpi.report.name}) and note it "
+            f"with observe, KPI={kpi.name} BU=… FROM=… TO=… VALUE=…."
+        )
+    chosen = definitions[kpi.name]
+    could_ask = list_questions(list_units(target, kpi), covered_days(target)["last_day"].max())
+    numbers = [one.number for one in evidence]
+    finding = find_definition(target, kpi, numbers, could_ask, careless=careless, chosen=chosen.number)
+    others = [
+        one.observation
+        for one in checked
+        if one.observation.kpi == kpi.name and one.outcome in (UNMATCHED, EXPLAINED) and one.ours is not None
+    ]
+    return Search(kpi, chosen, finding, tuple(evidence), tuple(explain_numbers(target, chosen, others)))
+
+
+def explain_numbers(
+    target: Warehouse, chosen: Definition, numbers: Sequence[Observation]
+) -> list[tuple[Observation, str]]:
+    """Return how each number comes about where `chosen` is right, with one query."""
+    if not numbers:
+        return []
+    periods = [one.number.period for one in numbers]
+    candidates = load_candidates(target, chosen.kpi, periods, settings.load().time_zone)
+    return [(one, explain_value(candidates, one.number, chosen)) for one in numbers]
+
+
+def describe_search(found: Search) -> str:
+    """Return a search for a terminal: the verdict, the definitions, what to do next, the explained numbers, the SQL."""
+    finding, kind = found.finding, found.kpi.kind
+    parts = [finding.sentence, "", f"From {len(finding.numbers)} numbers:"]
+    parts += [f"  {one.shown} for {one.unit}, {format_span(one.first_day, one.last_day)}" for one in found.numbers]
+    if finding.classes:
+        parts += ["", *(f"  {row.bits:g} bits: {row.definition}" for row in finding.table().itertuples())]
+    if found.next_step:
+        parts += ["", found.next_step]
+    if finding.question and finding.expected is not None:
+        expected = format_number(Fraction(finding.expected) if finding.expected == finding.expected else None, kind)
+        parts += [f"The first of the definitions gives {expected} for it."]
+    if found.explained:
+        parts += ["", *(f"{one.title}: {way}." for one, way in found.explained)]
+    if finding.sql:
+        parts += ["", "-- The first of them, with @business_unit, @first_day, @last_day and @time_zone:", finding.sql]
+    return "\n".join(parts)

@@ -1,0 +1,192 @@
+"""Charts of the notebooks; a title says the answer. Every function returns HTML with its charts as SVG inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.dates
+import matplotlib.ticker
+import pandas as pd
+from IPython.display import HTML
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stkpi.formatting import format_rounded, format_short_day
+from stkpi.kpis.catalog import Kpi
+from stkpi.kpis.definition import Definition
+from stkpi.reporting.fragments import render_fragment
+from stkpi.reporting.weeks import (
+    USUAL_WEEKS,
+    compute_usual,
+    describe_against_usual,
+    find_final_day,
+    find_provisional,
+    select_units,
+    total_weeks,
+)
+
+TREND_WEEKS = 26
+INK, GRAY, PALE, MARK, GAIN = "#1f4e79", "#9aa5b1", "#c9d3dd", "#c0392b", "#2e7d4f"
+
+
+def render_bars(values: pd.Series, title: str, kind: str = "count") -> HTML:
+    """Return one chart of horizontal bars, a bar per entry of `values`; `title` says what it shows."""
+    return render_fragment("charts", charts=[{"title": title, "image": _draw_bars(values, kind)}])
+
+
+def render_waterfall(steps: Sequence[tuple[str, float, str]], title: str) -> HTML:
+    """Return the way from one number to another: (name, amount, its text) per step, first and last the numbers.
+
+    What lies between is drawn where it adds or takes away; the axis begins above zero where the steps are small.
+    """
+    names = [textwrap.fill(name, 30) for name, _, _ in steps]
+    figure, axes = _start_figure(0.6 + 0.17 * sum(2 + name.count("\n") for name in names))
+    level, levels = steps[0][1], [steps[0][1]]
+    for place, (_, amount, _) in enumerate(steps):
+        if place in (0, len(steps) - 1):
+            axes.barh(place, amount, color=INK, height=0.62)
+        else:
+            axes.barh(place, amount, left=level, color=GAIN if amount > 0 else MARK, height=0.62)
+            level += amount
+            levels.append(level)
+    width = max(levels) - min(levels)
+    if min(levels) > 3 * width > 0:  # small steps of a large number would not be seen beside it
+        axes.set_xlim(left=min(levels) - width)
+    axes.axvline(0, color=PALE, linewidth=0.8)
+    _label_bars(axes, names, [text for _, _, text in steps])
+    return render_fragment("charts", charts=[{"title": title, "image": _encode_svg(figure)}])
+
+
+def render_trends(weeks: pd.DataFrame, definitions: Mapping[str, Definition]) -> HTML:
+    """Return a chart per KPI: the company's last half year, with the usual level, the mean of the twelve weeks before
+    the newest; weeks that are provisional are gray.
+    """
+    if weeks.empty:
+        return HTML("")
+    kpis = [definition.kpi for definition in definitions.values()]
+    total = total_weeks(weeks, kpis).tail(TREND_WEEKS)
+    charts = [_draw_trend(kpi, total[kpi.name], find_provisional(kpi, total)) for kpi in kpis]
+    return render_fragment("charts", charts=charts)
+
+
+def _draw_trend(kpi: Kpi, values: pd.Series, provisional: pd.Series) -> dict[str, str]:
+    usual, newest = compute_usual(values, provisional), values.index[-1]
+    figure, axes = _start_figure(1.9)
+    complete = values[~provisional]
+    axes.plot(complete.index, complete, color=INK, linewidth=1.8)
+    color = INK
+    if provisional.any():
+        color, rest = GRAY, values[provisional | provisional.shift(-1, fill_value=False)]
+        axes.plot(rest.index, rest, color=color, linewidth=1.8)
+    axes.plot(values.index[-1:], values.iloc[-1:], "o", color=color)
+    if pd.notna(usual):
+        axes.axhline(usual, color=MARK, linewidth=1, linestyle="--")
+    locator = mpl.dates.MonthLocator()
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(mpl.dates.ConciseDateFormatter(locator))
+    axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=kpi.kind == "count"))
+    axes.yaxis.set_major_formatter(lambda value, _: _shorten(value, kpi.kind))
+    axes.grid(axis="y", color=PALE, linewidth=0.6)
+    if provisional.iloc[-1]:
+        title = _title_provisional(kpi, values.iloc[-1], newest)
+    else:
+        title = f"{kpi.label}: {describe_against_usual(values.iloc[-1], usual, kpi)}"
+    return {"title": title, "sentence": kpi.sentence, "image": _encode_svg(figure)}
+
+
+def render_unit_charts(weeks: pd.DataFrame, definitions: Mapping[str, Definition]) -> HTML:
+    """Return a chart per KPI: the newest week of every unit that has it, best first, with each unit's usual level.
+
+    While it is provisional no unit is best, and they stand in the order of their names.
+    """
+    charts = []
+    kpis = [definition.kpi for definition in definitions.values()]
+    for kpi in kpis:
+        rows = select_units(weeks, kpi.division, kpis)
+        newest = weeks["week_start"].max()
+        now = rows[rows["week_start"] == newest].set_index("business_unit").sort_index()
+        if now.empty or now[kpi.name].isna().all():
+            continue
+        is_provisional = bool(find_provisional(kpi, now).any())
+        values = now[kpi.name]
+        if not is_provisional:
+            values = values.sort_values(ascending=kpi.good < 0, kind="stable")
+        before = rows[(rows["week_start"] < newest) & ~find_provisional(kpi, rows)]
+        usual = before.groupby("business_unit")[kpi.name].apply(lambda each: each.tail(USUAL_WEEKS).mean())
+        if is_provisional:
+            title = f"{kpi.label}: provisional until {format_short_day(find_final_day(kpi, newest))}"
+        else:
+            title = f"{kpi.label}: {describe_best(values.dropna(), kpi)}"
+        image = _draw_bars(values, kpi.kind, usual.reindex(values.index), GRAY if is_provisional else INK)
+        charts.append({"title": title, "sentence": kpi.sentence, "image": image})
+    return render_fragment("charts", charts=charts)
+
+
+def describe_best(values: pd.Series, kpi: Kpi) -> str:
+    """Return which unit is best; `values` are the units' numbers, best first. Units that show the same number tie."""
+    shown = [format_rounded(value, kpi.kind) for value in values]
+    units = [str(unit) for unit, text in zip(values.index, shown, strict=True) if text == shown[0]]
+    best = "highest" if kpi.good > 0 else "lowest"
+    if len(values) == 1:
+        return f"{shown[0]} in {units[0]}"
+    if len(units) == len(values):
+        return f"{shown[0]} in every unit"
+    if len(units) == 1:
+        return f"{units[0]} is {best} with {shown[0]}"
+    names = " and ".join(units) if len(units) == 2 else f"{len(units)} units"  # noqa: PLR2004 more names are too long
+    return f"{names} tie for {best} with {shown[0]}"
+
+
+def _title_provisional(kpi: Kpi, value: float, week: pd.Timestamp) -> str:
+    number = format_rounded(value, kpi.kind)
+    return f"{kpi.label}: {number}, provisional until {format_short_day(find_final_day(kpi, week))}"
+
+
+def _encode_svg(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    # Text stays text: small files, and the page's reader can enlarge it. The salt and the date keep reruns identical.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "stkpi", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _start_figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.4, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0, labelsize=9)
+    return figure, axes
+
+
+def _draw_bars(values: pd.Series, kind: str, marks: pd.Series | None = None, color: str = INK) -> str:
+    """Horizontal bars in the order of `values`, the first at the top; `marks` puts a tick on each (its usual level)."""
+    figure, axes = _start_figure(0.5 + 0.27 * len(values))
+    places = range(len(values))
+    axes.barh(places, values.fillna(0), color=color, height=0.62)
+    if marks is not None:
+        axes.plot(marks, places, "|", color=MARK, markersize=12, markeredgewidth=2)
+    _label_bars(axes, [str(name) for name in values.index], [format_rounded(value, kind) for value in values])
+    return _encode_svg(figure)
+
+
+def _label_bars(axes: Axes, names: Sequence[str], amounts: Sequence[str]) -> None:
+    """Put a name left and an amount right of every bar, the first at the top, instead of an axis."""
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(len(amounts)), amounts)
+    right.tick_params(length=0, labelsize=9)
+    right.spines["right"].set_visible(False)
+
+
+def _shorten(value: float, kind: str) -> str:
+    if kind == "rate":
+        return f"{value:.0%}"
+    scale, letter = next(((size, name) for size, name in ((1e6, "M"), (1e3, "K")) if abs(value) >= size), (1, ""))
+    return f"{'$' if kind == 'money' else ''}{value / scale:,.3g}{letter}"

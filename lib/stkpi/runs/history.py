@@ -1,0 +1,57 @@
+"""The history of runs: one JSON line per event in `runs/history.jsonl`, from which the index of all runs is made."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+FILE = "history.jsonl"
+FORMER_FILE = "ledger.jsonl"  # its name until November 2026
+
+
+def find_history(runs: Path) -> Path:
+    """Return the path of the history in the folder `runs`; rename a history that still has its former name."""
+    history, former = runs / FILE, runs / FORMER_FILE
+    if former.exists() and not history.exists():
+        former.rename(history)
+    return history
+
+
+def append_event(history: Path, **event: Any) -> None:
+    """Append one event; it is on the disk when this returns."""
+    with history.open("a", encoding="utf-8") as file:
+        # The newline comes first: it also ends a line that a kill cut off, so that only that line is lost.
+        file.write("\n" + json.dumps({"at": format_now(), **event}))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_runs(history: Path, running: str | None = None) -> list[dict[str, Any]]:
+    """Return every run, newest first, each with run_id, status, started_at, finished_at, sandbox and steps.
+
+    running: the id of the run that is going on
+    A run that started, did not finish and is not `running` was cut off: its status is "interrupted".
+    """
+    runs: dict[str, dict[str, Any]] = {}
+    for line in history.read_text(encoding="utf-8").splitlines() if history.exists() else ():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        run_id = event["run_id"]
+        if event["event"] == "started":
+            status = "running" if run_id == running else "interrupted"
+            runs[run_id] = {"status": status, "started_at": event["at"], "finished_at": None, "steps": [], **event}
+        elif run_id in runs and event["event"] == "step":
+            runs[run_id]["steps"].append(event)
+        elif run_id in runs:
+            runs[run_id] |= {"status": event["status"], "finished_at": event["at"]}
+    return list(reversed(runs.values()))
+
+
+def format_now() -> str:
+    """Return the current time in UTC, to the second, in ISO format."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,7 +1,0 @@
--- Grain: one row per job of fact_estimates in the window and the units of st_stage_v2.reconcile_units.
--- Purpose: our side of a comparison with the jobs behind Completed Jobs of ServiceTitan's Daily WBR.
-SELECT job_number AS key, customer_id, CAST(1 AS NUMERIC) AS jobs
-FROM st_mart_v2.fact_estimates
-WHERE
-  event_date BETWEEN @first_day AND @last_day
-  AND business_unit IN (SELECT business_unit FROM st_stage_v2.reconcile_units)

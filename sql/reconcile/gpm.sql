@@ -1,7 +1,0 @@
--- Grain: one row per job of fact_production in the window and the units of st_stage_v2.reconcile_units.
--- Purpose: our side of a comparison of the gross margin after labor with ServiceTitan's report FOREMAN Job Cost.
-SELECT job_number AS key, customer_id, produced, labor
-FROM st_mart_v2.fact_production
-WHERE
-  event_date BETWEEN @first_day AND @last_day
-  AND business_unit IN (SELECT business_unit FROM st_stage_v2.reconcile_units)
