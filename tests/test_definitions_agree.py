@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from test_reconcile_definitions import check_numbers, check_reasons, check_what_is_known
+from test_reconcile_definitions import WEEKS, check_numbers, check_reasons, check_what_is_known
 
 from sandbox.tenant import LAST_DAY, TIME_ZONE
 from stkpi import company, settings, warehouse
@@ -21,9 +21,9 @@ from stkpi.reconcile.definitions.evaluate import Period
 from stkpi.reconcile.definitions.ways import list_ways
 from stkpi.warehouse import Warehouse
 
-# Each draw is held against ten weeks of every unit, and in the long tests against every week.
+# Each draw is held against some weeks of every unit, and in the long tests against every week.
 SEEDS = [
-    *((seed, 10) for seed in range(5)),
+    *((seed, 3) for seed in range(5)),
     *(pytest.param(seed, None, marks=pytest.mark.soak) for seed in range(5, 45)),
 ]
 
@@ -72,7 +72,7 @@ def test_one_number_everywhere_after_adoption(healthy, tmp_path, monkeypatch, se
         for name, definition in definitions.items():
             ways = list_ways(target, definition, busiest, TIME_ZONE)
             assert agree(ways.value, as_float(weekly.loc[(busiest.first, busiest.unit), name])), name
-        assert check_numbers(target, definitions, seed) > 10
+        assert check_numbers(target, definitions, seed, weeks or WEEKS) > 5
         check_what_is_known(target, definitions)
         assert check_reasons(target, definitions) > 3
 

@@ -51,12 +51,12 @@ def list_comparisons(definitions: Definitions) -> Iterator[Comparison]:
         yield plan_comparison(definition, facts[name])
 
 
-def check_numbers(target: Warehouse, definitions: Definitions, seed: int) -> int:
+def check_numbers(target: Warehouse, definitions: Definitions, seed: int, count: int = WEEKS) -> int:
     """Hold the comparison's own side against the weekly table; how many numbers are not zero."""
     rng = np.random.default_rng(seed)
     weekly = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu")
     weeks = weekly[["week_start", "last_day"]].drop_duplicates().sort_values("week_start")
-    weeks = weeks.iloc[sorted({len(weeks) - 1, *rng.choice(len(weeks) - 1, WEEKS - 1, replace=False)})]
+    weeks = weeks.iloc[sorted({len(weeks) - 1, *rng.choice(len(weeks) - 1, count - 1, replace=False)})]
     expected = weekly.set_index(["week_start", "business_unit"])
     units = target.query("SELECT DISTINCT business_unit, division FROM st_ref_v2.dim_business_units")
     division = dict(zip(units["business_unit"], units["division"], strict=True))

@@ -121,12 +121,8 @@ def explain_value(candidates: Candidates, number: Number, definition: Definition
     fitting = [way for way in ways if bool(number.agrees(np.array([way.value]))[0])]
     if fitting:
         fitting.sort(key=lambda way: way.option.bits)
-        first, *others = fitting
-        also = f"; also by {', '.join(f'{way.dimension}={way.option.id}' for way in others[:3])}" if others else ""
-        return (
-            f"{shown} is what you get with {first.dimension}={first.option.id}: {first.option.why} "
-            f"({format_change(change, kpi.kind)}){also}"
-        )
+        ways = "; or with ".join(f"{way.dimension}={way.option.id}: {way.option.why}" for way in fitting[:4])
+        return f"{shown} is what you get with {ways} ({format_change(change, kpi.kind)})"
     bridge = explain_number(kpi, compute_values(candidates, number), number, definition.number)
     if bridge is None:
         return f"no way of counting gives {shown} for {number.period}: read it once more"
@@ -160,7 +156,13 @@ def _count_steps(candidates: Candidates, definition: Definition, period: Period)
     kept, steps = np.ones(len(candidates.rows), bool), []
     for name in order:
         kept &= masks[name]
-        steps.append((name.replace("_", " "), int(kept.sum()), words.get(name) or definition[name].why))
+        steps.append(
+            (
+                "every row" if name == "entity" else name.replace("_", " "),
+                int(kept.sum()),
+                words.get(name) or definition[name].why,
+            )
+        )
     return pd.DataFrame(steps, columns=["step", "rows left", "what counts"])
 
 
