@@ -11,9 +11,12 @@ import yaml
 from test_audit import SPEC
 from zetasql_judge import Judge, of_this_project
 
+from sandbox import truth
 from sandbox.resources import RESOURCES
 from sandbox.store import Store
-from stkpi import settings
+from sandbox.tenant import LAST_DAY, TIME_ZONE
+from stkpi import company, settings
+from stkpi.kpis.catalog import read_catalog
 from stkpi.kpis.definition import choose_definitions
 from stkpi.marts import build as marts
 from stkpi.marts import increment
@@ -37,7 +40,7 @@ def forgotten_for_an_entity(entity: Entity, tenant: Store) -> Iterator[str]:
     if entity.name not in RESOURCES:
         yield f"lib/sandbox/resources.py does not serve {entity.name}"
     elif not any(tenant.rows(entity.name)):
-        yield f"lib/sandbox/lifecycle.py (or company.py) makes no record of {entity.name}"
+        yield f"lib/sandbox/lifecycle.py (or organization.py) makes no record of {entity.name}"
 
 
 @pytest.mark.parametrize("entity", ENTITIES.values(), ids=lambda entity: entity.name)
@@ -54,7 +57,7 @@ def test_each_forgotten_place_of_an_entity_is_named(tenant, monkeypatch):
     monkeypatch.setitem(RESOURCES, "visits", RESOURCES["appointments"])
     monkeypatch.setattr(tenant, "rows", lambda name: iter(()))
     assert list(forgotten_for_an_entity(VISITS, tenant)) == [
-        "lib/sandbox/lifecycle.py (or company.py) makes no record of visits"
+        "lib/sandbox/lifecycle.py (or organization.py) makes no record of visits"
     ]
 
 
@@ -162,6 +165,29 @@ def test_a_name_of_an_export_column_is_one_that_a_header_can_have_and_means_one_
 @pytest.mark.parametrize("field", exports.FIELDS)
 def test_the_kind_of_an_export_column_is_one_that_is_read(field):
     assert exports.FIELDS[field][0] in {"id", "text", "date", "money"}
+
+
+# --- a KPI, a reason --------------------------------------------------------------------------------------------------
+
+
+def test_a_kpi_has_every_place_that_it_needs(tenant):
+    """The entry itself is checked by its reader, which names what it lacks; its fact table wants a case (test_sql)."""
+    units = company.read_table(company.SANDBOX_PRESET / company.UNITS, company.COLUMNS[company.UNITS])
+    computed = next(iter(truth.compute_weekly_kpis(tenant, units, TIME_ZONE, LAST_DAY).values()))
+    forgotten = [f"lib/sandbox/truth.py does not compute {name}" for name in read_catalog() if name not in computed]
+    assert forgotten == []
+
+
+def test_a_reason_has_words_that_stand_in_a_sentence():
+    """`3 jobs only there, not completed`: the `out` of an option, a noun or a participle and no sentence of its own."""
+    wrong = [
+        f"sql/catalog.yml: {name}, {dimension.name}, {option.id}: out does not stand within a sentence: {option.out}"
+        for name, kpi in read_catalog().items()
+        for dimension in kpi.conditions
+        for option in dimension.options
+        if option.out and (option.out != option.out.strip() or option.out.endswith(".") or option.out[0].isupper())
+    ]
+    assert wrong == []
 
 
 # --- the truth --------------------------------------------------------------------------------------------------------
