@@ -142,6 +142,18 @@ def test_a_named_definition_is_adopted_and_what_is_none_is_refused_with_the_near
     assert "%test%" not in sql
 
 
+def test_numbers_that_the_adopted_definition_does_not_give_leave_the_search_an_answer(folder, monkeypatch, capsys):
+    observe(monkeypatch, WEEK, 96)
+    assert run_command(monkeypatch, "adopt", "--kpi", "Leads", "--definition", "status=completed") == 0
+    assert "No number proves it" in capsys.readouterr().out
+    # The tables still count by the definition before: no answer is better than one of two definitions.
+    with pytest.raises(UserError, match=r"Leads .* run the nightly or a rebuild first"):
+        ledger_report.show_ways("Leads")
+    marts.build_marts(LAST_DAY.isoformat())
+    assert run_command(monkeypatch, "find", "--kpi", "Leads") in (0, 1)
+    assert "96" in capsys.readouterr().out
+
+
 def test_numbers_of_two_definitions_are_not_adopted_but_named(folder, tenant, monkeypatch, capsys):
     for value in (31, 96, 73):
         observe(monkeypatch, WEEK, value)

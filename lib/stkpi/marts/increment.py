@@ -20,7 +20,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from stkpi import settings
+from stkpi.errors import UserError
 from stkpi.ingest import state
+from stkpi.kpis.definition import Definition
 from stkpi.warehouse import Warehouse, ensure_tables
 
 BUILDS = "st_logs_v2.builds"
@@ -100,6 +102,24 @@ def record_build(target: Warehouse, status: str, line: Mapping[str, Any]) -> Non
     values = {**line, "status": status, "noted_at": datetime.now(UTC)}
     names, marks = ", ".join(values), ", ".join(f"@{name}" for name in values)
     target.execute(f"INSERT INTO {BUILDS} ({names}) VALUES ({marks})", **values)
+
+
+def check_built(target: Warehouse, definitions: Mapping[str, Definition]) -> None:
+    """Raise UserError where the tables count a KPI by another definition than the one in force."""
+    try:
+        lines: list[Any] = target.query(
+            f"SELECT * FROM {BUILDS} WHERE status = 'complete' ORDER BY noted_at DESC LIMIT 1"
+        ).to_dict("records")
+    except target.NotFound:
+        return
+    found = lines[0].get("departures") if lines else None
+    built = json.loads(found) if isinstance(found, str) else {}
+    changed = [d.kpi.label for name, d in definitions.items() if built.get(name, {}) != d.departures]
+    if changed:
+        raise UserError(
+            f"Another definition of {', '.join(changed)} is in force since the tables were built: run the nightly or a "
+            "rebuild first."
+        )
 
 
 def compute_digest(selects: Mapping[str, str], time_zone: str) -> str:

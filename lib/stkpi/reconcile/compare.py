@@ -17,6 +17,7 @@ import pandas as pd
 from stkpi import settings
 from stkpi.errors import UserError
 from stkpi.kpis.definition import read_definitions
+from stkpi.marts.increment import check_built
 from stkpi.reconcile import bridge
 from stkpi.reconcile.comparison import CENT, UNIT_COLUMN, Comparison, Window, find_window, infer_comparison
 from stkpi.reconcile.exports import FIELDS, Export, parse_number
@@ -97,6 +98,7 @@ def compare(
     """
     config = settings.load()
     comparison = infer_comparison(export, read_definitions(config), kpi).with_tolerances(tolerances or {})
+    check_built(target, {comparison.name: comparison.definition})
     notes = [f"{export.name} is compared as {comparison.label}."]
     if comparison.definition.departures:
         notes.append(f"Our definition departs from the default: {comparison.definition.describe()}.")

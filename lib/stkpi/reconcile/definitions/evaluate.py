@@ -220,6 +220,8 @@ def compute_values(candidates: Candidates, period: Period, definitions: np.ndarr
     definitions: those that are wanted, by number; a few of them take a fraction of the time
     """
     kpi = candidates.kpi
+    if definitions is not None and not len(definitions):
+        return np.zeros(0)
     places = math.prod(kpi.shape[-len(PLACING) :])
     numbers = np.arange(len(kpi)) if definitions is None else definitions
     wanted = np.zeros(places, bool)

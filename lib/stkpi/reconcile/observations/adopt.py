@@ -39,7 +39,9 @@ def adopt_definition(kpi: str, definition: str = "") -> str:
     company.adopt_definition(
         config, entry.name, wanted.departures, adopted_on=_today(config), evidence=evidence, note=note
     )
-    return f"Adopted for {entry.label}: {wanted.describe()}. The next nightly recomputes its whole history."
+    proof = "" if evidence else " No number proves it: it is taken as named."
+    adopted = f"Adopted for {entry.label}: {wanted.describe()}.{proof}"
+    return f"{adopted} The next nightly or rebuild recomputes its whole history."
 
 
 def undo_adoption(kpi: str) -> str:
@@ -50,7 +52,7 @@ def undo_adoption(kpi: str) -> str:
     config, entry = settings.load(), find_kpi(kpi)
     company.undo_adoption(config, entry.name, undone_on=_today(config))
     now = read_definitions(config)[entry.name]
-    return f"{entry.label} is counted {now.describe()} again. The next nightly recomputes its whole history."
+    return f"{entry.label} is counted {now.describe()} again. The next nightly or rebuild recomputes its whole history."
 
 
 def _search(kpi: Kpi, config: settings.Settings) -> Search:

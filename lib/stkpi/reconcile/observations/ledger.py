@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,11 @@ def remove_last(path: Path | None = None) -> Observation:
     known = read_ledger(path)
     if not known:
         raise UserError(f"There is nothing to undo: {company.show_path(path)} has no numbers.")
+    if known[-1].read_on < date.today() - timedelta(days=1):  # noqa: DTZ011 whatever the zone, it was not just noted
+        raise UserError(
+            f"There is nothing to undo: {known[-1].id}, the last number, was noted on {known[-1].read_on}. To drop it, "
+            f"delete its line in {company.show_path(path)}."
+        )
     company.write_rows(path, COLUMNS, [to_row(one) for one in known[:-1]])
     return known[-1]
 

@@ -33,6 +33,9 @@ def observe_number(row: Mapping[str, str]) -> list[str]:
     """
     config = settings.load()
     today = datetime.now(ZoneInfo(config.time_zone)).date()
+    for name, field in (("KPI", "kpi"), ("BU", "unit"), ("FROM", "first_day"), ("TO", "last_day"), ("VALUE", "value")):
+        if not row.get(field, "").strip():
+            raise UserError(f"{name} is missing: KPI=, BU=, FROM=, TO= and VALUE= are needed.")
     kpi = find_kpi(row["kpi"])
     if parse_day(row["last_day"] or "", "TO") > today:
         raise UserError(f"TO={row['last_day']} is after today, {today}: ServiceTitan cannot have that number yet.")

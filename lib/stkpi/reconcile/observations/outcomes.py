@@ -21,6 +21,7 @@ from stkpi.errors import UserError
 from stkpi.formatting import format_change, format_number
 from stkpi.kpis.definition import Definition
 from stkpi.kpis.sql import numbers_sql
+from stkpi.marts.increment import check_built
 from stkpi.reconcile.observations.ledger import API, COLUMNS, SUPERSEDED, Observation, to_row
 from stkpi.warehouse import Warehouse, ensure_tables
 from stkpi.warehouse.schema import Column, Table
@@ -112,6 +113,7 @@ def check_observations(
     fresh: the ids of those that the Reporting API gave just now
     """
     covered = covered_days(target)
+    check_built(target, definitions)
     ours, before = compute_numbers(target, observations, definitions), _read_matched(target)
     found = [
         _check(one, ours[one.id], covered, _Past(definitions[one.kpi], before), one.id in fresh) for one in observations

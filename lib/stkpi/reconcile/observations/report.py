@@ -15,6 +15,7 @@ from stkpi.errors import UserError
 from stkpi.formatting import format_number, format_span, mask_name
 from stkpi.kpis.catalog import find_kpi, read_catalog
 from stkpi.kpis.definition import Definition, read_definitions
+from stkpi.marts.increment import check_built
 from stkpi.reconcile.definitions.evaluate import Number, Period
 from stkpi.reconcile.definitions.find import list_units
 from stkpi.reconcile.definitions.ways import Ways, list_ways
@@ -192,6 +193,7 @@ def show_ways(kpi: str, unit: str = "", first_day: str = "", last_day: str = "",
     definition = read_definitions(config)[entry.name]
     with warehouse.connect(config) as target:
         covered = covered_days(target)
+        check_built(target, {entry.name: definition})
         units = [name for name in list_units(target, entry) if name in covered.index]
         if unit and unit not in covered.index:
             raise UserError(f"There is no unit {unit}: choose from {', '.join(covered.index)}.")

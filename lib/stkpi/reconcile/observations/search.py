@@ -125,7 +125,8 @@ def describe_search(found: Search) -> str:
         expected = format_number(Fraction(finding.expected) if finding.expected == finding.expected else None, kind)
         parts += [f"The first of the definitions gives {expected} for it."]
     if found.explained:
-        parts += ["", *(f"{one.title}: {way}." for one, way in found.explained)]
+        parts += ["", "Left out, because another number for the same unit and days is the one that is right:"]
+        parts += [f"  {one.title}: {way}." for one, way in found.explained]
     if finding.sql:
         parts += ["", "-- The first of them, with @business_unit, @first_day, @last_day and @time_zone:", finding.sql]
     return "\n".join(parts)
