@@ -121,8 +121,8 @@ def explain_value(candidates: Candidates, number: Number, definition: Definition
     fitting = [way for way in ways if bool(number.agrees(np.array([way.value]))[0])]
     if fitting:
         fitting.sort(key=lambda way: way.option.bits)
-        ways = "; or with ".join(f"{way.dimension}={way.option.id}: {way.option.why}" for way in fitting[:4])
-        return f"{shown} is what you get with {ways} ({format_change(change, kpi.kind)})"
+        options = "; or with ".join(f"{way.dimension}={way.option.id}: {way.option.why}" for way in fitting[:4])
+        return f"{shown} is what you get with {options} ({format_change(change, kpi.kind)})"
     bridge = explain_number(kpi, compute_values(candidates, number), number, definition.number)
     if bridge is None:
         return f"no way of counting gives {shown} for {number.period}: read it once more"
