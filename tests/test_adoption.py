@@ -149,6 +149,9 @@ def test_numbers_that_the_adopted_definition_does_not_give_leave_the_search_an_a
     # The tables still count by the definition before: no answer is better than one of two definitions.
     with pytest.raises(UserError, match=r"Leads .* run the nightly or a rebuild first"):
         ledger_report.show_ways("Leads")
+    capsys.readouterr()
+    observe(monkeypatch, Period(WEEK.unit, date(2025, 8, 11), date(2025, 8, 17)), 1)
+    assert "run the nightly or a rebuild first" in capsys.readouterr().out
     marts.build_marts(LAST_DAY.isoformat())
     assert run_command(monkeypatch, "find", "--kpi", "Leads") in (0, 1)
     assert "96" in capsys.readouterr().out

@@ -47,7 +47,11 @@ def observe_number(row: Mapping[str, str]) -> list[str]:
             return [f"Noted as {one.id}: {one.title} is {one.shown}.", "It is compared once the KPI tables are built."]
         unit = resolve_unit(target, row["unit"], covered, kpi.divisions, kpi.label)
         _check_days(row, covered["first_day"][unit])
-        return _answer(target, ledger.append_observation({**row, "unit": unit, "read_on": today.isoformat()}))
+        one = ledger.append_observation({**row, "unit": unit, "read_on": today.isoformat()})
+        try:
+            return _answer(target, one)
+        except UserError as error:  # it is noted, whatever the tables count by
+            return [f"Noted as {one.id}: {one.title} is {one.shown}.", str(error)]
 
 
 def undo_observation() -> str:

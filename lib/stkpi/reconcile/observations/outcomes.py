@@ -113,7 +113,7 @@ def check_observations(
     fresh: the ids of those that the Reporting API gave just now
     """
     covered = covered_days(target)
-    check_built(target, definitions)
+    check_built(target, {one.kpi: definitions[one.kpi] for one in observations})
     ours, before = compute_numbers(target, observations, definitions), _read_matched(target)
     found = [
         _check(one, ours[one.id], covered, _Past(definitions[one.kpi], before), one.id in fresh) for one in observations
