@@ -39,49 +39,44 @@ UNITS = tuple(UNIT_SHARES)
 UNIT = {unit.name: unit for unit in UNITS}
 
 _TYPES = count(2001)
-ESTIMATE_TYPES = tuple(
-    JobType(next(_TYPES), name, share, active)
-    for name, share, active in (
-        ("Estimate - Interior", 0.34, True),
-        ("ESTIMATE Exterior", 0.28, True),
-        ("Commercial estimate", 0.08, True),
-        ("Cabinet eStImAtE", 0.08, True),
-        ("Re-Estimate", 0.04, True),
-        ("Estimate - Legacy Phone", 0.06, False),
-    )
+
+
+def _make_types(*given: tuple[str, float, bool]) -> tuple[JobType, ...]:
+    """Make job types of names, shares and whether each is active, with the next ids."""
+    return tuple(JobType(next(_TYPES), name, share, active) for name, share, active in given)
+
+
+ESTIMATE_TYPES = _make_types(
+    ("Estimate - Interior", 0.34, True),
+    ("ESTIMATE Exterior", 0.28, True),
+    ("Commercial estimate", 0.08, True),
+    ("Cabinet eStImAtE", 0.08, True),
+    ("Re-Estimate", 0.04, True),
+    ("Estimate - Legacy Phone", 0.06, False),
 )
-CONSULTING_TYPES = tuple(
-    JobType(next(_TYPES), name, share, active)
-    for name, share, active in (
-        ("Color Consultation", 0.06, True),
-        ("Virtual Estimation", 0.03, True),
-        ("Sales Follow-up", 0.02, True),
-        ("Legacy Sales Visit", 0.01, False),
-    )
+CONSULTING_TYPES = _make_types(
+    ("Color Consultation", 0.06, True),
+    ("Virtual Estimation", 0.03, True),
+    ("Sales Follow-up", 0.02, True),
+    ("Legacy Sales Visit", 0.01, False),
 )
 LEAD_TYPES = ESTIMATE_TYPES + CONSULTING_TYPES
-PAINTING_TYPES = tuple(
-    JobType(next(_TYPES), name, share, active)
-    for name, share, active in (
-        ("Interior Paint", 0.45, True),
-        ("Exterior Paint", 0.38, True),
-        ("Cabinet Refinishing", 0.10, True),
-        ("Deck Coating", 0.07, False),
-    )
+PAINTING_TYPES = _make_types(
+    ("Interior Paint", 0.45, True),
+    ("Exterior Paint", 0.38, True),
+    ("Cabinet Refinishing", 0.10, True),
+    ("Deck Coating", 0.07, False),
 )
-SERVICE_TYPES = tuple(
-    JobType(next(_TYPES), name, share, active)
-    for name, share, active in (
-        ("PM Inspection", 0.16, True),
-        ("Safety Inspection", 0.10, True),
-        ("Window/Solar Washing", 0.14, True),
-        ("Warranty", 0.16, True),
-        ("Touchup", 0.14, True),
-        ("Warranty Callback", 0.05, True),
-        ("PM Inspection - Recheck", 0.05, True),
-        ("Estimate - Touchup", 0.05, True),
-        ("Drywall Repair", 0.15, False),
-    )
+SERVICE_TYPES = _make_types(
+    ("PM Inspection", 0.16, True),
+    ("Safety Inspection", 0.10, True),
+    ("Window/Solar Washing", 0.14, True),
+    ("Warranty", 0.16, True),
+    ("Touchup", 0.14, True),
+    ("Warranty Callback", 0.05, True),
+    ("PM Inspection - Recheck", 0.05, True),
+    ("Estimate - Touchup", 0.05, True),
+    ("Drywall Repair", 0.15, False),
 )
 JOB_TYPES = LEAD_TYPES + PAINTING_TYPES + SERVICE_TYPES
 FREE_WORK = {"Warranty", "Touchup", "Warranty Callback", "Estimate - Touchup"}

@@ -9,8 +9,7 @@ from stkpi import company, settings, warehouse
 from stkpi.errors import UserError
 from stkpi.kpis.catalog import Kpi, find_kpi
 from stkpi.kpis.definition import Definition, parse_choices, read_definitions
-from stkpi.reconcile.observations import ledger
-from stkpi.reconcile.observations.outcomes import check_observations, read_api_numbers
+from stkpi.reconcile.observations.outcomes import check_kpi
 from stkpi.reconcile.observations.search import Search, search_definition
 
 
@@ -58,9 +57,7 @@ def undo_adoption(kpi: str) -> str:
 def _search(kpi: Kpi, config: settings.Settings) -> Search:
     definitions = read_definitions(config)
     with warehouse.connect(config) as target:
-        own = [one for one in ledger.read_ledger() if one.kpi == kpi.name]
-        checked = check_observations(target, [*own, *read_api_numbers(target)], definitions)
-        return search_definition(target, kpi, checked, definitions)
+        return search_definition(target, kpi, check_kpi(target, kpi.name, definitions), definitions)
 
 
 def _name_it(found: Search) -> str:

@@ -18,7 +18,7 @@ from stkpi.kpis.catalog import find_kpi
 from stkpi.kpis.definition import read_definitions
 from stkpi.reconcile.observations import ledger
 from stkpi.reconcile.observations.ledger import Observation
-from stkpi.reconcile.observations.outcomes import MATCHED, OPEN, check_observations, covered_days, read_api_numbers
+from stkpi.reconcile.observations.outcomes import MATCHED, OPEN, check_kpi, covered_days
 from stkpi.reconcile.observations.search import explain_numbers, search_definition
 from stkpi.warehouse import Warehouse
 
@@ -44,14 +44,14 @@ def observe_number(row: Mapping[str, str]) -> list[str]:
             covered = covered_days(target)
         except UserError:
             one = ledger.append_observation({**row, "read_on": today.isoformat()})
-            return [f"Noted as {one.id}: {one.title} is {one.shown}.", "It is compared once the KPI tables are built."]
+            return [_confirm(one), "It is compared once the KPI tables are built."]
         unit = resolve_unit(target, row["unit"], covered, kpi.divisions, kpi.label)
         _check_days(row, covered["first_day"][unit])
         one = ledger.append_observation({**row, "unit": unit, "read_on": today.isoformat()})
         try:
             return _answer(target, one)
         except UserError as error:  # it is noted, whatever the tables count by
-            return [f"Noted as {one.id}: {one.title} is {one.shown}.", str(error)]
+            return [_confirm(one), str(error)]
 
 
 def undo_observation() -> str:
@@ -60,13 +60,17 @@ def undo_observation() -> str:
     return f"Taken back: {one.id}, {one.title} is {one.shown}."
 
 
+def _confirm(one: Observation) -> str:
+    return f"Noted as {one.id}: {one.title} is {one.shown}."
+
+
 def _answer(target: Warehouse, one: Observation) -> list[str]:
     definitions = read_definitions()
     kpi = one.entry
     known = [other for other in ledger.read_ledger() if other.kpi == kpi.name]
-    checked = check_observations(target, [*known, *read_api_numbers(target)], definitions)
+    checked = check_kpi(target, kpi.name, definitions)
     now = next(each for each in checked if each.observation.id == one.id)
-    lines = [f"Noted as {one.id}: {one.title} is {one.shown}."]
+    lines = [_confirm(one)]
     for other in ledger.find_others(one, known):
         lines.append(
             f"{other.id} says {other.shown} for the same unit and days: at most one of them is ServiceTitan's."

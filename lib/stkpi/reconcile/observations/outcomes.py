@@ -22,7 +22,7 @@ from stkpi.formatting import format_change, format_number
 from stkpi.kpis.definition import Definition
 from stkpi.kpis.sql import numbers_sql
 from stkpi.marts.increment import check_built
-from stkpi.reconcile.observations.ledger import API, COLUMNS, SUPERSEDED, Observation, to_row
+from stkpi.reconcile.observations.ledger import API, COLUMNS, SUPERSEDED, Observation, read_ledger, to_row
 from stkpi.warehouse import Warehouse, ensure_tables
 from stkpi.warehouse.schema import Column, Table
 
@@ -119,6 +119,12 @@ def check_observations(
         _check(one, ours[one.id], covered, _Past(definitions[one.kpi], before), one.id in fresh) for one in observations
     ]
     return _explain_rivals(found)
+
+
+def check_kpi(target: Warehouse, kpi: str, definitions: Mapping[str, Definition]) -> list[Checked]:
+    """Hold every number of a KPI, of the ledger and of the Reporting API, against the facts."""
+    known = (*read_ledger(), *read_api_numbers(target))
+    return check_observations(target, [one for one in known if one.kpi == kpi], definitions)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from stkpi.reconcile.observations.outcomes import (
     OUTCOMES,
     UNMATCHED,
     Checked,
+    check_kpi,
     check_observations,
     covered_days,
     keep_outcomes,
@@ -137,7 +138,7 @@ def search_kpi(kpi: str, *, careless: bool = False) -> Search:
     """Search for the definition of a KPI with the ledger as it is now. Nothing is written."""
     entry, definitions = find_kpi(kpi), read_definitions()
     with warehouse.connect() as target:
-        checked = check_observations(target, [*ledger.read_ledger(), *read_api_numbers(target)], definitions)
+        checked = check_kpi(target, entry.name, definitions)
         return search_definition(target, entry, checked, definitions, careless=careless)
 
 
