@@ -215,7 +215,11 @@ def test_the_alarms_step_asks_github(tmp_path, exit_code, said):
 
 def test_a_commit_is_checked_by_what_make_check_runs() -> None:
     make = subprocess.run(
-        ["make", "-n", "-o", ".venv/ready", "check"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "-o", ".venv/ready", "check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     commands = [line.removesuffix(" notebooks/*.ipynb") for line in make.stdout.splitlines()]
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
