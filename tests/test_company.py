@@ -233,7 +233,7 @@ ADOPTIONS = st.builds(
 STEPS = st.lists(st.tuples(st.sampled_from(["leads", "gpm", "null"]), ADOPTIONS | st.dates()), max_size=8)
 
 
-@limits(deadline=None)
+@limits(deadline=None, max_examples=30)
 @given(steps=STEPS, start=st.sampled_from(["", WRITTEN, "definitions: {}", "definitions:\r\n\r\n# end\r\n"]))
 def test_any_sequence_of_adopting_and_undoing_reads_back(steps, start):
     with TemporaryDirectory() as folder:

@@ -21,10 +21,11 @@ from stkpi.reconcile.definitions.evaluate import Period
 from stkpi.reconcile.definitions.ways import list_ways
 from stkpi.warehouse import Warehouse
 
-# Each draw is held against some weeks of every unit; in the long tests more draws, without the comparison's reasons.
+# Each draw is held against the first week, the last and some drawn ones of every unit. What a comparison knows of its
+# rows takes as long as all the rest: a few draws ask for it.
 SEEDS = [
-    *((seed, 3, True) for seed in range(5)),
-    *(pytest.param(seed, 2, False, marks=pytest.mark.soak) for seed in range(5, 45)),
+    *((seed, 1, seed == 0) for seed in range(5)),
+    *(pytest.param(seed, 2, seed % 10 == 5, marks=pytest.mark.soak) for seed in range(5, 45)),
 ]
 
 
@@ -71,7 +72,7 @@ def test_one_number_everywhere_after_adoption(healthy, tmp_path, monkeypatch, se
         for name, definition in definitions.items():
             ways = list_ways(target, definition, busiest, TIME_ZONE)
             assert agree(ways.value, as_float(weekly.loc[(busiest.first, busiest.unit), name])), name
-        assert check_numbers(target, definitions, seed, weeks) > 5
+        assert check_numbers(target, definitions, seed, 2) > 5
         if with_reasons:
             check_what_is_known(target, definitions)
             assert check_reasons(target, definitions) > 3

@@ -138,6 +138,7 @@ def test_incremental_and_full_reach_the_same_tables_while_the_tenant_changes(own
     assert_equal(incremental, raw_tables())
 
 
+@pytest.mark.soak
 def test_a_run_that_is_killed_resumes_and_ends_with_the_same_tables(sandbox, use):
     use(sandbox, "whole")
     ingest.run_ingest()

@@ -34,7 +34,6 @@ from stkpi.reconcile.queries import (
 from stkpi.reconcile.reasons import IDENTICAL, ONLY_EXPORT, ONLY_WAREHOUSE
 from stkpi.warehouse import Warehouse
 
-WEEKS = 6
 Definitions = Mapping[str, Definition]
 
 
@@ -51,8 +50,8 @@ def list_comparisons(definitions: Definitions) -> Iterator[Comparison]:
         yield plan_comparison(definition, facts[name])
 
 
-def check_numbers(target: Warehouse, definitions: Definitions, seed: int, count: int = WEEKS) -> int:
-    """Hold the comparison's own side against the weekly table; how many numbers are not zero."""
+def check_numbers(target: Warehouse, definitions: Definitions, seed: int, count: int) -> int:
+    """Hold the comparison's own side of the last and of drawn weeks against the weekly table; how many are not zero."""
     rng = np.random.default_rng(seed)
     weekly = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu")
     weeks = weekly[["week_start", "last_day"]].drop_duplicates().sort_values("week_start")
@@ -136,7 +135,7 @@ def check_reasons(target: Warehouse, definitions: Definitions) -> int:
 def test_our_side_is_the_weekly_table_by_the_default_definitions(healthy):
     with warehouse.connect() as target:
         definitions = choose_definitions({})
-        assert check_numbers(target, definitions, 0) > 100
+        assert check_numbers(target, definitions, 0, 3) > 50
         check_what_is_known(target, definitions)
         assert check_reasons(target, definitions) == len(definitions)
 
@@ -231,11 +230,12 @@ def judge() -> Judge:
     return found
 
 
+@pytest.mark.parametrize("draws", [2, pytest.param(12, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("kpi", read_catalog().values(), ids=lambda kpi: kpi.name)
-def test_every_query_is_googlesql_without_floats(kpi, judge):
-    rng = np.random.default_rng(1)
+def test_every_query_is_googlesql_without_floats(kpi, judge, draws):
+    rng = np.random.default_rng(draws)
     given = dict.fromkeys(("first_day", "last_day", "as_of"), "DATE") | {"time_zone": "STRING"}
-    for number in (0, len(kpi) - 1, *rng.integers(len(kpi), size=10)):
+    for number in (0, len(kpi) - 1, *rng.integers(len(kpi), size=draws)):
         definition = Definition(kpi, kpi.options(int(number)))
         table = f"st_mart_v2.{kpi.fact}"
         judge.declare(table, judge.analyze(fact_sql([definition]), marts.PARAMETERS))

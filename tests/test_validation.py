@@ -353,7 +353,14 @@ def judge() -> Judge:
     return of_this_project()
 
 
-@pytest.mark.parametrize("departures", [{}, ADOPTED, LAST_OF_EACH], ids=["default", "adopted", "last option of each"])
+@pytest.mark.parametrize(
+    "departures",
+    [
+        pytest.param(ADOPTED, id="adopted"),
+        pytest.param({}, id="default", marks=pytest.mark.soak),
+        pytest.param(LAST_OF_EACH, id="last option of each", marks=pytest.mark.soak),
+    ],
+)
 def test_every_check_of_kpis_is_googlesql(judge, departures):
     definitions = choose_definitions(departures)
     for mart in marts.list_marts(definitions):
