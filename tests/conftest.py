@@ -32,6 +32,22 @@ def tenant() -> Store:
 
 
 @pytest.fixture(scope="session")
+def hvac_tenant() -> Store:
+    """The second company, with one job in fifty. Not to be changed by a test."""
+    store = Store("hvac")
+    populate(store, seed=1, scale=0.02)
+    return store
+
+
+@pytest.fixture(scope="session")
+def hvac(hvac_tenant: Store) -> Iterator[server.Sandbox]:
+    """The second company over HTTP, without rate limits. Not to be changed by a test."""
+    running = server.start(hvac_tenant, calls_per_second=UNLIMITED, report_seconds=0, export_page_size=300)
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
 def sandbox(tenant: Store) -> Iterator[server.Sandbox]:
     """The generated tenant over HTTP, without rate limits. Not to be changed by a test."""
     running = server.start(tenant, calls_per_second=UNLIMITED, report_seconds=0, export_page_size=300)

@@ -8,8 +8,9 @@ from typing import Any
 
 from openpyxl import Workbook
 
-from sandbox.reports import REPORTS
+from sandbox.companies import COMPANIES
 from sandbox.store import Store
+from sandbox.tenant import open_books
 
 LEADS, WBR, JOB_COST, COLLECTIONS, RECEIVABLES = 1001, 1002, 1003, 1004, 1005
 Row = list[Any]
@@ -27,10 +28,12 @@ def units(store: Store, *names: str) -> list[int]:
 
 def report(store: Store, number: int, unit_names: Sequence[str], first: str, last: str) -> tuple[list[str], list[Row]]:
     """A report's header and rows over some days, both included; the AR report is as of the last one."""
-    [found] = [report for report in REPORTS if report.id == number]
+    [found] = [report for report in COMPANIES[store.company].reports if report.id == number]
     values: dict[str, Any] = {"AsOf": last} if number == RECEIVABLES else {"From": first, "To": last}
-    rows = found.rows(store, values | ({"BusinessUnitIds": units(store, *unit_names)} if unit_names else {}))
-    return [field["label"] for field in found.fields], rows
+    rows = found.rows(
+        open_books(store), values | ({"BusinessUnitIds": units(store, *unit_names)} if unit_names else {})
+    )
+    return [field["label"] for field in found.fields], list(rows)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]], *, encoding: str = "utf-8", delimiter: str = ",") -> Path:

@@ -11,11 +11,12 @@ import pytest
 
 from sandbox import __main__ as command
 from sandbox.mutations import mutate_store
-from sandbox.organization import UNITS
+from sandbox.painting import PAINTING
 from sandbox.resources import RESOURCES
 from sandbox.store import Store
 from sandbox.tenant import populate
 
+UNITS = PAINTING.unit_list
 ROLLUPS = list(csv.DictReader((Path(__file__).parents[1] / "lib/sandbox/company/business_units.csv").open()))
 
 
@@ -143,14 +144,15 @@ def test_same_seed_same_bytes_other_seed_others(store):
 def test_a_tenant_that_was_generated_before_is_read_and_any_other_generated(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "CACHED_SCALES", (0.001, 1))
     cache = tmp_path / "sandbox.pickle"
-    generated = everything(command.load_tenant(1, 0.002, cache))
+    generated = everything(command.load_tenant("painting", 1, 0.002, cache))
     assert list(tmp_path.iterdir()) == [cache]
-    monkeypatch.setattr(command, "_generate_tenant", lambda seed, scale: (seed, scale))
-    assert everything(command.load_tenant(1, 0.002, cache)) == generated
-    assert command.load_tenant(2, 0.0005, cache) == (2, 0.0005)  # not kept: it is there at once
-    assert everything(command.load_tenant(1, 0.002, cache)) == generated
+    monkeypatch.setattr(command, "_generate_tenant", lambda *wanted: wanted)
+    assert everything(command.load_tenant("painting", 1, 0.002, cache)) == generated
+    assert command.load_tenant("painting", 2, 0.0005, cache) == ("painting", 2, 0.0005)  # not kept: it is there at once
+    assert command.load_tenant("hvac", 1, 0.002, tmp_path / "other") == ("hvac", 1, 0.002)
+    assert everything(command.load_tenant("painting", 1, 0.002, cache)) == generated
     cache.write_bytes(cache.read_bytes()[:1000])
-    assert command.load_tenant(1, 0.002, cache) == (1, 0.002)
+    assert command.load_tenant("painting", 1, 0.002, cache) == ("painting", 1, 0.002)
 
 
 @pytest.mark.soak

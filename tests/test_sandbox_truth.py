@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.reports import REPORTS
+from sandbox.painting import REPORTS
 from sandbox.store import Store
-from sandbox.tenant import LAST_DAY, populate
+from sandbox.tenant import LAST_DAY, open_books, populate
 from sandbox.truth import compute_daily_kpis, compute_weekly_kpis
 
 PHOENIX = "America/Phoenix"
@@ -105,7 +105,7 @@ class Tenant:
         report = next(report for report in REPORTS if report.name == name)
         values = {"From": str(first), "To": str(last), "AsOf": str(last), "BusinessUnitIds": units}
         labels = [field["label"] for field in report.fields]
-        return [dict(zip(labels, row, strict=True)) for row in report.rows(self.store, values)]
+        return [dict(zip(labels, row, strict=True)) for row in report.rows(open_books(self.store), values)]
 
 
 @pytest.fixture

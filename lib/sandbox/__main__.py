@@ -1,6 +1,7 @@
 """`python -m sandbox`: generate the tenant, serve it until interrupted, and print the lines that a client exports.
 
-Reads SANDBOX_PORT (8900; 0 = any free port), SANDBOX_SEED (1) and SANDBOX_SCALE (1) from the environment.
+Reads SANDBOX_COMPANY (painting or hvac), SANDBOX_PORT (8900; 0 = any free port), SANDBOX_SEED (1) and SANDBOX_SCALE (1)
+from the environment.
 """
 
 import contextlib
@@ -16,15 +17,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sandbox.companies import COMPANIES
 from sandbox.server import start
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
 
 USAGE = 2
-# Generating the tenant takes 15 seconds; a nightly run should not start with that.
-CACHE = Path(__file__).parents[2] / "runs" / "sandbox.pickle"
-# Clients complete this folder from `company/` beside this file, and may edit it.
-COMPANY = Path(__file__).parents[2] / "runs" / "sandbox" / "company"
+RUNS = Path(__file__).parents[2] / "runs"
+DEFAULT = "painting"
 CACHED_SCALES = (0.1, 2)  # a smaller tenant is generated in no time, a larger one would fill the disk: 400 MB at 1
 
 
@@ -41,14 +41,25 @@ def _read_setting(name: str, default: str, kind: type, smallest: float, largest:
     return value
 
 
-def load_tenant(seed: int, scale: float, cache: Path) -> Store:
-    """Load the tenant from the file that the last call left, if tenant and code are the same; else generate it."""
+def _read_company() -> str:
+    name = os.environ.get("SANDBOX_COMPANY") or DEFAULT
+    if name not in COMPANIES:
+        sys.stderr.write(f"SANDBOX_COMPANY={name} does not work: it must be {' or '.join(COMPANIES)}.\n")
+        sys.exit(USAGE)
+    return name
+
+
+def load_tenant(company: str, seed: int, scale: float, cache: Path) -> Store:
+    """Load the tenant from the file that the last call left, if tenant and code are the same; else generate it.
+
+    Generating it takes 15 seconds, with which a nightly run should not start.
+    """
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    key = hashlib.sha256(code + f"{sys.version} {seed} {scale}".encode()).hexdigest()
+    key = hashlib.sha256(code + f"{sys.version} {company} {seed} {scale}".encode()).hexdigest()
     with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError), cache.open("rb") as file:
         if pickle.load(file) == key:  # noqa: S301 our own file, in the user's folder
             return pickle.load(file)  # noqa: S301
-    store = _generate_tenant(seed, scale)
+    store = _generate_tenant(company, seed, scale)
     smallest, largest = CACHED_SCALES
     if smallest <= scale <= largest:
         unfinished = cache.with_suffix(f".{os.getpid()}")
@@ -61,10 +72,10 @@ def load_tenant(seed: int, scale: float, cache: Path) -> Store:
     return store
 
 
-def _generate_tenant(seed: int, scale: float) -> Store:
+def _generate_tenant(company: str, seed: int, scale: float) -> Store:
     """Generate the tenant; on a terminal, show the number of its records as it grows."""
-    sys.stderr.write(f"Generating a tenant (seed {seed}, scale {scale:g}) …\n")
-    store, ready = Store(), threading.Event()
+    sys.stderr.write(f"Generating a tenant ({COMPANIES[company].name}, seed {seed}, scale {scale:g}) …\n")
+    store, ready = Store(company), threading.Event()
 
     def show_progress() -> None:
         with tqdm(unit=" records", unit_scale=True, disable=None) as bar:
@@ -83,6 +94,9 @@ def _generate_tenant(seed: int, scale: float) -> Store:
 
 def main() -> None:
     """Serve until SIGINT or SIGTERM; exit 2 with one sentence for a setting that does not work."""
+    company = _read_company()
+    # Clients keep the company's own files there; those of the default company come from `company/` beside this file.
+    folder = RUNS / "sandbox" / ("" if company == DEFAULT else company) / "company"
     port = int(_read_setting("SANDBOX_PORT", "8900", int, 0, 65535))
     seed = int(_read_setting("SANDBOX_SEED", "1", int, 0, 2**31 - 1))
     scale = _read_setting("SANDBOX_SCALE", "1", float, 0.001, 1000)
@@ -92,7 +106,7 @@ def main() -> None:
         sys.stderr.write(f"Port {port} is in use: stop what runs there or set SANDBOX_PORT to another one.\n")
         sys.exit(USAGE)
     began = time.monotonic()
-    store = load_tenant(seed, scale, CACHE)
+    store = load_tenant(company, seed, scale, RUNS / f"sandbox-{company}.pickle")
     sandbox = start(store, port, seed=seed)
     seconds = time.monotonic() - began
     sys.stderr.write(f"{len(store):,} records after {seconds:.0f} s, served at {sandbox.url}; Ctrl-C stops it.\n")
@@ -102,7 +116,7 @@ def main() -> None:
         signal.SIGTERM,
     ):  # before the lines are printed: a client that has read them may stop us
         signal.signal(number, lambda received, _: signals.append(received))
-    for name, value in (sandbox.environment | {"COMPANY": str(COMPANY), "AS_OF": LAST_DAY.isoformat()}).items():
+    for name, value in (sandbox.environment | {"COMPANY": str(folder), "AS_OF": LAST_DAY.isoformat()}).items():
         sys.stdout.write(f"export {name}={value}\n")
     sys.stdout.flush()
     while not signals:  # an endless wait can miss a signal that came just before it, or to another thread

@@ -11,29 +11,28 @@ Beside what counts stands what a wrong reading would add or miss.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
 
 from sandbox import lifecycle
 from sandbox.lifecycle import (
-    HOUR,
-    KNOWN_WEEK,
     Desk,
     Lead,
     draw_cents,
-    make_moment,
     pick_job_type,
     plan_lead,
     write_lead,
     write_party,
 )
-from sandbox.organization import CONSULTING_TYPES, ESTIMATE_TYPES, UNIT
-from sandbox.records import DAY, EPOCH, JobType, Offer, Party, Unit, Visit
+from sandbox.painting import PAINTING
+from sandbox.records import DAY, HOUR, JobType, Offer, Party, Unit, Visit
 
-KNOWN_2024 = range((date(2024, 8, 18) - EPOCH).days, (date(2024, 8, 25) - EPOCH).days)
-MONDAY = KNOWN_WEEK[0]
-PHOENIX, COMMERCIAL, WEST = (UNIT[f"{name}Sales"] for name in ("Phoenix-", "Phoenix-Comm-", "Z-DO NOT USE - West - "))
+KNOWN_2024 = PAINTING.known.year_before
+MONDAY = PAINTING.known.week[0]
+ESTIMATE_TYPES, CONSULTING_TYPES = PAINTING.estimate_types, PAINTING.consulting_types
+PHOENIX, COMMERCIAL, WEST = (
+    PAINTING.unit_by_name[f"{name}Sales"] for name in ("Phoenix-", "Phoenix-Comm-", "Z-DO NOT USE - West - ")
+)
 INACTIVE_TYPE = next(job_type for job_type in ESTIMATE_TYPES if not job_type.active)
-OTHERS_2024 = 499  # jobs of those days outside Phoenix-Sales, at scale 1: 633 in all
+make_moment = PAINTING.clock.make_moment
 
 
 def write_known_case(desk: Desk) -> None:
@@ -49,7 +48,7 @@ def _write_known_2024(desk: Desk) -> None:
     units = (PHOENIX,) * 7 + (COMMERCIAL, WEST)
     for n in range(134):
         unit = units[n % len(units)]
-        created = lifecycle.draw_moment(desk.rng, KNOWN_2024[n % 7])
+        created = lifecycle.draw_moment(desk, KNOWN_2024[n % 7])
         if n in (6, 13):
             created = make_moment(KNOWN_2024[6], 23, 30)
         types = ESTIMATE_TYPES if n < 124 else CONSULTING_TYPES
@@ -121,7 +120,7 @@ def _write_closed_jobs(desk: Desk) -> list[Party]:
         buyers.append(party)
     created = make_moment(MONDAY + 3, 9)
     offer = Offer(created, 210_000, "Sold", created + HOUR)  # without a job: booked, and nothing else
-    lifecycle.write_estimate(desk, next(desk.ids), offer, party=buyers[1], unit=PHOENIX, job_id=None)
+    lifecycle.write_estimate(desk, next(desk.ids), offer, party=buyers[1], unit=PHOENIX, job=None)
     return buyers
 
 

@@ -11,20 +11,16 @@ import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from itertools import accumulate
+from datetime import UTC, datetime
+from itertools import accumulate, count
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sandbox import records
-from sandbox.organization import FREE_WORK, LEAD_TYPES, PAINTING_TYPES, SERVICE_TYPES, TECHNICIANS, UNIT, UNITS
-from sandbox.records import DAY, EPOCH, Application, Bill, JobRef, JobType, Line, Offer, Party, Stamp, Unit, Visit
+from sandbox.clock import Clock
+from sandbox.organization import Company
+from sandbox.records import DAY, HOUR, Application, Bill, JobRef, JobType, Line, Offer, Party, Stamp, Unit, Visit
 from sandbox.store import Store
-
-HOUR = 3600
-UTC_OFFSET = 7 * HOUR  # Arizona has no daylight saving
-KNOWN_ROLLUP = "Phoenix-Sales"
-KNOWN_WEEK = range((date(2025, 8, 18) - EPOCH).days, (date(2025, 8, 25) - EPOCH).days)
 
 TEST_NAMES = ("Test", "TESTING - do not dispatch", "Contest Winner", "Latest Homes LLC", "Account test")
 _GIVEN = ("Aro", "Bela", "Corin", "Dalla", "Edrin", "Fenna", "Galo", "Hesper", "Ivo", "Junia", "Kiro", "Lumi", "Mavin")
@@ -48,11 +44,10 @@ _FIRST = (
 )
 _SECOND = ("adel", "brook", "cott", "dane", "grove", "holm", "imund", "lund", "mont", "nell", "quor", "ridge", "vale")
 _TRADE = ("Plaza", "Offices", "Dental", "Apartments", "Storage", "Grill")
-_STREETS = ("Saguaro", "Ocotillo", "Mesquite", "Palo Verde", "Juniper", "Agave", "Cholla", "Ironwood")
 
 
 class Lead(NamedTuple):
-    """A planned job of a Sales unit."""
+    """A planned visit to sell."""
 
     party: Party
     unit: Unit
@@ -76,36 +71,38 @@ class Work(NamedTuple):
 
 @dataclass(slots=True)
 class Desk:
-    """What the generator keeps from day to day. `now`: nothing is recorded at or after this instant."""
+    """What the generator keeps from day to day. `now`: nothing is recorded at or after this instant.
 
+    `numbers` follow the year in the numbers of jobs, where the company's have it; some customers and some jobs
+    before the day `imports_end` are imports.
+    """
+
+    company: Company
     store: Store
     rng: Random
     ids: Iterator[int]
     now: int
+    numbers: Iterator[int] = field(default_factory=lambda: count(10_001))
+    imports_end: int = 0
     parties: deque[Party] = field(default_factory=lambda: deque(maxlen=500))
     merged: deque[int] = field(default_factory=lambda: deque(maxlen=50))
-    painted: deque[int] = field(default_factory=lambda: deque(maxlen=200))
-    work: dict[tuple[str, str], list[Work]] = field(default_factory=dict)
+    done: deque[int] = field(default_factory=lambda: deque(maxlen=200))
+    work: dict[str, list[Work]] = field(default_factory=dict)
+
+    @property
+    def clock(self) -> Clock:
+        return self.company.clock
+
+    def make_number(self, id_: int, created: int) -> str:
+        """Make the number that people see of a new job, or of an invoice without one."""
+        if not self.company.numbers_by_year:
+            return str(id_)
+        return f"{self.clock.find_year(created) % 100}-{next(self.numbers)}"
 
 
-def to_day_number(day: date) -> int:
-    """Count the days since 1970."""
-    return (day - EPOCH).days
-
-
-def to_local_day(moment: int) -> int:
-    """Return the local day of an instant."""
-    return (moment - UTC_OFFSET) // DAY
-
-
-def make_moment(day: int, hour: int, minute: int = 0) -> int:
-    """Return the instant of a local time; hour 24 ends the day."""
-    return day * DAY + hour * HOUR + minute * 60 + UTC_OFFSET
-
-
-def draw_moment(rng: Random, day: int) -> int:
+def draw_moment(desk: Desk, day: int) -> int:
     """Draw a working moment of a local day; one in ten is in the evening or within half an hour of midnight."""
-    kind, where = rng.random(), rng.random()
+    make_moment, kind, where = desk.clock.make_moment, desk.rng.random(), desk.rng.random()
     if kind < 0.90:
         return make_moment(day, 7) + int(where * 11.5 * HOUR)
     if kind < 0.96:
@@ -146,23 +143,23 @@ def write_party(
     desk: Desk, unit: Unit, created: int, *, name: str = "", known: bool = True, merged_to: int | None = None
 ) -> Party:
     """Write a customer and a location; a customer that is not `known` has no record of its own."""
-    rng = desk.rng
+    rng, company = desk.rng, desk.company
     commercial = unit.segment == "COMM"
     party = Party(
-        customer_id=next(desk.ids),
+        customer_id=(id_ := next(desk.ids)),
         name=name or _draw_name(rng, commercial),
         location_id=next(desk.ids),
-        street=f"{100 + int(rng.random() * 9000)} {rng.choice(_STREETS)} Way",
-        city=unit.region or "Phoenix",
-        zip=str(85_000 + int(rng.random() * 400)),
+        street=f"{100 + int(rng.random() * 9000)} {rng.choice(company.streets)} Way",
+        city=unit.region or company.city,
+        zip=str(company.first_zip + int(rng.random() * 400)),
         commercial=commercial,
+        imported=company.is_untidy and id_ % 9 == 0,
     )
     written = created - 300
     if known:
-        desk.store.add(
-            "customers", records.make_customer(party, Stamp(written, draw_modified(desk, written)), merged_to)
-        )
-    desk.store.add("locations", records.make_location(party, Stamp(written, written)))
+        stamp = Stamp(written, draw_modified(desk, written))
+        desk.store.add("customers", records.make_customer(company, party, stamp, merged_to))
+    desk.store.add("locations", records.make_location(company, party, Stamp(written, written)))
     return party
 
 
@@ -188,16 +185,18 @@ def _pick_caller(desk: Desk, unit: Unit, created: int) -> Party:
     return party
 
 
-def _avoid_known_week(moment: int, unit: Unit) -> int:
+def _avoid_known_week(desk: Desk, moment: int, unit: Unit) -> int:
     """Move a completion or sale out of the week whose figures are known."""
-    if unit.rollup == KNOWN_ROLLUP and to_local_day(moment) in KNOWN_WEEK:
+    known = desk.company.known
+    if known and unit.rollup == known.rollup and desk.clock.to_local_day(moment) in known.week:
         return moment + (7 + moment % 2 * 7) * DAY
     return moment
 
 
-def _plan_visits(rng: Random, created: int) -> list[Visit]:
+def _plan_visits(desk: Desk, created: int) -> list[Visit]:
     """Plan the visits of an estimate: one, or a canceled or inactive one before it. Some are late in the evening."""
-    day = to_local_day(created) + 1 + int(rng.expovariate(0.25))
+    rng, make_moment = desk.rng, desk.clock.make_moment
+    day = desk.clock.to_local_day(created) + 1 + int(rng.expovariate(0.25))
     late = rng.random() < 0.04
     start = make_moment(day, 23, 15 * int(rng.random() * 4)) if late else make_moment(day, 8 + int(rng.random() * 10))
     chance = rng.random()
@@ -229,14 +228,16 @@ def _plan_offers(desk: Desk, unit: Unit, written: int) -> list[Offer]:
     chance = rng.random()
     if chance > 0.48:
         if chance > 0.98:
-            offers[0] = offers[0]._replace(status="Dismissed", sold=_avoid_known_week(written, unit))
+            offers[0] = offers[0]._replace(status="Dismissed", sold=_avoid_known_week(desk, written, unit))
         return offers
     wait = rng.choices((0, rng.randint(1, 14), rng.randint(15, 150)), (45, 40, 15))[0]
-    sold = _avoid_known_week(draw_moment(rng, to_local_day(written) + wait) if wait else written + 900, unit)
+    sold = _avoid_known_week(
+        desk, draw_moment(desk, desk.clock.to_local_day(written) + wait) if wait else written + 900, unit
+    )
     if sold >= desk.now:
         return [offer._replace(status="Open") for offer in offers]
     offers[0] = offers[0]._replace(status="Sold", sold=sold)
-    again = _avoid_known_week(sold + int((1 + rng.random() * 10) * DAY), unit)
+    again = _avoid_known_week(desk, sold + int((1 + rng.random() * 10) * DAY), unit)
     if again < desk.now and rng.random() < 0.12:
         if number > 1:
             offers[1] = offers[1]._replace(status="Sold", sold=again)
@@ -246,10 +247,12 @@ def _plan_offers(desk: Desk, unit: Unit, written: int) -> list[Offer]:
 
 
 def plan_lead(desk: Desk, unit: Unit, created: int, job_type: JobType, party: Party) -> Lead:
-    """Plan the life of a job of a Sales unit."""
+    """Plan the life of a job that is to sell."""
     rng = desk.rng
-    visits = _plan_visits(rng, created)
-    done = _avoid_known_week((visits[-1].start if visits else created) + HOUR + int(rng.random() * 2 * HOUR), unit)
+    visits = _plan_visits(desk, created)
+    done = _avoid_known_week(
+        desk, (visits[-1].start if visits else created) + HOUR + int(rng.random() * 2 * HOUR), unit
+    )
     chance = rng.random()
     if chance < 0.11:
         kept = done if rng.random() < 0.4 and done < desk.now else None
@@ -267,22 +270,42 @@ def plan_lead(desk: Desk, unit: Unit, created: int, job_type: JobType, party: Pa
     return Lead(party, unit, job_type, created, "Completed", done, visits, offers, fee)
 
 
+def _make_job_ref(desk: Desk, party: Party, unit: Unit, job_type: JobType, created: int) -> JobRef:
+    """Give a new job its ids and numbers; where numbers are no ids, its first invoice has its own."""
+    invoice_id, id_ = next(desk.ids), next(desk.ids)
+    number = desk.make_number(id_, created)
+    return JobRef(
+        party,
+        unit,
+        invoice_id,
+        invoice_number=number if desk.company.numbers_by_year else str(invoice_id),
+        id=id_,
+        number=number,
+        type_name=job_type.name,
+        imported=id_ % 5 == 0 and desk.clock.to_local_day(created) < desk.imports_end,
+    )
+
+
 def write_lead(desk: Desk, lead: Lead) -> None:
-    """Write a Sales job with its appointments, estimates, invoice and payments, and queue the work it sold."""
+    """Write a job that is to sell, its appointments, estimates, invoice and payments, and queue the work it sold."""
     rng, store, ids = desk.rng, desk.store, desk.ids
-    ref = JobRef(lead.party, lead.unit, invoice_id=next(ids), id=next(ids), type_name=lead.job_type.name)
+    ref = _make_job_ref(desk, lead.party, lead.unit, lead.job_type, lead.created)
     visits = [(next(ids), visit) for visit in lead.visits]
     offers = [(next(ids), offer) for offer in lead.offers]
     last = max([lead.created, lead.completed or 0, *(offer.created for offer in lead.offers)])
     for ordinal, (id_, visit) in enumerate(visits, 1):
         stamp = Stamp(lead.created, draw_modified(desk, min(visit.start, last)))
-        store.add("appointments", records.make_appointment(id_, ref, ordinal, visit, stamp))
+        store.add(
+            "appointments", records.make_appointment(desk.company, id_, ref, ordinal=ordinal, visit=visit, stamp=stamp)
+        )
+    stray = desk.company.unit_by_name[desk.company.strays[0]]
     for id_, offer in offers:
-        own = None if id_ % 23 == 0 else lead.unit if id_ % 17 else UNIT["Tucson-Production"]
-        write_estimate(desk, id_, offer, party=lead.party, unit=own, job_id=ref.id)
+        own = None if id_ % 23 == 0 else lead.unit if id_ % 17 else stray
+        write_estimate(desk, id_, offer, party=lead.party, unit=own, job=ref)
     _write_bills(desk, ref, lead.fee, lead.created, lead.completed)
     free = not lead.offers and not lead.fee
     row = records.make_job(
+        desk.company,
         ref,
         lead.job_type,
         Stamp(lead.created, draw_modified(desk, last)),
@@ -295,24 +318,25 @@ def write_lead(desk: Desk, lead: Lead) -> None:
     )
     store.add("jobs", row)
     sold = [(id_, offer) for id_, offer in offers if offer.active and offer.status == "Sold"]
-    if sold and lead.unit.region and lead.status != "Canceled" and rng.random() < 0.85:
+    if sold and lead.unit.crew and lead.status != "Canceled" and rng.random() < 0.85:
         id_, first = sold[0]
         due = first.sold + int(rng.random() * 3 * DAY)
-        queue = desk.work.setdefault((lead.unit.region, lead.unit.segment), [])
+        queue = desk.work.setdefault(lead.unit.crew, [])
         heapq.heappush(queue, Work(due, id_, sum(offer.cents for _, offer in sold), lead.party))
 
 
-def write_estimate(desk: Desk, id_: int, offer: Offer, *, party: Party, unit: Unit | None, job_id: int | None) -> None:
+def write_estimate(desk: Desk, id_: int, offer: Offer, *, party: Party, unit: Unit | None, job: JobRef | None) -> None:
     """Write an estimate; a sale that leaves `modifiedOn` alone is a change all the same."""
     changed = max(offer.created, offer.sold or 0)
     modified = draw_modified(desk, changed) if offer.bumped else offer.created
-    row = records.make_estimate(id_, offer, modified, party=party, unit=unit, job_id=job_id)
+    row = records.make_estimate(desk.company, id_, offer, modified, party=party, unit=unit, job=job)
     desk.store.add("estimates", row, datetime.fromtimestamp(max(changed, modified), UTC))
 
 
-def _draw_production_start(rng: Random, created: int) -> int:
+def _draw_production_start(desk: Desk, created: int) -> int:
     """Draw when a crew starts: in weeks, months ahead, or around the day that ends the year ahead of its week."""
-    day, chance = to_local_day(created), rng.random()
+    rng, make_moment = desk.rng, desk.clock.make_moment
+    day, chance = desk.clock.to_local_day(created), rng.random()
     if chance < 0.92:
         day += 2 + int(rng.expovariate(1 / 12))
     elif chance < 0.98:
@@ -320,30 +344,30 @@ def _draw_production_start(rng: Random, created: int) -> int:
     else:
         sunday = day + (3 - day) % 7  # day 3 of 1970 was a Sunday
         day = sunday + 365 + int(rng.random() * 2)
-    return draw_moment(rng, day) if rng.random() < 0.06 else make_moment(day, 7 + int(rng.random() * 3))
+    return draw_moment(desk, day) if rng.random() < 0.06 else make_moment(day, 7 + int(rng.random() * 3))
 
 
 def _take_work(desk: Desk, unit: Unit, created: int) -> tuple[Party, JobType, int, int | None]:
     """Take the oldest sold work that is due, or a call: customer, job type, price and estimate of the next crew job."""
-    rng = desk.rng
-    queue = desk.work.get((unit.region, unit.segment))
+    rng, company = desk.rng, desk.company
+    queue = desk.work.get(unit.crew)
     if queue and queue[0].due <= created:
         work = heapq.heappop(queue)
-        return work.party, pick_job_type(rng, PAINTING_TYPES), work.cents, work.estimate_id
+        return work.party, pick_job_type(rng, company.sold_types), work.cents, work.estimate_id
     service = rng.random() < 0.85
-    job_type = pick_job_type(rng, SERVICE_TYPES if service else PAINTING_TYPES)
-    free = job_type.name in FREE_WORK and rng.random() < 0.8
+    job_type = pick_job_type(rng, company.service_types if service else company.sold_types)
+    free = job_type.name in company.free_types and rng.random() < 0.8
     return _pick_caller(desk, unit, created), job_type, 0 if free else draw_cents(rng, 350 if service else 3000), None
 
 
 def write_production(desk: Desk, unit: Unit, created: int) -> None:
-    """Write a job of a Production unit with its appointments, bills, pay and purchases."""
+    """Write a job of a crew with its appointments, bills, pay and purchases."""
     rng, store, ids = desk.rng, desk.store, desk.ids
     party, job_type, cents, estimate_id = _take_work(desk, unit, created)
-    ref = JobRef(party, unit, invoice_id=next(ids), id=next(ids), type_name=job_type.name)
-    recall = desk.painted and rng.random() < (0.6 if job_type.name in FREE_WORK else 0.02)
+    ref = _make_job_ref(desk, party, unit, job_type, created)
+    recall = desk.done and rng.random() < (0.6 if job_type.name in desk.company.free_types else 0.02)
 
-    start = _draw_production_start(rng, created)
+    start = _draw_production_start(desk, created)
     done: int | None = start + min(cents // 150_000, 6) * DAY + 6 * HOUR
     canceled = rng.random() < 0.05
     if done >= desk.now or (canceled and rng.random() < 0.7):
@@ -356,9 +380,10 @@ def write_production(desk: Desk, unit: Unit, created: int) -> None:
     if change_id:
         sold = done - 2 * HOUR
         offer = Offer(sold, draw_cents(rng, 400), "Sold", sold, change_order=True)
-        write_estimate(desk, change_id, offer, party=party, unit=unit, job_id=ref.id)
+        write_estimate(desk, change_id, offer, party=party, unit=unit, job=ref)
     _write_bills(desk, ref, cents, created, done, canceled=canceled)
     row = records.make_job(
+        desk.company,
         ref,
         job_type,
         Stamp(created, draw_modified(desk, last)),
@@ -368,14 +393,14 @@ def write_production(desk: Desk, unit: Unit, created: int) -> None:
         estimate_ids=[change_id] if change_id else [],
         cents=cents,
         no_charge=cents == 0,
-        warranty_id=rng.choice(desk.painted) if recall else None,
+        warranty_id=rng.choice(desk.done) if recall else None,
         from_estimate=estimate_id,
     )
     store.add("jobs", row)
     if start < desk.now and (not canceled or rng.random() < 0.2):
         _write_pay(desk, ref, cents, start)
         _write_purchases(desk, ref, cents, start)
-        desk.painted.append(ref.id)
+        desk.done.append(ref.id)
 
 
 def _write_crew_visits(desk: Desk, ref: JobRef, start: int, job_status: str, stamp: Stamp) -> list[int]:
@@ -397,7 +422,10 @@ def _write_crew_visits(desk: Desk, ref: JobRef, start: int, job_status: str, sta
     for ordinal, (id_, visit) in enumerate(zip(visit_ids, visits, strict=True), 1):
         if not (lost and ordinal == 1):
             moved = Stamp(stamp.created, draw_modified(desk, stamp.modified))
-            desk.store.add("appointments", records.make_appointment(id_, ref, ordinal, visit, moved))
+            desk.store.add(
+                "appointments",
+                records.make_appointment(desk.company, id_, ref, ordinal=ordinal, visit=visit, stamp=moved),
+            )
     return visit_ids
 
 
@@ -405,8 +433,10 @@ def _write_bills(
     desk: Desk, ref: JobRef, cents: int, created: int, done: int | None, *, canceled: bool = False
 ) -> None:
     """Write a job's invoices and what was paid on them. Balances are totals less active applications, to the cent."""
-    rng, ids = desk.rng, desk.ids
-    main = Bill(ref.invoice_id, _draw_lines(rng, cents), to_local_day(done or created), created)
+    rng, company = desk.rng, desk.company
+    main = Bill(
+        ref.invoice_id, ref.invoice_number, _draw_lines(rng, cents), desk.clock.to_local_day(done or created), created
+    )
     bills = [main]
     if not cents:
         main.day = None if main.id % 25 == 0 else main.day
@@ -416,18 +446,29 @@ def _write_bills(
         chance = rng.random()
         after = (done or created) + int(rng.random() * 20 * DAY)
         if chance < 0.07:
-            bills.append(Bill(next(ids), _draw_lines(rng, cents // 10), main.day, created))
+            bills.append(_make_next_bill(desk, ref, _draw_lines(rng, cents // 10), main.day, created))
         elif chance < 0.12 and after < desk.now:
             credit = Line("Service", -int(cents * (0.05 + rng.random() * 0.15)))
-            bills.append(Bill(next(ids), [credit], to_local_day(after), after, adjustment_to=main.id))
+            day = desk.clock.to_local_day(after)
+            bills.append(_make_next_bill(desk, ref, [credit], day, after, adjustment_to=main.id))
         elif chance < 0.14:
-            bills.append(Bill(next(ids), _draw_lines(rng, cents), main.day, created, active=False))
+            bills.append(_make_next_bill(desk, ref, _draw_lines(rng, cents), main.day, created, active=False))
         _write_payments(desk, ref, bills, created, done)
+    _, stray, other = (company.unit_by_name[name] for name in company.strays)
     for bill in bills:
-        own = UNIT["Mesa-Sales"] if ref.id and bill.id % 27 == 0 else ref.unit
-        item_unit = UNIT["Yuma-Production"] if bill.id % 31 == 0 else own
+        own = stray if ref.id and bill.id % 27 == 0 else ref.unit
+        item_unit = other if bill.id % 31 == 0 else own
         modified = draw_modified(desk, max(bill.created, done or 0)) if bill.id % 40 else None
-        desk.store.add("invoices", records.make_invoice(bill, ref, modified, own, item_unit))
+        desk.store.add(
+            "invoices", records.make_invoice(desk.company, bill, ref, modified, unit=own, item_unit=item_unit)
+        )
+
+
+def _make_next_bill(desk: Desk, ref: JobRef, lines: list[Line], day: int | None, created: int, **more: Any) -> Bill:
+    """Make the second invoice of a job, whose number is the first one's with a dash where numbers are no ids."""
+    id_ = next(desk.ids)
+    number = f"{ref.invoice_number}-2" if desk.company.numbers_by_year else str(id_)
+    return Bill(id_, number, lines, day, created, **more)
 
 
 def _draw_lines(rng: Random, cents: int) -> list[Line]:
@@ -468,38 +509,40 @@ def _write_payments(desk: Desk, ref: JobRef, bills: Sequence[Bill], created: int
     for n in range(number):
         part = amount // number if n else amount - amount // number * (number - 1)
         since = done if done and n == number - 1 else created
-        paid = max(draw_moment(rng, to_local_day(since) + int(rng.expovariate(0.12))), created + HOUR)
+        paid = max(draw_moment(desk, desk.clock.to_local_day(since) + int(rng.expovariate(0.12))), created + HOUR)
         if paid < desk.now:
-            lost = None if bills[-1].active else bills[-1].id
-            _write_payment(desk, ref, payable, cents=part, paid=paid, lost_invoice=lost)
+            lost = None if bills[-1].active else bills[-1]
+            _write_payment(desk, ref, payable, cents=part, paid=paid, lost=lost)
 
 
 def _write_payment(
-    desk: Desk, ref: JobRef, payable: Sequence[Bill], *, cents: int, paid: int, lost_invoice: int | None
+    desk: Desk, ref: JobRef, payable: Sequence[Bill], *, cents: int, paid: int, lost: Bill | None
 ) -> None:
     """Write a payment of `cents` on the payable bills, sometimes applied late, to a lost invoice, void or refunded."""
     rng, ids = desk.rng, desk.ids
     active = rng.random() > 0.025
-    applied = draw_moment(rng, to_local_day(paid) + int(rng.random() * 20)) if rng.random() < 0.15 else paid
+    applied = draw_moment(desk, desk.clock.to_local_day(paid) + int(rng.random() * 20)) if rng.random() < 0.15 else paid
     applied = applied if paid < applied < desk.now else paid
     applications = []
     for bill in payable:
         part = cents if bill is payable[-1] else min(cents, max(bill.total - bill.paid, 0))
         if part > 0:
-            applications.append(Application(next(ids), bill.id, part, applied))
+            applications.append(Application(next(ids), bill.id, bill.number, part, applied))
             cents -= part
             bill.paid += part if active else 0
     refunded = active and applications and rng.random() < 0.015
-    if rng.random() < (0.5 if lost_invoice else 0.02):
-        applications.append(Application(next(ids), lost_invoice or next(ids), draw_cents(rng, 150), applied))
+    if rng.random() < (0.5 if lost else 0.02):
+        part, to = next(ids), lost.id if lost else next(ids)
+        number = lost.number if lost else desk.make_number(to, paid)
+        applications.append(Application(part, to, number, draw_cents(rng, 150), applied))
     party, unit, id_ = ref.party, ref.unit, next(ids)
     if rng.random() < 0.2:
-        unit = UNIT.get(f"{unit.region}-Sales", unit)
+        unit = desk.company.unit_by_name[desk.company.tills.get(unit.name, unit.name)]
     row = records.make_payment(
         id_,
         party,
         unit,
-        to_local_day(paid) - (rng.random() < 0.05),
+        desk.clock.to_local_day(paid) - (rng.random() < 0.05),
         Stamp(paid, draw_modified(desk, applied)),
         applications=applications,
         unapplied=draw_cents(rng, 200) if rng.random() < 0.04 else 0,
@@ -511,10 +554,10 @@ def _write_payment(
         bill = next(bill for bill in payable if bill.id == applications[0].invoice_id)
         part = applications[0].cents // 4
         bill.paid -= part
-        refund = [Application(next(ids), bill.id, -part, back)]
+        refund = [Application(next(ids), bill.id, bill.number, -part, back)]
         stamp = Stamp(back, back)
         row = records.make_payment(
-            next(ids), party, unit, to_local_day(back), stamp, applications=refund, refund_of=id_
+            next(ids), party, unit, desk.clock.to_local_day(back), stamp, applications=refund, refund_of=id_
         )
         desk.store.add("payments", row)
 
@@ -529,20 +572,21 @@ def _write_pay(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
     rng, ids, store = desk.rng, desk.ids, desk.store
     number = 3 + min(cents // 50_000, 10)
     labor = int(cents * (0.28 + rng.random() * 0.22)) or 8_000 + int(rng.random() * 30_000)
-    first, crew, span = to_local_day(start), int(rng.random() * 24), 1 + number // 3
+    first, crew, span = desk.clock.to_local_day(start), int(rng.random() * 24), 1 + number // 3
     for n in range(number):
         day = first + n % span
-        created = draw_moment(rng, day + _draw_lateness(rng))
+        created = draw_moment(desk, day + _draw_lateness(rng))
         if created >= desk.now:
             continue
         share = int(labor / number * (0.7 + 0.6 * rng.random()))
         bonus, nameless, id_ = n % 5 == 0, rng.random() < 0.06, next(ids)
         row = records.make_gross_pay_item(
+            desk.company,
             None if nameless else id_,
-            TECHNICIANS[(crew + n % 3) % len(TECHNICIANS)],
+            desk.company.technicians[(crew + n % 3) % len(desk.company.technicians)],
             ref.unit,
             day,
-            Stamp(created, draw_modified(desk, created)),
+            stamp=Stamp(created, draw_modified(desk, created)),
             source_id=id_ - n % 2,
             kind="InvoiceRelatedBonus" if bonus else "TimesheetTime",
             cents=share,
@@ -551,14 +595,28 @@ def _write_pay(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
         )
         for _ in range(2 if nameless and rng.random() < 0.4 else 1):
             store.add("payroll", row)
-    posted = draw_moment(rng, first + span + _draw_lateness(rng))
+    posted = draw_moment(desk, first + span + _draw_lateness(rng))
     if rng.random() < 0.12 and posted < desk.now:
-        id_, employee = next(ids), TECHNICIANS[crew]
+        id_, employee = next(ids), desk.company.technicians[crew]
         amount = draw_cents(rng, 60) * (-1 if rng.random() < 0.2 else 1)
-        store.add("payroll_adjustments", records.make_payroll_adjustment(id_, employee, posted, amount, ref.invoice_id))
-        day, stamp = to_local_day(posted), Stamp(posted, posted)
+        store.add(
+            "payroll_adjustments",
+            records.make_payroll_adjustment(
+                desk.company, id_, employee, posted, cents=amount, invoice_id=ref.invoice_id
+            ),
+        )
+        day, stamp = desk.clock.to_local_day(posted), Stamp(posted, posted)
         row = records.make_gross_pay_item(
-            next(ids), employee, ref.unit, day, stamp, source_id=id_, kind="CustomBonus", cents=amount, ref=ref
+            desk.company,
+            next(ids),
+            employee,
+            ref.unit,
+            day,
+            stamp=stamp,
+            source_id=id_,
+            kind="CustomBonus",
+            cents=amount,
+            ref=ref,
         )
         store.add("payroll", row)
 
@@ -567,7 +625,7 @@ def _write_purchases(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
     """Write purchase orders, a few of them canceled, and what went back to the vendor."""
     rng, ids, store = desk.rng, desk.ids, desk.store
     for _ in range(rng.choices((0, 1, 2), (35, 50, 15))[0]):
-        created = draw_moment(rng, to_local_day(start) - int(rng.random() * 3))
+        created = draw_moment(desk, desk.clock.to_local_day(start) - int(rng.random() * 3))
         if created >= desk.now:
             continue
         id_ = next(ids)
@@ -575,7 +633,9 @@ def _write_purchases(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
         goods = int(cents * (0.04 + rng.random() * 0.10)) or draw_cents(rng, 60)
         shipping = 1_500 if rng.random() < 0.3 else 0
         stamp = Stamp(created, draw_modified(desk, created))
-        row = records.make_purchase_order(id_, ref, stamp, status, goods=goods, tax=goods * 8 // 100, shipping=shipping)
+        row = records.make_purchase_order(
+            desk.company, id_, ref, stamp, status, goods=goods, tax=goods * 8 // 100, shipping=shipping
+        )
         store.add("purchase_orders", row)
         back = created + int(rng.random() * 15 * DAY)
         if rng.random() < 0.10 and back < desk.now:
@@ -586,26 +646,28 @@ def _write_purchases(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
 def _write_loose_end(desk: Desk, day: int) -> None:
     """Write what belongs to no job: a counter sale, an estimate by mail, shop pay, stock orders."""
     rng, ids = desk.rng, desk.ids
-    moment = draw_moment(rng, day)
-    unit = rng.choice(UNITS)
+    moment = draw_moment(desk, day)
+    unit = rng.choice(desk.company.unit_list)
     party = rng.choice(desk.parties) if desk.parties else write_party(desk, unit, moment)
-    ref = JobRef(party, unit, invoice_id=next(ids))
+    id_ = next(ids)
+    ref = JobRef(party, unit, id_, desk.make_number(id_, moment))
     _write_bills(desk, ref, draw_cents(rng, 120), moment, moment)
-    sold = _avoid_known_week(moment + int(rng.random() * 5 * DAY), unit)
+    sold = _avoid_known_week(desk, moment + int(rng.random() * 5 * DAY), unit)
     bought = rng.random() < 0.7 and sold < desk.now
     offer = Offer(moment, draw_cents(rng, 900), "Sold" if bought else "Open", sold if bought else None, bumped=False)
-    write_estimate(desk, next(ids), offer, party=party, unit=unit, job_id=None)
+    write_estimate(desk, next(ids), offer, party=party, unit=unit, job=None)
     _write_purchases(desk, ref, 0, moment)
     for _ in range(4):
-        created = draw_moment(rng, day + _draw_lateness(rng))
+        created = draw_moment(desk, day + _draw_lateness(rng))
         if created < desk.now:
             id_ = next(ids)
             row = records.make_gross_pay_item(
+                desk.company,
                 id_ if rng.random() > 0.1 else None,
-                rng.choice(TECHNICIANS),
+                rng.choice(desk.company.technicians),
                 unit,
                 day,
-                Stamp(created, created),
+                stamp=Stamp(created, created),
                 source_id=id_,
                 kind="Salary" if id_ % 2 else "TimesheetTime",
                 cents=draw_cents(rng, 150, 0.2),
@@ -618,10 +680,10 @@ def write_day(desk: Desk, day: int, number: int, shares: dict[Unit, float]) -> N
     """Write `number` jobs booked on a local day, in units drawn by their shares, and the day's loose ends."""
     rng = desk.rng
     for unit in rng.choices(tuple(shares), cum_weights=tuple(accumulate(shares.values())), k=number):
-        created = draw_moment(rng, day)
-        if unit.division == "Sales" or (not unit.division and rng.random() < 0.5):
+        created = draw_moment(desk, day)
+        if unit.division == "Sales" or (unit.division != "Production" and rng.random() < 0.5):
             party = _pick_caller(desk, unit, created)
-            write_lead(desk, plan_lead(desk, unit, created, pick_job_type(rng, LEAD_TYPES), party))
+            write_lead(desk, plan_lead(desk, unit, created, pick_job_type(rng, desk.company.lead_types), party))
         else:
             write_production(desk, unit, created)
     for _ in range(int(number * 0.06 + rng.random())):

@@ -16,23 +16,34 @@ from random import Random
 import numpy as np
 
 from sandbox import lifecycle, records
-from sandbox.lifecycle import HOUR, KNOWN_ROLLUP, Desk, Lead, draw_moment, make_moment, to_day_number
-from sandbox.organization import ESTIMATE_TYPES, UNITS
-from sandbox.records import DAY, Application, Offer, Party, Record, Stamp, Visit, format_calendar_day, format_instant
+from sandbox.companies import COMPANIES
+from sandbox.lifecycle import Desk, Lead, draw_moment
+from sandbox.organization import to_day_number
+from sandbox.records import (
+    DAY,
+    HOUR,
+    Application,
+    Offer,
+    Party,
+    Record,
+    Stamp,
+    Visit,
+    format_calendar_day,
+    format_instant,
+)
 from sandbox.store import Store
-from sandbox.tenant import FIRST_GENERATED_ID, LAST_DAY, compute_shares
+from sandbox.tenant import LAST_DAY, compute_shares
 
 LOOKBACK_DAYS = 45  # payroll settles within them
-ELSEWHERE = tuple(unit for unit in UNITS if unit.rollup != KNOWN_ROLLUP)
-UNIT_BY_ID = {unit.id: unit for unit in UNITS}
 
 
 def mutate_store(store: Store, seed: int, step: int) -> None:
     """Apply the changes of the `step`-th day (1, 2, …) after LAST_DAY; the same store, seed and step give the same."""
-    day = to_day_number(LAST_DAY) + step
-    ids = count(3_000_000_000 + step * 1_000_000)
-    desk = Desk(store, Random(f"mutations {seed} {step}"), ids, now=make_moment(day, 24))
-    lifecycle.write_day(desk, day, 25, compute_shares(day))
+    company, day = COMPANIES[store.company], to_day_number(LAST_DAY) + step
+    ids, numbers = count(company.first_night_id + step * 1_000_000), count(500_000 + step * 1000)
+    now = company.clock.make_moment(day, 24)
+    desk = Desk(company, store, Random(f"mutations {seed} {step}"), ids, now, numbers)
+    lifecycle.write_day(desk, day, 25, compute_shares(company, day))
     _sell_on_the_spot(desk, day)
     _edit_sales(desk, day)
     _edit_money(desk, day)
@@ -45,7 +56,7 @@ def _pick_rows(
 ) -> Iterator[tuple[int, Record]]:
     """Yield `number` random rows that are present and not of the known case, among those where `within` holds."""
     ids = desk.store.column(resource, "id")
-    eligible = desk.store.present(resource) & ((ids >= FIRST_GENERATED_ID) | (ids < 0))  # a null id is negative
+    eligible = desk.store.present(resource) & ((ids >= desk.company.first_id) | (ids < 0))  # a null id is negative
     if within is not None:
         eligible &= within
     rows = np.flatnonzero(eligible).tolist()
@@ -58,7 +69,7 @@ def _edit_rows(
 ) -> None:
     """Change random rows at moments of a day; where `change` returns False the row stays as it is."""
     for row, record in list(_pick_rows(desk, resource, number)):
-        moment = draw_moment(desk.rng, day)
+        moment = draw_moment(desk, day)
         if change(record, moment) is not False:
             _put_row(desk, resource, row, record, moment, bump=bump)
 
@@ -75,10 +86,10 @@ def _deactivate_record(record: Record, _: int) -> None:
 
 def _sell_on_the_spot(desk: Desk, day: int) -> None:
     """Write jobs that were booked, visited, sold and billed within the day."""
-    for unit in desk.rng.choices(UNITS, k=8):
-        created = make_moment(day, 8) + desk.rng.randrange(3 * HOUR)
+    for unit in desk.rng.choices(desk.company.unit_list, k=8):
+        created = desk.clock.make_moment(day, 8) + desk.rng.randrange(3 * HOUR)
         party = lifecycle.write_party(desk, unit, created)
-        job_type = lifecycle.pick_job_type(desk.rng, ESTIMATE_TYPES)
+        job_type = lifecycle.pick_job_type(desk.rng, desk.company.estimate_types)
         visits = [Visit(created + HOUR, "Done")]
         offers = [Offer(created + 2 * HOUR, lifecycle.draw_cents(desk.rng, 3800), "Sold", created + 3 * HOUR)]
         lead = Lead(party, unit, job_type, created, "Completed", created + 2 * HOUR, visits, offers, fee=8_900)
@@ -86,6 +97,9 @@ def _sell_on_the_spot(desk: Desk, day: int) -> None:
 
 
 def _edit_sales(desk: Desk, day: int) -> None:
+    company = desk.company
+    elsewhere = [unit for unit in company.units if not company.known or unit.rollup != company.known.rollup]
+
     def close(job: Record, moment: int) -> bool:
         if job["jobStatus"] not in ("Scheduled", "Hold", "InProgress"):
             return False
@@ -96,10 +110,10 @@ def _edit_sales(desk: Desk, day: int) -> None:
         job.update(jobStatus="InProgress", completedOn=None)
 
     def move(job: Record, _: int) -> None:
-        job["businessUnitId"] = desk.rng.choice(ELSEWHERE).id
+        job["businessUnitId"] = desk.rng.choice(elsewhere).id
 
     def retype(job: Record, _: int) -> None:
-        job["jobTypeId"] = desk.rng.choice(ESTIMATE_TYPES).id
+        job["jobTypeId"] = desk.rng.choice(company.estimate_types).id
 
     _edit_rows(desk, "jobs", day, 250, close)
     _edit_rows(desk, "jobs", day, 4, reopen)
@@ -121,7 +135,9 @@ def _edit_sales(desk: Desk, day: int) -> None:
     def sell(estimate: Record, moment: int) -> bool:
         if estimate["status"]["name"] != "Open":
             return False
-        estimate.update(status={"value": 1, "name": "Sold"}, soldOn=format_instant(moment), soldBy=401)
+        estimate.update(
+            status={"value": 1, "name": "Sold"}, soldOn=format_instant(moment), soldBy=company.technicians[0]
+        )
         return True
 
     def unsell(estimate: Record, _: int) -> None:
@@ -153,7 +169,7 @@ def _edit_money(desk: Desk, day: int) -> None:
     _edit_rows(desk, "invoices", day, 8, _deactivate_record)
 
     for row, payment in list(_pick_rows(desk, "payments", 8)):
-        moment = draw_moment(desk.rng, day)
+        moment = draw_moment(desk, day)
         if payment["active"]:
             for part in payment["appliedTo"] or []:
                 _settle_invoice(desk, part["appliedTo"], -Decimal(part["appliedAmount"]), moment)
@@ -162,10 +178,11 @@ def _edit_money(desk: Desk, day: int) -> None:
 
     for _, invoice in list(_pick_rows(desk, "invoices", 120)):
         due = Decimal(invoice["balance"])
-        if invoice["active"] and due > 0:
-            moment = draw_moment(desk.rng, day)
-            unit, party = UNIT_BY_ID[invoice["businessUnit"]["id"]], _read_party(invoice)
-            parts = [Application(next(desk.ids), invoice["id"], int(due * 100), moment)]
+        if invoice["active"] and due > 0 and "customer" in invoice:
+            moment = draw_moment(desk, day)
+            unit, party = desk.company.unit_by_name[invoice["businessUnit"]["name"]], _read_party(invoice)
+            number = invoice["referenceNumber"]
+            parts = [Application(next(desk.ids), invoice["id"], number, int(due * 100), moment)]
             stamp = Stamp(moment, moment)
             row = records.make_payment(next(desk.ids), party, unit, day, stamp, applications=parts)
             desk.store.add("payments", row)
@@ -220,11 +237,11 @@ def _edit_payroll(desk: Desk, day: int) -> None:
     picked = list(_pick_rows(desk, "payroll", 60, recent))
     for row, item in picked[:20]:
         item["amount"] = round(item["amount"] + 20.25, 2)
-        _put_row(desk, "payroll", row, item, draw_moment(rng, day))
+        _put_row(desk, "payroll", row, item, draw_moment(desk, day))
     for row, _ in picked[20:28]:
         store.remove("payroll", row)
     for n, (_, item) in enumerate(picked[28:]):
-        moment = draw_moment(rng, day)
+        moment = draw_moment(desk, day)
         item.update(
             id=next(desk.ids) if n % 4 else None,
             date=format_calendar_day(day - rng.randrange(41)),

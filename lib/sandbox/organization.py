@@ -1,92 +1,132 @@
-"""The made-up company: its branches, job types and people, the same in every tenant."""
+"""What one made-up company has and another has differently, and the settings records that follow from it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
 
-from sandbox.records import DAY, JobType, Record, Unit, format_instant
+from sandbox.clock import Clock
+from sandbox.records import DAY, EPOCH, JobType, Record, Unit, format_instant
+from sandbox.reports import Report
+from sandbox.truth import JobTypeRules
 
-TECHNICIANS = range(401, 425)
 FOUNDED = 1_580_000_000  # early 2020
 _NAMES = ("Abo", "Brin", "Cato", "Dema", "Eska", "Fado", "Gwin", "Hale")
 
-BRANCHES = {"Phoenix": 0.28, "Tucson": 0.20, "Mesa": 0.16, "Scottsdale": 0.14, "Flagstaff": 0.12, "Yuma": 0.10}
-SALES_SHARE = 0.6
-COMMERCIAL_SHARE = {"Phoenix": 0.12, "Tucson": 0.15}
+
+def to_day_number(day: date) -> int:
+    """Count the days since 1970."""
+    return (day - EPOCH).days
 
 
-def _list_units() -> Iterator[tuple[Unit, float]]:
-    """Yield every business unit with its share of the jobs."""
-    ids = count(1001)
-    for region, weight in BRANCHES.items():
-        commercial = COMMERCIAL_SHARE.get(region, 0)
-        for division, share in (("Sales", SALES_SHARE), ("Production", 1 - SALES_SHARE)):
-            rollup = f"{region}-{division}"
-            part = weight * share
-            yield Unit(next(ids), rollup, rollup, region, division, "RES"), part * (1 - commercial)
-            if commercial:
-                name = f"{region}-Comm-{division}"
-                yield Unit(next(ids), name, rollup, region, division, "COMM"), part * commercial
-            if region == "Phoenix":
-                name = f"Z-DO NOT USE - West - {division}"
-                yield Unit(next(ids), name, rollup, region, division, "RES", active=False), part * 0.2
-    yield Unit(next(ids), "Color Studio", "Color Studio", "", "", ""), 0.01
+@dataclass(frozen=True)
+class KnownCase:
+    """Two stretches of days of one rolled-up unit whose figures are known.
+
+    Nothing else of it is created on these days, completed or sold in the `week`. Other units have `others` jobs on the
+    days of the `year_before`, at scale 1.
+    """
+
+    rollup: str
+    year_before: range
+    week: range
+    others: int
 
 
-UNIT_SHARES = dict(_list_units())
-UNITS = tuple(UNIT_SHARES)
-UNIT = {unit.name: unit for unit in UNITS}
+@dataclass(frozen=True, eq=False)
+class Company:
+    """A made-up company, the same in every tenant but for what happens in it.
 
-_TYPES = count(2001)
+    Ids of settings are `first_setting_id` and up, those of generated records `first_id` and up, those of nights
+    `first_night_id` and up. `units` have their shares of the jobs. Work of `sold_types` was sold before, that of
+    `service_types` is called for, at no charge if of `free_types`. `strays` are the units of some estimates, invoices
+    and items whose job has another one, `tills` the units whose payments another one takes. `is_untidy`: some records
+    are imports or have numbers of a calculator.
+    """
+
+    name: str
+    time_zone: str
+    first_tenant_id: int
+    first_setting_id: int
+    first_id: int
+    first_night_id: int
+
+    units: Mapping[Unit, float]
+    strays: tuple[str, str, str]
+    tills: Mapping[str, str]
+    estimate_types: tuple[JobType, ...]
+    consulting_types: tuple[JobType, ...]
+    sold_types: tuple[JobType, ...]
+    service_types: tuple[JobType, ...]
+    free_types: frozenset[str]
+    rules: JobTypeRules
+
+    trade: str
+    activities: tuple[tuple[str, str], tuple[str, str]]  # name and code of pay for a job, and of other pay
+    pay_codes: tuple[tuple[str, str], ...]
+    campaigns: tuple[str, ...]
+    tags: tuple[str, ...]
+    custom_field: str
+
+    city: str
+    state: str
+    first_zip: int
+    streets: tuple[str, ...]
+
+    reports: tuple[Report, ...]
+    numbers_by_year: bool = False
+    is_untidy: bool = False
+    sorts_by_any_field: bool = False
+    known: KnownCase | None = None
+
+    @cached_property
+    def clock(self) -> Clock:
+        """The clock on its walls."""
+        return Clock(self.time_zone)
+
+    @cached_property
+    def unit_list(self) -> tuple[Unit, ...]:
+        return tuple(self.units)
+
+    @cached_property
+    def unit_by_name(self) -> dict[str, Unit]:
+        return {unit.name: unit for unit in self.units}
+
+    @cached_property
+    def lead_types(self) -> tuple[JobType, ...]:
+        return self.estimate_types + self.consulting_types
+
+    @cached_property
+    def technicians(self) -> range:
+        """The ids of the technicians."""
+        return range(self.first_setting_id + 401, self.first_setting_id + 425)
+
+    def pick_technician(self, id_: int) -> int:
+        """Choose the technician of a record by its id."""
+        return self.first_setting_id + 401 + id_ % 24
+
+    def pick_employee(self, id_: int) -> int:
+        """Choose the office employee of a record by its id."""
+        return self.first_setting_id + 501 + id_ % 4
+
+    def list_rollups(self) -> list[dict[str, str]]:
+        """List the rows that a person would write into business_units.csv."""
+        names = ("business_unit", "rollup", "region", "division", "segment")
+        return [dict(zip(names, unit[1:6], strict=True)) for unit in self.units]
 
 
-def _make_types(*given: tuple[str, float, bool]) -> tuple[JobType, ...]:
-    """Make job types of names, shares and whether each is active, with the next ids."""
-    return tuple(JobType(next(_TYPES), name, share, active) for name, share, active in given)
-
-
-ESTIMATE_TYPES = _make_types(
-    ("Estimate - Interior", 0.34, True),
-    ("ESTIMATE Exterior", 0.28, True),
-    ("Commercial estimate", 0.08, True),
-    ("Cabinet eStImAtE", 0.08, True),
-    ("Re-Estimate", 0.04, True),
-    ("Estimate - Legacy Phone", 0.06, False),
-)
-CONSULTING_TYPES = _make_types(
-    ("Color Consultation", 0.06, True),
-    ("Virtual Estimation", 0.03, True),
-    ("Sales Follow-up", 0.02, True),
-    ("Legacy Sales Visit", 0.01, False),
-)
-LEAD_TYPES = ESTIMATE_TYPES + CONSULTING_TYPES
-PAINTING_TYPES = _make_types(
-    ("Interior Paint", 0.45, True),
-    ("Exterior Paint", 0.38, True),
-    ("Cabinet Refinishing", 0.10, True),
-    ("Deck Coating", 0.07, False),
-)
-SERVICE_TYPES = _make_types(
-    ("PM Inspection", 0.16, True),
-    ("Safety Inspection", 0.10, True),
-    ("Window/Solar Washing", 0.14, True),
-    ("Warranty", 0.16, True),
-    ("Touchup", 0.14, True),
-    ("Warranty Callback", 0.05, True),
-    ("PM Inspection - Recheck", 0.05, True),
-    ("Estimate - Touchup", 0.05, True),
-    ("Drywall Repair", 0.15, False),
-)
-JOB_TYPES = LEAD_TYPES + PAINTING_TYPES + SERVICE_TYPES
-FREE_WORK = {"Warranty", "Touchup", "Warranty Callback", "Estimate - Touchup"}
+def make_types(first_id: int, *given: tuple[str, float, bool]) -> tuple[JobType, ...]:
+    """Make job types of names, shares and whether each is active, with ids from the first one on."""
+    return tuple(JobType(first_id + n, *each) for n, each in enumerate(given))
 
 
 def _make_dates(id_: int) -> Record:
     return {"createdOn": format_instant(FOUNDED), "modifiedOn": format_instant(FOUNDED + id_ % 400 * DAY)}
 
 
-def make_business_unit(unit: Unit) -> Record:
+def make_business_unit(company: Company, unit: Unit) -> Record:
     """Make a settings business unit; ServiceTitan's own `division` is not the one of business_units.csv."""
     return {
         "id": unit.id,
@@ -108,7 +148,7 @@ def make_business_unit(unit: Unit) -> Record:
         "franchiseId": None,
         "conceptCode": None,
         "corporateContractNumber": None,
-        "trade": {"id": 3, "name": "Painting"},
+        "trade": {"id": 3, "name": company.trade},
         "division": None,
         "tagTypeIds": [],
         "tenant": None,
@@ -117,7 +157,7 @@ def make_business_unit(unit: Unit) -> Record:
     }
 
 
-def make_job_type(kind: JobType) -> Record:
+def make_job_type(company: Company, kind: JobType) -> Record:
     """Make a jpm job type."""
     return {
         "id": kind.id,
@@ -128,7 +168,7 @@ def make_job_type(kind: JobType) -> Record:
         "priority": "Normal",
         "duration": 7200,
         "soldThreshold": None if kind.id % 2 else 100.0,
-        "class": "Painting",
+        "class": company.trade,
         "summary": "",
         "noCharge": False,
         "enforceRecurringServiceEventSelection": None,
@@ -227,7 +267,7 @@ def make_campaign(id_: int, name: str, unit: Unit | None) -> Record:
         "id": id_,
         "name": name,
         **_make_dates(id_),
-        "active": name != "Radio 2023",
+        "active": not name.startswith("Radio"),
         "isDefaultCampaign": None,
         "category": {"id": 21, "name": "Advertising", "active": True} if unit else None,
         "source": None,
@@ -267,19 +307,21 @@ def make_activity_code(id_: int, name: str, category: str) -> Record:
     }
 
 
-def list_references() -> Iterator[tuple[str, Record]]:
+def list_references(company: Company) -> Iterator[tuple[str, Record]]:
     """Yield every settings record of the company with its resource."""
-    yield from (("business_units", make_business_unit(unit)) for unit in UNITS)
-    yield from (("job_types", make_job_type(kind)) for kind in JOB_TYPES)
+    first, units = company.first_setting_id, company.unit_list
+    kinds = company.lead_types + company.sold_types + company.service_types
+    yield from (("business_units", make_business_unit(company, unit)) for unit in units)
+    yield from (("job_types", make_job_type(company, kind)) for kind in kinds)
     yield from (
-        ("technicians", make_technician(TECHNICIANS[n], UNITS[n % len(UNITS)])) for n in range(len(TECHNICIANS))
+        ("technicians", make_technician(id_, units[n % len(units)])) for n, id_ in enumerate(company.technicians)
     )
-    yield from (("employees", make_employee(501 + n)) for n in range(4))
-    names = ("Web", "Yard sign", "Referral", "Direct mail", "Radio 2023", "Home show")
+    yield from (("employees", make_employee(company.pick_employee(n))) for n in range(4))
     yield from (
-        ("campaigns", make_campaign(201 + n, name, UNITS[n] if n % 2 else None)) for n, name in enumerate(names)
+        ("campaigns", make_campaign(first + 201 + n, name, units[n] if n % 2 else None))
+        for n, name in enumerate(company.campaigns)
     )
-    tags = ("VIP", "HOA", "Two story", "Old list")
-    yield from (("tag_types", make_tag_type(301 + n, name)) for n, name in enumerate(tags))
-    codes = (("Paint", "Timesheet"), ("Shop", "Timesheet"), ("Spiff", "Commission"), ("Mileage", "Reimbursement"))
-    yield from (("activity_codes", make_activity_code(101 + n, *code)) for n, code in enumerate(codes))
+    yield from (("tag_types", make_tag_type(first + 301 + n, name)) for n, name in enumerate(company.tags))
+    yield from (
+        ("activity_codes", make_activity_code(first + 101 + n, *code)) for n, code in enumerate(company.pay_codes)
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from sandbox.companies import COMPANIES
 from sandbox.resources import RESOURCES, Filter, Kind
 from sandbox.store import Store, get_value, to_dates, to_keys
 
@@ -139,14 +140,17 @@ def parse_active(params: Params, name: str = "active") -> bool | None:
 
 
 def _sort_rows(store: Store, resource: str, rows: np.ndarray, params: Params) -> np.ndarray:
-    text = next(iter(params.get("sort", [])), "").strip()
-    descending = text.startswith("-")
+    spec, text = RESOURCES[resource], next(iter(params.get("sort", [])), "").strip()
+    described, descending = spec.sort, text.startswith("-")
     if not text and params.get("orderBy"):
         text, descending = params["orderBy"][0], params.get("orderByDirection", [""])[0].lower().startswith("desc")
+        described = spec.order_by
+    if COMPANIES[store.company].sorts_by_any_field:
+        described = [path for path, kind in spec.columns.items() if kind in ("date", "int")]
     name = text.lstrip("+- ")
-    if not name:
+    if not name or not described:
         return rows
-    sortable = {path.lower(): path for path, kind in RESOURCES[resource].columns.items() if kind in ("date", "int")}
+    sortable = {path.lower(): path for path in described}
     if name.lower() not in sortable:
         raise BadParameter("sort", text)
     keys = store.column(resource, sortable[name.lower()])[rows]

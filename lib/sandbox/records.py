@@ -1,5 +1,6 @@
 """Records in the exact shape of the ServiceTitan v2 API, one function per resource that a tenant keeps writing.
 
+The first parameter of most is the company, whose settings a record names.
 Instants are integers (seconds since 1970, UTC), days are integers (days since 1970), money is integer cents: what a
 generator computes with. The functions turn them into the texts and numbers of the published OpenAPI description,
 where invoices and payments carry money as strings and everything else as numbers. Fields that no KPI reads are
@@ -12,18 +13,23 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from sandbox.organization import Company
 
 Record = dict[str, Any]
 
 DAY = 86_400
+HOUR = 3600
 EPOCH = date(1970, 1, 1)
+NO_INSTANT = "0001-01-01T00:00:00Z"  # when a record was created that came with an import
 # The API gives up to seven fractional digits, as many as it needs; the last one breaks whoever rounds to microseconds.
 FRACTIONS = ("Z", ".5Z", ".25Z", ".123Z", ".4567Z", ".02Z", ".98765Z", ".000001Z", ".1234567Z", ".7Z", ".9999999Z")
 
 
 class Party(NamedTuple):
-    """A customer and the place to paint."""
+    """A customer and the place to work at; `imported`: from the system before, without the day it was created."""
 
     customer_id: int
     name: str
@@ -32,10 +38,11 @@ class Party(NamedTuple):
     city: str
     zip: str
     commercial: bool
+    imported: bool = False
 
 
 class Unit(NamedTuple):
-    """A business unit and where the owner's rollup file puts it."""
+    """A business unit and where the owner's rollup file puts it; units of one `crew` do what any of them sold."""
 
     id: int
     name: str
@@ -44,6 +51,7 @@ class Unit(NamedTuple):
     division: str
     segment: str
     active: bool = True
+    crew: str = ""
 
 
 class JobType(NamedTuple):
@@ -83,13 +91,16 @@ class Offer(NamedTuple):
 
 
 class JobRef(NamedTuple):
-    """What money is spent on or earned with: a job (`id`, `type_name`) or, without one, a unit's trade."""
+    """What money is spent on or earned with: a job (`id`, `number`, `type_name`) or, without one, a unit's trade."""
 
     party: Party
     unit: Unit
     invoice_id: int
+    invoice_number: str
     id: int | None = None
+    number: str | None = None
     type_name: str | None = None
+    imported: bool = False
 
 
 class Line(NamedTuple):
@@ -105,6 +116,7 @@ class Bill:
     """An invoice; `paid` grows while active payments are applied. `day` is its calendar date."""
 
     id: int
+    number: str
     lines: list[Line]
     day: int | None
     created: int
@@ -127,6 +139,7 @@ class Application(NamedTuple):
 
     id: int
     invoice_id: int
+    invoice_number: str
     cents: int
     on: int
 
@@ -154,26 +167,32 @@ def format_money(cents: int) -> str:
     return f"{cents / 100:.2f}"
 
 
+def _make_creation(company: Company, id_: int, created: int, *, imported: bool) -> Record:
+    if imported:
+        return {"createdOn": NO_INSTANT, "createdById": 0}
+    return {"createdOn": format_instant(created), "createdById": company.pick_employee(id_)}
+
+
 def _make_reference(id_: int, name: str) -> Record:
     return {"id": id_, "name": name}
 
 
-def _make_street(party: Party) -> Record:
+def _make_street(company: Company, party: Party) -> Record:
     return {
         "street": party.street,
         "unit": None if party.customer_id % 5 else "B",
         "city": party.city,
-        "state": "AZ",
+        "state": company.state,
         "zip": party.zip,
         "country": "USA",
     }
 
 
-def _make_address(party: Party) -> Record:
-    return _make_street(party) | {"latitude": None, "longitude": None}
+def _make_address(company: Company, party: Party) -> Record:
+    return _make_street(company, party) | {"latitude": None, "longitude": None}
 
 
-def make_customer(party: Party, stamp: Stamp, merged_to: int | None = None) -> Record:
+def make_customer(company: Company, party: Party, stamp: Stamp, merged_to: int | None = None) -> Record:
     """Make a crm customer; a merged one is inactive."""
     id_ = party.customer_id
     return {
@@ -181,16 +200,17 @@ def make_customer(party: Party, stamp: Stamp, merged_to: int | None = None) -> R
         "active": merged_to is None and id_ % 70 != 0,
         "name": party.name,
         "type": "Commercial" if party.commercial else "Residential",
-        "address": _make_address(party),
-        "customFields": [{"typeId": 91, "name": "Referral", "value": None}] if id_ % 7 == 0 else [],
+        "address": _make_address(company, party),
+        "customFields": [{"typeId": company.first_setting_id + 91, "name": "Referral", "value": None}]
+        if id_ % 7 == 0
+        else [],
         "balance": 0.0,
         "taxExempt": False,
-        "tagTypeIds": [301] if id_ % 11 == 0 else [],
+        "tagTypeIds": [company.first_setting_id + 301] if id_ % 11 == 0 else [],
         "doNotMail": id_ % 17 == 0,
         "doNotService": False,
         "nationalAccount": False,
-        "createdOn": format_instant(stamp.created),
-        "createdById": 501 + id_ % 4,
+        **_make_creation(company, id_, stamp.created, imported=party.imported),
         "modifiedOn": format_instant(stamp.modified),
         "mergedToId": merged_to,
         "paymentTermId": None,
@@ -200,7 +220,7 @@ def make_customer(party: Party, stamp: Stamp, merged_to: int | None = None) -> R
     }
 
 
-def make_location(party: Party, stamp: Stamp) -> Record:
+def make_location(company: Company, party: Party, stamp: Stamp) -> Record:
     """Make a crm location."""
     id_ = party.location_id
     return {
@@ -208,10 +228,9 @@ def make_location(party: Party, stamp: Stamp) -> Record:
         "customerId": party.customer_id,
         "active": id_ % 50 != 0,
         "name": party.name,
-        "address": _make_address(party),
+        "address": _make_address(company, party),
         "customFields": [],
-        "createdOn": format_instant(stamp.created),
-        "createdById": 501 + id_ % 4,
+        **_make_creation(company, id_, stamp.created, imported=party.imported),
         "modifiedOn": format_instant(stamp.modified),
         "mergedToId": None,
         "zoneId": None if id_ % 3 else 81,
@@ -222,7 +241,12 @@ def make_location(party: Party, stamp: Stamp) -> Record:
     }
 
 
+def _make_custom_field(company: Company, id_: int) -> Record:
+    return {"typeId": company.first_setting_id + 71, "name": company.custom_field, "value": str(id_ % 40)}
+
+
 def make_job(
+    company: Company,
     ref: JobRef,
     job_type: JobType,
     stamp: Stamp,
@@ -240,7 +264,7 @@ def make_job(
     id_, party = ref.id, ref.party
     return {
         "id": id_,
-        "jobNumber": str(id_),
+        "jobNumber": ref.number,
         "projectId": None if id_ % 6 else id_ + 5_000_000,
         "customerId": party.customer_id,
         "locationId": party.location_id,
@@ -249,23 +273,22 @@ def make_job(
         "businessUnitId": ref.unit.id,
         "jobTypeId": job_type.id,
         "priority": ("Normal", "Normal", "High", "Low", "Urgent")[id_ % 5],
-        "campaignId": 201 + id_ % 6,
+        "campaignId": company.first_setting_id + 201 + id_ % 6,
         "appointmentCount": len(appointment_ids),
         "firstAppointmentId": appointment_ids[0] if appointment_ids else 0,
         "lastAppointmentId": appointment_ids[-1] if appointment_ids else 0,
         "recallForId": warranty_id,
         "warrantyId": warranty_id,
-        "jobGeneratedLeadSource": None if id_ % 13 else {"jobId": None, "employeeId": 501},
+        "jobGeneratedLeadSource": None if id_ % 13 else {"jobId": None, "employeeId": company.pick_employee(0)},
         "noCharge": no_charge,
         "notificationsEnabled": True,
-        "createdOn": format_instant(stamp.created),
-        "createdById": 501 + id_ % 4,
+        **_make_creation(company, id_, stamp.created, imported=ref.imported),
         "modifiedOn": format_instant(stamp.modified),
-        "tagTypeIds": [301 + id_ % 4] if id_ % 4 == 0 else [],
+        "tagTypeIds": [company.first_setting_id + 301 + id_ % 4] if id_ % 4 == 0 else [],
         "leadCallId": None if id_ % 2 else id_ + 7_000_000,
         "partnerLeadCallId": None,
         "bookingId": None,
-        "soldById": None if id_ % 3 else 401 + id_ % 24,
+        "soldById": None if id_ % 3 else company.pick_technician(id_),
         "customerPo": "" if id_ % 10 else f"PO-{id_ % 997}",
         "invoiceId": ref.invoice_id,
         "membershipId": None,
@@ -273,18 +296,18 @@ def make_job(
         "createdFromEstimateId": from_estimate,
         "estimateIds": list(estimate_ids),
         "summary": None if id_ % 8 == 0 else f"{job_type.name}<br/>Gate code on file",
-        "customFields": [{"typeId": 71, "name": "Gallons", "value": str(id_ % 40)}] if id_ % 5 == 0 else [],
+        "customFields": [_make_custom_field(company, id_)] if id_ % 5 == 0 else [],
         "externalData": [],
     }
 
 
-def make_appointment(id_: int, ref: JobRef, ordinal: int, visit: Visit, stamp: Stamp) -> Record:
+def make_appointment(company: Company, id_: int, ref: JobRef, *, ordinal: int, visit: Visit, stamp: Stamp) -> Record:
     """Make a jpm appointment, the `ordinal`-th of its job."""
     start = visit.start
     return {
         "id": id_,
         "jobId": ref.id,
-        "appointmentNumber": f"{ref.id}-{ordinal}",
+        "appointmentNumber": f"{ref.number}-{ordinal}",
         "start": format_instant(start),
         "end": format_instant(start + 7200),
         "arrivalWindowStart": format_instant(start) if id_ % 4 else None,
@@ -295,32 +318,32 @@ def make_appointment(id_: int, ref: JobRef, ordinal: int, visit: Visit, stamp: S
         "modifiedOn": format_instant(stamp.modified),
         "customerId": ref.party.customer_id,
         "unused": visit.status == "Canceled" and id_ % 2 == 0,
-        "createdById": 501 + id_ % 4,
+        "createdById": company.pick_employee(id_),
         "isConfirmed": visit.status != "Scheduled",
         "active": visit.active,
     }
 
 
 def make_estimate(
-    id_: int, offer: Offer, modified: int, *, party: Party, unit: Unit | None, job_id: int | None
+    company: Company, id_: int, offer: Offer, modified: int, *, party: Party, unit: Unit | None, job: JobRef | None
 ) -> Record:
     """Make a sales estimate; it has `subtotal` and `tax` and no total."""
     sold = offer.sold
     return {
         "id": id_,
-        "jobId": job_id,
+        "jobId": job and job.id,
         "projectId": None,
         "locationId": party.location_id,
         "customerId": party.customer_id,
         "name": None if id_ % 19 == 0 else ("Good", "Better", "Best")[id_ % 3],
-        "jobNumber": None if job_id is None else str(job_id),
+        "jobNumber": job and job.number,
         "status": {"value": {"Open": 0, "Sold": 1, "Dismissed": 2}[offer.status], "name": offer.status},
         "reviewStatus": ("None", "None", "Approved", "NeedsApproval")[id_ % 4],
         "summary": None,
         "createdOn": format_instant(offer.created),
         "modifiedOn": format_instant(modified),
         "soldOn": None if sold is None else format_instant(sold),
-        "soldBy": None if sold is None else 401 + id_ % 24,
+        "soldBy": None if sold is None else company.pick_technician(id_),
         "active": offer.active,
         "items": None if id_ % 7 == 0 else [],
         "externalLinks": [],
@@ -335,11 +358,14 @@ def make_estimate(
     }
 
 
-def _make_invoice_item(id_: int, order: int, line: Line, unit: Unit, written: str) -> Record:
+def _make_invoice_item(company: Company, bill: Bill, order: int, unit: Unit, written: str) -> Record:
+    line = bill.lines[order]
     return {
-        "id": id_,
-        "quantity": "1.00",
-        "cost": format_money(line.cost),
+        "id": bill.id * 10 + order,
+        "quantity": "1.0000000000000000000" if company.is_untidy else "1.00",
+        "cost": f"{line.cost / 100 + 0.0012345678:.10f}"
+        if company.is_untidy and line.cost
+        else format_money(line.cost),
         "totalCost": format_money(line.cost),
         "budgetCodeId": None,
         "inventoryLocationId": None,
@@ -377,24 +403,26 @@ def _make_invoice_item(id_: int, order: int, line: Line, unit: Unit, written: st
     }
 
 
-def make_invoice(bill: Bill, ref: JobRef, modified: int | None, unit: Unit, item_unit: Unit) -> Record:
+def make_invoice(
+    company: Company, bill: Bill, ref: JobRef, modified: int | None, *, unit: Unit, item_unit: Unit
+) -> Record:
     """Make an accounting invoice, whose balance is the total less what was paid.
 
     `unit` is its own business unit, `item_unit` that of its items: neither has to be the job's.
     """
     id_, day, tax, party = bill.id, bill.day, bill.tax, ref.party
-    written = format_instant(bill.created)
-    address = _make_street(party)
-    return {
+    written = NO_INSTANT if ref.imported else format_instant(bill.created)
+    address = _make_street(company, party)
+    invoice = {
         "id": id_,
         "syncStatus": ("Pending", "Posted", "Exported", None)[id_ % 4],
         "budgetCodeId": None,
-        "referenceNumber": str(id_),
+        "referenceNumber": bill.number,
         "invoiceDate": None if day is None else format_calendar_day(day),
         "dueDate": None if day is None or id_ % 12 == 0 else format_calendar_day(day + 30),
         "subTotal": format_money(bill.subtotal),
         "salesTax": format_money(tax),
-        "salesTaxCode": {"id": 61, "name": "AZ", "taxRate": 0.02} if tax else None,
+        "salesTaxCode": {"id": 61, "name": company.state, "taxRate": 0.02} if tax else None,
         "taxZoneId": None,
         "total": format_money(bill.total),
         "balance": format_money(bill.total - bill.paid),
@@ -411,7 +439,7 @@ def make_invoice(bill: Bill, ref: JobRef, modified: int | None, unit: Unit, item
         "createdOn": written,
         "modifiedOn": None if modified is None else format_instant(modified),
         "adjustmentToId": bill.adjustment_to,
-        "job": ref.id and {"id": ref.id, "number": str(ref.id), "type": ref.type_name},
+        "job": ref.id and {"id": ref.id, "number": ref.number, "type": ref.type_name},
         "projectId": None,
         "royalty": {"status": "Pending", "date": None, "sentOn": None, "memo": None},
         "employeeInfo": None,
@@ -420,10 +448,7 @@ def make_invoice(bill: Bill, ref: JobRef, modified: int | None, unit: Unit, item
         "reviewStatus": ("NeedsReview", "Reviewed", "Invoiced")[id_ % 3],
         "assignedTo": None,
         "summary": None,
-        "items": [
-            _make_invoice_item(id_ * 10 + order, order, line, item_unit, written)
-            for order, line in enumerate(bill.lines)
-        ]
+        "items": [_make_invoice_item(company, bill, order, item_unit, written) for order in range(len(bill.lines))]
         or (None if id_ % 2 else []),
         "customFields": None,
         "active": bill.active,
@@ -435,6 +460,9 @@ def make_invoice(bill: Bill, ref: JobRef, modified: int | None, unit: Unit, item
         "paidOn": None,
         "invoiceConfiguration": "JobInvoice" if ref.id else "CounterSales",
     }
+    if company.is_untidy and id_ % 33 == 0:
+        del invoice["customer"], invoice["customerAddress"]
+    return invoice
 
 
 def make_payment(
@@ -459,7 +487,7 @@ def make_payment(
                 "appliedId": part.id,
                 "appliedOn": format_instant(part.on),
                 "appliedTo": part.invoice_id,
-                "appliedToReferenceNumber": str(part.invoice_id),
+                "appliedToReferenceNumber": part.invoice_number,
             }
             for part in applications
         ]
@@ -489,12 +517,13 @@ def make_payment(
 
 
 def make_gross_pay_item(
+    company: Company,
     id_: int | None,
     employee: int,
     unit: Unit,
     day: int,
-    stamp: Stamp,
     *,
+    stamp: Stamp,
     source_id: int,
     kind: str,
     cents: int,
@@ -503,7 +532,7 @@ def make_gross_pay_item(
 ) -> Record:
     """Make a payroll gross pay item. `id_` may be None, units are names, `jobId` 0 is pay without a job."""
     job_id, party = (ref.id, ref.party) if ref else (0, None)
-    start = day * DAY + 14 * 3600
+    start, (activity, code) = company.clock.make_moment(day, 7), company.activities[0 if job_id else 1]
     return {
         "id": id_,
         "employeeId": employee,
@@ -512,9 +541,9 @@ def make_gross_pay_item(
         "payrollId": 60_000 + day // 7 * 100 + employee % 100,
         "employeePayrollId": None,
         "date": format_calendar_day(day),
-        "activity": "Painting" if job_id else "Shop",
-        "activityCodeId": 101 if job_id else 102,
-        "activityCode": "PAINT" if job_id else "SHOP",
+        "activity": activity,
+        "activityCodeId": company.first_setting_id + (101 if job_id else 102),
+        "activityCode": code,
         "amount": cents / 100,
         "amountAdjustment": 0.0,
         "payoutBusinessUnitName": unit.name,
@@ -525,12 +554,12 @@ def make_gross_pay_item(
         "paidTimeType": None if hours is None else "Regular",
         "sourceEntityId": source_id,
         "jobId": job_id,
-        "jobNumber": str(job_id) if job_id else None,
+        "jobNumber": ref and ref.number,
         "jobTypeName": ref and ref.type_name,
         "projectNumber": None,
         "projectId": None,
         "invoiceId": ref and ref.invoice_id,
-        "invoiceNumber": ref and str(ref.invoice_id),
+        "invoiceNumber": ref and ref.invoice_number,
         "invoiceItemId": None,
         "customerId": party and party.customer_id,
         "customerName": party and party.name,
@@ -550,7 +579,9 @@ def make_gross_pay_item(
     }
 
 
-def make_payroll_adjustment(id_: int, employee: int, posted: int, cents: int, invoice_id: int) -> Record:
+def make_payroll_adjustment(
+    company: Company, id_: int, employee: int, posted: int, *, cents: int, invoice_id: int
+) -> Record:
     """Make a payroll adjustment. Its amount is also in a gross pay item: never add both."""
     return {
         "id": id_,
@@ -559,7 +590,7 @@ def make_payroll_adjustment(id_: int, employee: int, posted: int, cents: int, in
         "postedOn": format_instant(posted),
         "amount": cents / 100,
         "memo": "Spiff" if id_ % 2 else None,
-        "activityCodeId": 103,
+        "activityCodeId": company.first_setting_id + 103,
         "invoiceId": invoice_id,
         "hours": None,
         "rate": None,
@@ -572,7 +603,7 @@ def make_payroll_adjustment(id_: int, employee: int, posted: int, cents: int, in
 
 
 def make_purchase_order(
-    id_: int, ref: JobRef, stamp: Stamp, status: str, *, goods: int, tax: int, shipping: int
+    company: Company, id_: int, ref: JobRef, stamp: Stamp, status: str, *, goods: int, tax: int, shipping: int
 ) -> Record:
     """Make an inventory purchase order; `total` is goods, tax and shipping together (cents)."""
     written = format_instant(stamp.created)
@@ -585,8 +616,8 @@ def make_purchase_order(
         "status": status,
         "typeId": 41,
         "vendorId": 31 + id_ % 3,
-        "technicianId": 401 + id_ % 24 if id_ % 2 else None,
-        "shipTo": _make_street(ref.party),
+        "technicianId": company.pick_technician(id_) if id_ % 2 else None,
+        "shipTo": _make_street(company, ref.party),
         "businessUnitId": ref.unit.id,
         "inventoryLocationId": None,
         "batchId": None,

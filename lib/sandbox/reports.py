@@ -1,9 +1,12 @@
 """The owner's reports as ServiceTitan's Reporting API gives them, from the same truth as the oracle.
 
-ServiceTitan knows units, but not the owner's rollup and divisions: a report covers the units that `BusinessUnitIds`
+ServiceTitan knows units, but not the owner's rollup and divisions: a report covers the units that its unit parameter
 names, all of them without it. Asked for the units that roll up into one name, a report's rows
 add up to that name's KPIs. Dates are inclusive calendar days of the tenant. A value is text, number or null; a Date is
 text with the tenant's offset (`2025-10-13T13:13:02.93-07:00`), midnight for a calendar date.
+
+A report with the parameter DateType ("Filter by") compares another date of its jobs with From and To for each of
+DATE_TYPES; its KPI's numbers are those of one of them.
 """
 
 from collections import Counter, defaultdict
@@ -12,11 +15,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from sandbox.resources import RESOURCES
-from sandbox.store import Store
-from sandbox.tenant import TIME_ZONE
+from sandbox.records import NO_INSTANT
 from sandbox.truth import (
     SMALLEST_RECEIVABLE,
     ZERO,
@@ -24,7 +24,6 @@ from sandbox.truth import (
     Job,
     find_opportunity_instant,
     parse_calendar_day,
-    read_books,
 )
 
 Values = Mapping[str, Any]
@@ -35,7 +34,7 @@ Row = list[str | int | float | None]
 class Report:
     """A saved report. `parameters` and `fields` are what the API describes it with.
 
-    `rows(store, values)` takes the parameters' values by name and returns rows in the order of `fields`. It raises
+    `rows(books, values)` takes the parameters' values by name and yields rows in the order of `fields`. It raises
     ValueError for a value that cannot be read.
     """
 
@@ -45,18 +44,19 @@ class Report:
     description: str
     parameters: tuple[dict[str, Any], ...]
     fields: tuple[dict[str, str], ...]
-    rows: Callable[[Store, Values], list[Row]]
+    rows: Callable[[Books, Values], Iterable[Row]]
 
 
-_BOOKS: WeakKeyDictionary[Store, tuple[tuple[int, ...], Books]] = WeakKeyDictionary()
-
-
-def _read_books(store: Store) -> Books:
-    """Read the tenant, again only when a record has changed: it takes seconds, and reports are pulled by the dozen."""
-    version = tuple(store.version(resource) for resource in RESOURCES)
-    if store not in _BOOKS or _BOOKS[store][0] != version:
-        _BOOKS[store] = version, read_books(store, TIME_ZONE)
-    return _BOOKS[store][1]
+PAID = "Last Paid On Date"
+DATE_TYPE_SET = "job-date-filter-type"
+# The jobs' dates that a report's "Filter by" offers. Their places are the values that DateType takes.
+DATE_TYPES: dict[str, Callable[[Books, Job], date | None]] = {
+    "Invoice Date": lambda books, job: parse_calendar_day(job.invoiced),
+    "Job Completion Date": lambda books, job: books.day(job.completed),
+    "Job Start Date": lambda books, job: books.day(job.start),
+    "Job Creation Date": lambda books, job: books.day(job.created),
+    PAID: lambda books, job: parse_calendar_day(job.paid),
+}
 
 
 def _parse_date(values: Values, name: str) -> date:
@@ -71,17 +71,33 @@ def _match_days(values: Values) -> Callable[[date | None], bool]:
     return lambda day: day is not None and first <= day <= last
 
 
-def _match_units(values: Values) -> Callable[[int | None], bool]:
+def _match_job(books: Books, values: Values, usual: str) -> Callable[[Job], bool]:
+    """Make the test whether the job's date that DateType chooses, the usual one without it, is within From and To."""
+    find, within = _choose_date(values, usual), _match_days(values)
+    return lambda job: within(find(books, job))
+
+
+def _choose_date(values: Values, usual: str) -> Callable[[Books, Job], date | None]:
+    if "DateType" not in values:
+        return DATE_TYPES[usual]
     try:
-        ids = {int(id) for id in values.get("BusinessUnitIds") or ()}
+        return list(DATE_TYPES.values())[range(len(DATE_TYPES)).index(values["DateType"])]
+    except ValueError:
+        raise ValueError(f"DateType must be a value of the set {DATE_TYPE_SET}") from None
+
+
+def _match_units(values: Values) -> Callable[[int | None], bool]:
+    name = "BusinessUnitIds" if "BusinessUnitIds" in values else "BusinessUnitId"
+    try:
+        ids = {int(id) for id in values.get(name) or ()}
     except (TypeError, ValueError):
-        raise ValueError("BusinessUnitIds must be a list of unit ids") from None
+        raise ValueError(f"{name} must be a list of unit ids") from None
     return lambda unit: not ids or unit in ids
 
 
 def _format_instant(books: Books, instant: str | None) -> str | None:
     """Format a UTC instant on the tenant's clock; fractions of a second without trailing zeros."""
-    if not instant:
+    if not instant or instant == NO_INSTANT:
         return None
     local = datetime.fromisoformat(instant).astimezone(books.zone).isoformat()
     fraction = instant[19:].rstrip("Z0")
@@ -96,7 +112,7 @@ def _divide(part: Decimal | int, whole: Decimal | int) -> float | None:
     return float(part / whole) if whole else None
 
 
-def _list_leads(books: Books, values: Values) -> Iterable[Row]:
+def list_leads(books: Books, values: Values) -> Iterable[Row]:
     """Yield a row per lead and active estimate of it, one without estimate columns if it has none."""
     within, chosen = _match_days(values), _match_units(values)
     for job in books.jobs.values():
@@ -116,7 +132,27 @@ def _list_leads(books: Books, values: Values) -> Iterable[Row]:
                 ]
 
 
-def _list_unit_totals(books: Books, values: Values) -> Iterable[Row]:
+def list_lead_jobs(books: Books, values: Values) -> Iterable[Row]:
+    """Yield a row per lead."""
+    within, chosen = _match_job(books, values, "Job Creation Date"), _match_units(values)
+    for job in books.jobs.values():
+        if job.is_lead and chosen(job.unit) and within(job):
+            campaign, category = books.campaigns.get(job.campaign, (None, None))
+            yield [
+                job.customer_name or None,
+                category,
+                campaign,
+                job.type,
+                books.people.get(job.booked_by),
+                job.number,
+                books.units.get(job.unit),
+                job.status,
+                _format_instant(books, job.created),
+                ", ".join(sorted({books.people[id] for id, _, _ in job.pay if id in books.people})) or None,
+            ]
+
+
+def list_unit_totals(books: Books, values: Values) -> Iterable[Row]:
     within, chosen = _match_days(values), _match_units(values)
     completed, opportunities, closed, sales = Counter(), Counter(), Counter(), defaultdict(Decimal)
     for job in books.jobs.values():
@@ -134,10 +170,16 @@ def _list_unit_totals(books: Books, values: Values) -> Iterable[Row]:
             yield [name, completed[unit], opportunities[unit], closed[unit], rate, float(sales[unit])]
 
 
-def _list_job_costs(books: Books, values: Values) -> Iterable[Row]:
-    within, chosen = _match_days(values), _match_units(values)
+def list_unit_sales(books: Books, values: Values) -> Iterable[Row]:
+    """Yield the totals of units in the columns of ServiceTitan's own dashboard."""
+    for name, completed, opportunities, closed, rate, sales in list_unit_totals(books, values):
+        yield [name, opportunities, closed, rate, completed, sales, _divide(Decimal(str(sales)), closed)]
+
+
+def list_job_costs(books: Books, values: Values) -> Iterable[Row]:
+    within, chosen = _match_job(books, values, "Job Start Date"), _match_units(values)
     for job in books.jobs.values():
-        if job.is_production and chosen(job.unit) and within(books.day(job.start)):
+        if job.is_production and chosen(job.unit) and within(job):
             yield [
                 _format_instant(books, job.start),
                 books.units.get(job.unit),
@@ -165,7 +207,7 @@ def _find_primary_technician(books: Books, job: Job) -> str | None:
     return books.people.get(max(earned, key=earned.get)) if earned else None
 
 
-def _list_collections(books: Books, values: Values) -> Iterable[Row]:
+def list_collections(books: Books, values: Values) -> Iterable[Row]:
     """Yield a row per application, to the unit of the invoice, and one for what a payment leaves unapplied."""
     within, chosen = _match_days(values), _match_units(values)
     for row in books.collected:
@@ -176,7 +218,26 @@ def _list_collections(books: Books, values: Values) -> Iterable[Row]:
             yield [paid, unit, row.customer, number, row.type, row.invoice, float(row.amount)]
 
 
-def _list_receivables(books: Books, values: Values) -> Iterable[Row]:
+def list_paid_invoices(books: Books, values: Values) -> Iterable[Row]:
+    """Yield the rows of `list_collections` with the invoice's columns, by the payment's date or one of the job's."""
+    within, chosen = _match_days(values), _match_units(values)
+    find = _choose_date(values, PAID)
+    for row in books.collected:
+        invoice, day = row.settled, parse_calendar_day(row.paid)
+        job = books.jobs.get(invoice.job) if invoice else None
+        if chosen(row.unit) and within(day if find is DATE_TYPES[PAID] else job and find(books, job)):
+            yield [
+                _format_midnight(books, day),
+                row.type,
+                float(row.amount),
+                row.invoice,
+                row.customer,
+                books.units.get(row.unit),
+                float(invoice.balance) if invoice else None,
+            ]
+
+
+def list_receivables(books: Books, values: Values) -> Iterable[Row]:
     """Yield a row per invoice with a balance; leave out a location that owes less than $10 in the chosen units."""
     as_of, chosen = _parse_date(values, "AsOf"), _match_units(values)
     balances, owed = defaultdict(Decimal), defaultdict(Decimal)
@@ -198,7 +259,20 @@ def _list_receivables(books: Books, values: Values) -> Iterable[Row]:
             ]
 
 
-def _make_parameter(name: str, label: str, data_type: str, **more: Any) -> dict[str, Any]:
+def list_location_balances(books: Books, values: Values) -> Iterable[Row]:
+    """Yield a row per location that owes $10 or more in the chosen units."""
+    as_of, chosen = _parse_date(values, "AsOf"), _match_units(values)
+    owed, names = defaultdict(Decimal), {}
+    for invoice, day, amount in books.movements:
+        if chosen(invoice.unit) and day and day <= as_of:
+            owed[invoice.location] += amount
+            names[invoice.location] = [invoice.location_name, invoice.customer]
+    for location, amount in owed.items():
+        if amount >= SMALLEST_RECEIVABLE:
+            yield [*names[location], float(amount)]
+
+
+def make_parameter(name: str, label: str, data_type: str, **more: Any) -> dict[str, Any]:
     return {
         "name": name,
         "label": label,
@@ -209,126 +283,38 @@ def _make_parameter(name: str, label: str, data_type: str, **more: Any) -> dict[
     } | more
 
 
-def _parse_fields(text: str) -> tuple[dict[str, str], ...]:
+def parse_fields(text: str) -> tuple[dict[str, str], ...]:
     """Read fields from lines of `Name Type Label`."""
     lines = (line.split(maxsplit=2) for line in text.strip().splitlines())
     return tuple({"name": name, "label": label, "dataType": data_type} for name, data_type, label in lines)
 
 
-_RANGE = (_make_parameter("From", "From", "Date"), _make_parameter("To", "To", "Date"))
-_UNITS = _make_parameter(
-    "BusinessUnitIds",
-    "Business Unit",
-    "Number",
-    isArray=True,
-    isRequired=False,
-    acceptValues={
-        "fields": [{"name": "Value", "label": "Value"}, {"name": "Name", "label": "Name"}],
-        "dynamicSetId": "business-units",
-        "values": None,
-    },
-)
+def make_choice(name: str, label: str, values: str, **more: Any) -> dict[str, Any]:
+    """Make a parameter whose values are those of a dynamic value set."""
+    fields = [{"name": "Value", "label": "Value"}, {"name": "Name", "label": "Name"}]
+    accepted = {"fields": fields, "dynamicSetId": values, "values": None}
+    return make_parameter(name, label, "Number", acceptValues=accepted, **more)
 
 
-def _bind_rows(report: Callable[[Books, Values], Iterable[Row]]) -> Callable[[Store, Values], list[Row]]:
-    return lambda store, values: list(report(_read_books(store), values))
-
-
-REPORTS = (
-    Report(
-        id=1001,
-        category="marketing",
-        name="Leads",
-        description="Jobs of an estimate type by the day they were created, without test customers",
-        parameters=(*_RANGE, _UNITS),
-        fields=_parse_fields("""
-            JobNumber           String  Job #
-            LeadType            String  Lead Type
-            EstimateNumber      String  Estimate #
-            EstimateSoldDate    Date    Estimate Sold Date
-            BusinessUnit        String  Job\u2019s Business Unit
-            CustomerName        String  Customer Name
-            EstimateSubtotal    Number  Estimate Subtotal
-            SalesOpportunity    Number  Sales Opportunity
-            Closed              Number  Closed
-            JobCreatedDate      Date    Job Created Date
-        """),
-        rows=_bind_rows(_list_leads),
-    ),
-    Report(
-        id=1002,
-        category="business-unit-dashboard",
-        name="Daily WBR by business unit",
-        description="Completed estimates by completion, opportunities by first sale or completion, sales by sale",
-        parameters=(*_RANGE, _UNITS),
-        fields=_parse_fields("""
-            BusinessUnit        String  Business Unit
-            CompletedJobs       Number  Completed Jobs
-            SalesOpportunity    Number  Sales Opportunity
-            Closed              Number  Closed
-            CloseRate           Number  Close Rate
-            TotalSales          Number  Total Sales
-        """),
-        rows=_bind_rows(_list_unit_totals),
-    ),
-    Report(
-        id=1003,
-        category="operations",
-        name="FOREMAN Job Cost",
-        description="Jobs by the day they start, inspections and washing left out, with what they cost",
-        parameters=(*_RANGE, _UNITS),
-        fields=_parse_fields("""
-            ScheduledDate       Date    Scheduled Date
-            BusinessUnit        String  Business Unit
-            SoldBy              String  Sold By
-            PrimaryTechnician   String  Primary Technician
-            JobType             String  Job Type
-            CustomerName        String  Customer Name
-            JobNumber           String  Job #
-            JobsSubtotal        Number  Jobs Subtotal
-            LaborPay            Number  Labor Pay
-            PayrollAdjustments  Number  Payroll Adjustments
-            MaterialCosts       Number  Materials + Equip. + PO/Bill Costs
-            Returns             Number  Returns
-            JobsTotalCosts      Number  Jobs Total Costs
-            JobsGrossMargin     Number  Jobs Gross Margin %
-            Status              String  Status
-        """),
-        rows=_bind_rows(_list_job_costs),
-    ),
-    Report(
-        id=1004,
-        category="accounting",
-        name="Collections",
-        description="Payments by their date, a row for each invoice they were applied to",
-        parameters=(*_RANGE, _UNITS),
-        fields=_parse_fields("""
-            PaymentDate         Date    Payment Date
-            BusinessUnit        String  Business Unit
-            CustomerName        String  Customer Name
-            PaymentNumber       String  Payment #
-            PaymentType         String  Payment Type
-            InvoiceNumber       String  Invoice #
-            Amount              Number  Amount
-        """),
-        rows=_bind_rows(_list_collections),
-    ),
-    Report(
-        id=1005,
-        category="accounting",
-        name="AR Report",
-        description="Invoices with a balance at the end of a day, locations that owe less than $10 left out",
-        parameters=(_make_parameter("AsOf", "As of", "Date"), _UNITS),
-        fields=_parse_fields("""
-            InvoiceNumber       String  Invoice #
-            InvoiceDate         Date    Invoice Date
-            BusinessUnit        String  Business Unit
-            CustomerName        String  Customer Name
-            LocationName        String  Location Name
-            JobNumber           String  Job #
-            Total               Number  Total
-            Balance             Number  Balance
-        """),
-        rows=_bind_rows(_list_receivables),
-    ),
-)
+DAYS = (make_parameter("From", "From", "Date"), make_parameter("To", "To", "Date"))
+LAST_DAY = make_parameter("AsOf", "As of", "Date")
+UNITS = make_choice("BusinessUnitIds", "Business Unit", "business-units", isArray=True, isRequired=False)
+UNIT = UNITS | {"name": "BusinessUnitId"}  # as some reports call the same parameter
+DATE_TYPE = make_choice("DateType", "Filter by", DATE_TYPE_SET)
+JOB_COST_FIELDS = parse_fields("""
+    ScheduledDate       Date    Scheduled Date
+    BusinessUnit        String  Business Unit
+    SoldBy              String  Sold By
+    PrimaryTechnician   String  Primary Technician
+    JobType             String  Job Type
+    CustomerName        String  Customer Name
+    JobNumber           String  Job #
+    JobsSubtotal        Number  Jobs Subtotal
+    LaborPay            Number  Labor Pay
+    PayrollAdjustments  Number  Payroll Adjustments
+    MaterialCosts       Number  Materials + Equip. + PO/Bill Costs
+    Returns             Number  Returns
+    JobsTotalCosts      Number  Jobs Total Costs
+    JobsGrossMargin     Number  Jobs Gross Margin %
+    Status              String  Status
+""")

@@ -34,16 +34,19 @@ class Filter:
 class Resource:
     """A list endpoint (`path` is its module and name), its parameters and whether it has an export twin.
 
-    `active` names the parameter without which only active rows are listed, if there is one; `export_has_active` says
-    that the records of the export, unlike those of the list, tell whether they are active.
+    `active` names the parameter without which only active rows are listed, if there is one; `export_flags` are
+    the flags that the records of the export have and those of the list lack. `sort` and `order_by` are the fields that
+    the description names for these parameters; where it names none, do not count on any.
     """
 
     path: str
     filters: dict[str, Filter]
     active: Literal["active", "activeState"] | None = "active"
     export: bool = True
-    export_has_active: bool = False
+    export_flags: tuple[str, ...] = ()
     join_keys: tuple[str, ...] = ()
+    sort: tuple[str, ...] = ()
+    order_by: tuple[str, ...] = ()
 
     @property
     def columns(self) -> dict[str, Kind]:
@@ -77,6 +80,7 @@ def _match_total(path: str) -> dict[str, Filter]:
     return {"totalGreater": Filter(path, "number", "from"), "totalLess": Filter(path, "number", "until")}
 
 
+_SORT = ("id", "modifiedOn", "createdOn")
 _IDS = _match_any("int", ids="id")
 _CHANGES = _match_period("createdOn", "createdOnOrAfter", "createdBefore") | _match_period(
     "modifiedOn", "modifiedOnOrAfter", "modifiedBefore"
@@ -116,8 +120,9 @@ RESOURCES: dict[str, Resource] = {
             "technicianId": Filter("employeeId", "int", "is", ("payroll", "jobId", "id")),
         },
         active=None,
-        export_has_active=True,
+        export_flags=("active",),
         join_keys=("firstAppointmentId",),
+        sort=_SORT,
     ),
     "appointments": Resource(
         "jpm/appointments",
@@ -131,6 +136,7 @@ RESOURCES: dict[str, Resource] = {
             "projectId": Filter("projectId", "int", "is", ("jobs", "id", "jobId")),
             "technicianId": Filter("employeeId", "int", "is", ("payroll", "jobId", "jobId")),
         },
+        sort=_SORT,
     ),
     "job_types": Resource(
         "jpm/job-types",
@@ -140,6 +146,7 @@ RESOURCES: dict[str, Resource] = {
         | _match_value("text", priority="priority")
         | {"minDuration": Filter("duration", "int", "from"), "maxDuration": Filter("duration", "int", "until")},
         export=False,
+        order_by=_SORT,
     ),
     "invoices": Resource(
         "accounting/invoices",
@@ -179,6 +186,7 @@ RESOURCES: dict[str, Resource] = {
         | _match_value("int", soldById="soldBy", soldByEmployeeId="soldBy")
         | _match_value("text", jobNumber="jobNumber", status="status.name")
         | _match_total("subtotal"),
+        order_by=_SORT,
     ),
     "payroll": Resource(
         "payroll/gross-pay-items",
@@ -190,10 +198,10 @@ RESOURCES: dict[str, Resource] = {
         | _match_any("int", payrollIds="payrollId")
         | {"modifiedOnOrBefore": Filter("modifiedOn", "date", "until")},
         active=None,
-        export_has_active=True,
+        export_flags=("active",),
         join_keys=("jobId",),
     ),
-    "activity_codes": Resource("payroll/activity-codes", _CHANGES, export=False),
+    "activity_codes": Resource("payroll/activity-codes", _CHANGES, export_flags=("isDiscretionary",)),
     "payroll_adjustments": Resource(
         "payroll/payroll-adjustments",
         _CHANGES
@@ -203,15 +211,17 @@ RESOURCES: dict[str, Resource] = {
             "postedOnOrBefore": Filter("postedOn", "date", "until"),
         },
     ),
-    "customers": Resource("crm/customers", _IDS | _CHANGES | _match_part(name="name") | _ADDRESS),
+    "customers": Resource("crm/customers", _IDS | _CHANGES | _match_part(name="name") | _ADDRESS, sort=_SORT),
     "locations": Resource(
         "crm/locations",
         _IDS | _CHANGES | _match_part(name="name") | _match_value("int", customerId="customerId") | _ADDRESS,
+        sort=_SORT,
     ),
     "campaigns": Resource(
         "marketing/campaigns",
         _IDS | _CHANGES | _match_part(name="name") | _match_list("text", campaignPhoneNumber="campaignPhoneNumbers"),
         export=False,
+        sort=(*_SORT, "name"),
     ),
     "purchase_orders": Resource(
         "inventory/purchase-orders",
@@ -223,6 +233,7 @@ RESOURCES: dict[str, Resource] = {
         | _match_value("int", jobId="jobId", technicianId="technicianId", projectId="projectId")
         | _match_any("int", jobIds="jobId"),
         active=None,
+        sort=_SORT,
     ),
     "returns": Resource(
         "inventory/returns",
@@ -234,12 +245,13 @@ RESOURCES: dict[str, Resource] = {
         | _match_any("int", vendorIds="vendorId", businessUnitIds="businessUnitId")
         | _match_any("int", inventoryLocationIds="inventoryLocationId")
         | _match_any("text", syncStatuses="syncStatus"),
+        sort=_SORT,
     ),
     "business_units": Resource("settings/business-units", _IDS | _CHANGES | _match_part(name="name")),
     "technicians": Resource(
         "settings/technicians", _IDS | _CHANGES | _match_part(name="name") | _match_any("int", userIds="userId")
     ),
-    "tag_types": Resource("settings/tag-types", _CHANGES, export=False),
+    "tag_types": Resource("settings/tag-types", _CHANGES),
     "employees": Resource(
         "settings/employees",
         _IDS
@@ -247,6 +259,5 @@ RESOURCES: dict[str, Resource] = {
         | _match_part(name="name")
         | _match_any("int", userIds="userId")
         | _match_value("text", email="email"),
-        export=False,
     ),
 }

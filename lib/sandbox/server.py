@@ -28,18 +28,18 @@ import numpy as np
 import orjson
 from isal import igzip
 
+from sandbox.companies import COMPANIES
 from sandbox.faults import FAULTS, Order, Reply, Request, parse_order
 from sandbox.mutations import mutate_store
 from sandbox.query import BadParameter, Params, parse_active, parse_moment, parse_value, select_rows
-from sandbox.reports import REPORTS, Report
+from sandbox.reports import DATE_TYPE_SET, DATE_TYPES, Report
 from sandbox.resources import RESOURCES
 from sandbox.store import Store
-from sandbox.tenant import TIME_ZONE
+from sandbox.tenant import open_books
 
 CLIENT_ID = "cid.sandbox"
 CLIENT_SECRET = "cs1.sandbox-not-a-real-one"  # noqa: S105 - works nowhere but here
 APP_KEY = "ak1.sandbox"
-FIRST_TENANT_ID = 1_000_000  # another seed is another company: its data must not mix with this one's
 
 MAX_PAGE_SIZE = 5000
 MAX_REPORT_PAGE_SIZE = 25_000
@@ -48,6 +48,7 @@ _LOG_LINES = 10_000
 _SMALLEST_GZIP = 512
 _REPORTS_CHANGED = "2024-07-01T00:00:00Z"
 _VALUE_SETS = {"business-units": "business_units", "technicians": "technicians", "job-types": "job_types"}
+_SET_FIELDS = [{"name": "Id", "label": "Id"}, {"name": "Name", "label": "Name"}]
 _LISTS = {resource.path: name for name, resource in RESOURCES.items()}
 _API_PATH = re.compile(r"/(?P<module>[\w-]+)/v2/tenant/(?P<tenant>[^/]+)/(?P<rest>.+)")
 
@@ -112,6 +113,12 @@ def _encode_position(resource: str, position: int) -> str:
     return base64.urlsafe_b64encode(f"{resource}@{position}".encode()).decode().rstrip("=")
 
 
+def _add_flags(record: bytes, names: tuple[str, ...], active: bool) -> bytes:
+    """Add the flags to a record that only the export has: whether it is `active`, and others, which are false."""
+    flags = {name: name == "active" and active for name in names}
+    return record[:-1] + b"," + orjson.dumps(flags)[1:] if flags else record
+
+
 def _decode_position(store: Store, resource: str, text: str) -> int:
     """Read the feed position of `from`, a token or a date. Raises BadParameter."""
     try:
@@ -140,7 +147,9 @@ class Sandbox:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store = store
         self.settings = settings
-        self.tenant_id = str(FIRST_TENANT_ID + settings.seed)
+        self.company = COMPANIES[store.company]
+        # Another seed is another tenant: its data must not mix with this one's.
+        self.tenant_id = str(self.company.first_tenant_id + settings.seed)
         self.tokens: dict[str, float] = {}
         self.faults: list[Order] = []
         self.log: deque[dict[str, Any]] = deque(maxlen=_LOG_LINES)
@@ -169,7 +178,7 @@ class Sandbox:
             "ST_TENANT_ID": self.tenant_id,
             "ST_API_URL": self.url,
             "ST_AUTH_URL": f"{self.url}/connect/token",
-            "TIME_ZONE": TIME_ZONE,
+            "TIME_ZONE": self.company.time_zone,
         }
 
     def close(self) -> None:
@@ -312,11 +321,7 @@ class Sandbox:
                 records, position, more = self.store.feed(resource, position, self.settings.export_page_size)
                 if wanted is not None:
                     records = [r for r in records if orjson.loads(r[0])["active"] is wanted]
-        if RESOURCES[resource].export_has_active:
-            flags = {True: b',"active":true}', False: b',"active":false}'}
-            rows = [record[:-1] + flags[active] for record, active in records]
-        else:
-            rows = [record for record, _ in records]
+        rows = [_add_flags(record, RESOURCES[resource].export_flags, active) for record, active in records]
         head = b'{"hasMore":%b,"continueFrom":"%b","data":[' % (
             b"true" if more else b"false",
             _encode_position(resource, position).encode(),
@@ -324,18 +329,15 @@ class Sandbox:
         return Reply(200, head + b",".join(rows) + b"]}")
 
     def _answer_reporting(self, request: Request, parts: list[str]) -> Reply:
-        reports = {(report.category, str(report.id)): report for report in REPORTS}
-        categories = list(dict.fromkeys(report.category for report in REPORTS))
+        reports = {(report.category, str(report.id)): report for report in self.company.reports}
+        categories = list(dict.fromkeys(category for category, _ in reports))
         match request.method, parts:
             case "GET", ["report-categories"]:
                 return _answer_page([{"id": name, "name": name} for name in categories], request.params)
-            case "GET", ["dynamic-value-sets", name] if name in _VALUE_SETS:
-                with self.lock:
-                    rows = [[row["id"], row["name"]] for row in self.store.rows(_VALUE_SETS[name])]
-                fields = [{"name": "Id", "label": "Id"}, {"name": "Name", "label": "Name"}]
-                return _answer_page(rows, request.params, fields=fields)
+            case "GET", ["dynamic-value-sets", name] if name in _VALUE_SETS or name == DATE_TYPE_SET:
+                return _answer_page(self._list_values(name), request.params, fields=_SET_FIELDS)
             case "GET", ["report-category", category, "reports"] if category in categories:
-                named = [report for report in REPORTS if report.category == category]
+                named = [report for report in reports.values() if report.category == category]
                 listed = [{"id": r.id, "name": r.name, "description": r.description} for r in named]
                 return _answer_page(listed, request.params)
             case "GET", ["report-category", category, "reports", number] if (category, number) in reports:
@@ -343,6 +345,12 @@ class Sandbox:
             case "POST", ["report-category", category, "reports", number, "data"] if (category, number) in reports:
                 return self._answer_report_data(reports[category, number], request)
         return make_problem(404, "Resource not found.")
+
+    def _list_values(self, name: str) -> list[list[Any]]:
+        if name == DATE_TYPE_SET:
+            return [list(each) for each in enumerate(DATE_TYPES)]
+        with self.lock:
+            return [[row["id"], row["name"]] for row in self.store.rows(_VALUE_SETS[name])]
 
     def _answer_report_data(self, report: Report, request: Request) -> Reply:
         try:
@@ -366,11 +374,13 @@ class Sandbox:
             if wait:
                 return _refuse_rate(wait)
             try:
-                rows = report.rows(self.store, values)
+                rows = list(report.rows(open_books(self.store), values))
             except ValueError as error:
                 return make_problem(400, str(error))
         fields = [{"name": f["name"], "label": f["label"]} for f in report.fields]
-        return _answer_page(rows, request.params, 1000, MAX_REPORT_PAGE_SIZE, fields=fields)
+        # The live API counts no report's rows, whatever is requested.
+        paging = {name: value for name, value in request.params.items() if name != "includeTotal"}
+        return _answer_page(rows, paging, 1000, MAX_REPORT_PAGE_SIZE, fields=fields)
 
 
 def _describe_report(report: Report) -> Reply:

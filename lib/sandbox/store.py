@@ -38,8 +38,12 @@ def to_utc_text(value: str | datetime | None) -> str:
 
 
 def to_dates(values: Iterable[str | datetime | None]) -> np.ndarray:
-    """Convert timestamps to datetime64[ns] in UTC (the API's instants have 7 fractional digits); None to NaT."""
-    return np.array([to_utc_text(v) for v in values], dtype="datetime64[ns]")
+    """Convert timestamps to datetime64[100ns] in UTC (the API's instants have 7 fractional digits); None to NaT."""
+    texts = [to_utc_text(value) for value in values]
+    dates = np.array(texts, dtype="datetime64[100ns]")
+    for n in [n for n, text in enumerate(texts) if text < "1700"]:  # which numpy reads wrong in this unit
+        dates[n] = np.datetime64(texts[n][:19], "s")
+    return dates
 
 
 def to_keys(values: Iterable[int | str | None]) -> np.ndarray:
@@ -119,9 +123,13 @@ class _Table:
 
 
 class Store:
-    """Records of every resource (the keys of RESOURCES). A row handle is a record's place in order of insertion."""
+    """Records of every resource (the keys of RESOURCES). A row handle is a record's place in order of insertion.
 
-    def __init__(self) -> None:
+    `company` is the name of the one whose records they are, in COMPANIES.
+    """
+
+    def __init__(self, company: str = "painting") -> None:
+        self.company = company
         self._tables = {name: _Table(resource.columns) for name, resource in RESOURCES.items()}
 
     def __len__(self) -> int:
@@ -187,7 +195,7 @@ class Store:
         return self._tables[resource].version
 
     def column(self, resource: str, path: str) -> np.ndarray:
-        """Return the column of a field, one value a row, with removed rows: datetime64[ns] or int64 (see `to_keys`)."""
+        """Return the column of a field, one value a row, removed ones too: datetime64[100ns] or int64 (`to_keys`)."""
         return self._tables[resource].columns[path].array()
 
     def present(self, resource: str) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""A painting contractor in Arizona, generated: what its branches sold, painted, billed and paid, day by day.
+"""A made-up company, generated: what its units sold, did, billed and paid, day by day.
 
 `populate` writes a whole ServiceTitan tenant into a store. It is deterministic: one seed, one tenant. A job's life is
 planned when the job is booked, and its records are written at once, as they stand at the end of LAST_DAY; only sold
 work that waits for a crew and a few recent customers are kept, so memory does not grow with the volume.
 
-Two weeks of Phoenix-Sales are the same in every seed and at every scale (`known_case`): the week of 2025-08-18
-and the days 2024-08-18 to 24, whose figures are known from ServiceTitan's own reports. Nothing else of Phoenix-Sales
-is created on those days, completed or sold in that week.
+Two weeks of the painting company's Phoenix-Sales are the same in every seed and at every scale (`known_case`): the
+week of 2025-08-18 and the days 2024-08-18 to 24, whose figures are known from ServiceTitan's own reports. Nothing else
+of Phoenix-Sales is created on those days, completed or sold in that week.
 
 Traps, planted on purpose:
 - Units: COMM and retired units that roll up, a unit that the rollup file lacks, invoices, items, estimates and payments
@@ -26,6 +26,8 @@ Traps, planted on purpose:
   days after they came in; locations left with $0.01, $9.99, $10.00, $10.01 or a credit.
 - Payroll: null ids with equal rows, `jobId` 0, adjustments that are repeated as items, items up to 45 days late.
 - Purchases: canceled orders, tax and shipping in the total, orders without a job, returns (some inactive).
+- Only in the hvac company: customers, locations, jobs and invoices that came with an import and say that they were
+  created in year 1, invoices without a customer, 10 and 19 decimals, numbers that are no ids.
 """
 
 from __future__ import annotations
@@ -34,51 +36,75 @@ import math
 from datetime import date
 from itertools import accumulate, count
 from random import Random
+from weakref import WeakKeyDictionary
 
-from sandbox.known_case import KNOWN_2024, OTHERS_2024, write_known_case
-from sandbox.lifecycle import KNOWN_ROLLUP, KNOWN_WEEK, Desk, make_moment, to_day_number, write_day
-from sandbox.organization import UNIT_SHARES, list_references
+from sandbox.companies import COMPANIES
+from sandbox.known_case import write_known_case
+from sandbox.lifecycle import Desk, write_day
+from sandbox.organization import Company, list_references, to_day_number
+from sandbox.painting import PAINTING
 from sandbox.records import Unit
+from sandbox.resources import RESOURCES
 from sandbox.store import Store
+from sandbox.truth import Books, read_books
 
 FIRST_DAY = date(2024, 7, 1)
 LAST_DAY = date(2025, 9, 14)
-TIME_ZONE = "America/Phoenix"
+TIME_ZONE = PAINTING.time_zone
 JOBS_A_WEEK = 630
 WEEKDAYS = (1.15, 1.10, 1.05, 1.00, 0.95, 0.45, 0.30)
-FIRST_GENERATED_ID = 1_000_000  # smaller ids are the known case and the settings
 RETIRED_ON = to_day_number(date(2025, 1, 1))
+DAYS_OF_IMPORTS = 28  # from FIRST_DAY on, in a company whose records are untidy
 
 
-def compute_shares(day: int) -> dict[Unit, float]:
-    """Compute the units' shares of a day's jobs: retired ones fade; Phoenix-Sales gets none on the known days."""
-    known = day in KNOWN_WEEK or day in KNOWN_2024
+def compute_shares(company: Company, day: int) -> dict[Unit, float]:
+    """Compute the units' shares of a day's jobs: retired ones fade; the known unit gets none on the known days."""
+    known = company.known
+    is_known = known and (day in known.week or day in known.year_before)
     return {
         unit: share * (1 if unit.active or day < RETIRED_ON else 0.08)
-        for unit, share in UNIT_SHARES.items()
-        if not (known and unit.rollup == KNOWN_ROLLUP)
+        for unit, share in company.units.items()
+        if not (is_known and unit.rollup == known.rollup)
     }
 
 
-def _draw_job_count(day: int, scale: float, rng: Random) -> int:
-    """Draw the number of jobs of a local day, by weekday and season; on the known days of 2024 OTHERS_2024 in all."""
-    if day in KNOWN_2024:
-        done = accumulate(WEEKDAYS[(other + 3) % 7] for other in KNOWN_2024)
-        cut = [0, *(round(OTHERS_2024 * scale * part / sum(WEEKDAYS)) for part in done)]
-        return cut[day - KNOWN_2024[0] + 1] - cut[day - KNOWN_2024[0]]
+def _draw_job_count(company: Company, day: int, scale: float, rng: Random) -> int:
+    """Draw the number of jobs of a local day, by weekday and season; on the days a year before the known week, its."""
+    known = company.known
+    if known and day in known.year_before:
+        done = accumulate(WEEKDAYS[(other + 3) % 7] for other in known.year_before)
+        cut = [0, *(round(known.others * scale * part / sum(WEEKDAYS)) for part in done)]
+        return cut[day - known.year_before[0] + 1] - cut[day - known.year_before[0]]
     season = 1 + 0.1 * math.sin((day - 19_800) / 365.25 * math.tau)
-    drawn = sum(compute_shares(day).values()) / sum(UNIT_SHARES.values()) if day in KNOWN_WEEK else 1
+    is_known = known and day in known.week
+    drawn = sum(compute_shares(company, day).values()) / sum(company.units.values()) if is_known else 1
     expected = JOBS_A_WEEK * scale * WEEKDAYS[(day + 3) % 7] / sum(WEEKDAYS) * season * drawn
     return int(expected * (0.9 + 0.2 * rng.random()) + rng.random())
 
 
 def populate(store: Store, seed: int = 1, scale: float = 1) -> None:
     """Write a tenant into `store`: about JOBS_A_WEEK times `scale` jobs a week from FIRST_DAY to LAST_DAY."""
-    now = make_moment(to_day_number(LAST_DAY), 24)
-    for resource, record in list_references():
+    company, first_day = COMPANIES[store.company], to_day_number(FIRST_DAY)
+    now = company.clock.make_moment(to_day_number(LAST_DAY), 24)
+    for resource, record in list_references(company):
         store.add(resource, record)
-    fixed = Desk(store, Random("the known case"), count(100_000), now)
-    write_known_case(fixed)
-    desk = Desk(store, Random(f"tenant {seed}"), count(FIRST_GENERATED_ID), now, work=fixed.work)
-    for day in range(to_day_number(FIRST_DAY), to_day_number(LAST_DAY) + 1):
-        write_day(desk, day, _draw_job_count(day, scale, desk.rng), compute_shares(day))
+    desk = Desk(company, store, Random(f"tenant {seed}"), count(company.first_id), now)
+    if company.known:
+        fixed = Desk(company, store, Random("the known case"), count(100_000), now, work=desk.work)
+        write_known_case(fixed)
+    if company.is_untidy:
+        desk.imports_end = first_day + DAYS_OF_IMPORTS
+    for day in range(first_day, to_day_number(LAST_DAY) + 1):
+        write_day(desk, day, _draw_job_count(company, day, scale, desk.rng), compute_shares(company, day))
+
+
+_BOOKS: WeakKeyDictionary[Store, tuple[tuple[int, ...], Books]] = WeakKeyDictionary()
+
+
+def open_books(store: Store) -> Books:
+    """Read the tenant's books, again only when a record has changed: it takes seconds, and reports are many."""
+    version = tuple(store.version(resource) for resource in RESOURCES)
+    if store not in _BOOKS or _BOOKS[store][0] != version:
+        company = COMPANIES[store.company]
+        _BOOKS[store] = version, read_books(store, company.time_zone, company.rules)
+    return _BOOKS[store][1]

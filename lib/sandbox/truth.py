@@ -12,6 +12,7 @@ Readings, where the definitions leave one open:
   else; a purchase order's, return's or pay item's is its `jobId`.
 - A row without its business date falls in no period; there are no fallbacks but the defined ones. In the running week
   rows after `as_of` do not count, for any KPI.
+- A record that came with an import has year 1 for its creation: it was created in no period, and before each of them.
 - Names of statuses and of the excluded and warranty job types compare exactly; a job without a type name is neither.
 - A sold estimate is an active one with status Sold. A job without sold `soldOn` is an opportunity on its `completedOn`.
 - No-charge: no active estimate, and active invoices whose subTotal sum to 0, as no invoice at all does.
@@ -29,10 +30,9 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+from sandbox.records import NO_INSTANT
 from sandbox.store import Store
 
-NOT_PRODUCTION = frozenset({"PM Inspection", "Safety Inspection", "Window/Solar Washing"})
-WARRANTY = frozenset({"Warranty", "Touchup"})
 SMALLEST_RECEIVABLE = Decimal(10)  # dollars; a location that owes less is left out of A/R
 
 ZERO = Decimal(0)
@@ -41,6 +41,16 @@ NOWHERE = (None, ())  # the rolled-up unit and the divisions of an unknown unit
 
 Key = tuple[str, date]  # rolled-up unit, first day of the period
 Kpis = dict[str, int | Decimal | Fraction | None]
+
+
+class JobTypeRules(NamedTuple):
+    """The names of job types that are not production, and of those that are warranty work; a painter's by default."""
+
+    not_production: frozenset[str] = frozenset({"PM Inspection", "Safety Inspection", "Window/Solar Washing"})
+    warranty: frozenset[str] = frozenset({"Warranty", "Touchup"})
+
+
+PAINTER = JobTypeRules()
 
 
 class Estimate(NamedTuple):
@@ -66,11 +76,15 @@ class Invoice(NamedTuple):
     invoiced: str | None
     subtotal: Decimal
     total: Decimal
+    balance: Decimal
     parts: Decimal  # totalCost of its Material and Equipment items
 
 
 class Collected(NamedTuple):
-    """What an active payment applied to an invoice, or left unapplied (then without `invoice`); `unit` gets it."""
+    """What an active payment applied to an invoice, or left unapplied (then without `invoice`); `unit` gets it.
+
+    `settled` is the invoice if it is active.
+    """
 
     payment: int
     type: str | None
@@ -79,6 +93,7 @@ class Collected(NamedTuple):
     paid: str | None
     invoice: str | None
     amount: Decimal
+    settled: Invoice | None = None
 
 
 class Movement(NamedTuple):
@@ -103,9 +118,14 @@ class Job:
     created: str
     completed: str | None
     start: str
-    under_warranty: bool
+    is_production: bool
+    is_warranty: bool
     generated_by_tech: bool
     sold_by: int | None
+    booked_by: int | None
+    campaign: int | None
+    invoiced: str | None = None  # the first date of its invoices
+    paid: str | None = None  # the last date of the payments of its invoices
     estimates: list[Estimate] = field(default_factory=list)
     subtotal: Decimal = ZERO
     parts: Decimal = ZERO
@@ -138,14 +158,6 @@ class Job:
         return self.is_estimate and self.status == "Completed"
 
     @property
-    def is_production(self) -> bool:
-        return self.type not in NOT_PRODUCTION
-
-    @property
-    def is_warranty(self) -> bool:
-        return self.under_warranty or self.type in WARRANTY
-
-    @property
     def closed(self) -> bool:
         return any(estimate.sold for estimate in self.estimates)
 
@@ -161,6 +173,7 @@ class Books:
     zone: ZoneInfo
     units: dict[int, str]
     people: dict[int, str]
+    campaigns: dict[int, tuple[str, str | None]]  # name and category
     jobs: dict[int, Job]
     estimates: list[Estimate]
     visits: list[tuple[Job, str]]  # active appointments, not canceled, by start
@@ -168,18 +181,21 @@ class Books:
     movements: list[Movement]
 
     def day(self, instant: str | None) -> date | None:
-        """Return the tenant's calendar day of a UTC instant."""
+        """Return the tenant's calendar day of a UTC instant; the first of all days for one in year 1."""
+        if instant == NO_INSTANT:
+            return date.min
         return datetime.fromisoformat(instant).astimezone(self.zone).date() if instant else None
 
 
-def read_books(store: Store, time_zone: str) -> Books:
+def read_books(store: Store, time_zone: str, rules: JobTypeRules = PAINTER) -> Books:
     """Read the tenant's records, each resource once, money as exact decimals."""
     starts, visits = _read_appointments(store)
-    jobs = _read_jobs(store, starts)
+    jobs = _read_jobs(store, starts, rules)
     books = Books(
         zone=ZoneInfo(time_zone),
         units=_read_names(store, "business_units"),
         people=_read_names(store, "employees") | _read_names(store, "technicians"),
+        campaigns={r["id"]: (r["name"], _get_name(r.get("category"))) for r in store.rows("campaigns")},
         jobs=jobs,
         estimates=[],
         visits=[(jobs[job_id], start) for job_id, start in visits if job_id in jobs],
@@ -227,7 +243,7 @@ def _read_appointments(store: Store) -> tuple[dict[int, str], list[tuple[int, st
     return starts, visits
 
 
-def _read_jobs(store: Store, starts: Mapping[int, str]) -> dict[int, Job]:
+def _read_jobs(store: Store, starts: Mapping[int, str], rules: JobTypeRules) -> dict[int, Job]:
     types, customers = _read_names(store, "job_types"), _read_names(store, "customers")
     return {
         job["id"]: Job(
@@ -236,14 +252,17 @@ def _read_jobs(store: Store, starts: Mapping[int, str]) -> dict[int, Job]:
             unit=job["businessUnitId"],
             customer=job["customerId"],
             customer_name=customers.get(job["customerId"], ""),
-            type=types.get(job["jobTypeId"], ""),
+            type=(type := types.get(job["jobTypeId"], "")),
             status=job["jobStatus"],
             created=job["createdOn"],
             completed=job.get("completedOn"),
             start=starts.get(job["firstAppointmentId"]) or job.get("completedOn") or job["createdOn"],
-            under_warranty=job.get("warrantyId") is not None,
+            is_production=type not in rules.not_production,
+            is_warranty=type in rules.warranty or job.get("warrantyId") is not None,
             generated_by_tech=job.get("jobGeneratedLeadSource") is not None,
             sold_by=job.get("soldById"),
+            booked_by=job.get("createdById"),
+            campaign=job.get("campaignId"),
         )
         for job in store.rows("jobs")
     }
@@ -296,12 +315,14 @@ def _add_invoices(store: Store, books: Books) -> dict[int, Invoice]:
             invoiced=record.get("invoiceDate"),
             subtotal=_parse_money(record.get("subTotal")),
             total=_parse_money(record.get("total")),
+            balance=_parse_money(record.get("balance")),
             parts=sum(map(_parse_money, parts), ZERO),
         )
         books.movements.append(Movement(invoice, parse_calendar_day(invoice.invoiced), invoice.total))
         if job:
             job.subtotal += invoice.subtotal
             job.parts += invoice.parts
+            job.invoiced = min(filter(None, (job.invoiced, invoice.invoiced)), default=None)
     return invoices
 
 
@@ -322,8 +343,11 @@ def _add_payments(store: Store, books: Books, invoices: Mapping[int, Invoice]) -
             invoice = invoices.get(application["appliedTo"])
             if invoice:
                 books.movements.append(Movement(invoice, books.day(application.get("appliedOn")), -amount))
-            number = application.get("appliedToReferenceNumber")
-            books.collected.append(row._replace(unit=invoice.unit if invoice else unit, invoice=number, amount=amount))
+            number, receiver = application.get("appliedToReferenceNumber"), invoice.unit if invoice else unit
+            books.collected.append(row._replace(unit=receiver, invoice=number, amount=amount, settled=invoice))
+            if invoice and invoice.job:
+                job = books.jobs[invoice.job]
+                job.paid = max(filter(None, (job.paid, row.paid)), default=None)
         if row.amount:
             books.collected.append(row)
 
@@ -344,7 +368,8 @@ def _find_monday(day: date) -> date:
 
 
 def _find_first_monday(books: Books, as_of: date) -> date:
-    return _find_monday(min((books.day(job.created) for job in books.jobs.values()), default=as_of))
+    created = (books.day(job.created) for job in books.jobs.values())
+    return _find_monday(min((day for day in created if day != date.min), default=as_of))
 
 
 def _add_year(day: date) -> date:
@@ -353,23 +378,24 @@ def _add_year(day: date) -> date:
 
 
 def compute_weekly_kpis(
-    store: Store, units: Sequence[Mapping[str, str]], time_zone: str, as_of: date
+    store: Store, units: Sequence[Mapping[str, str]], time_zone: str, as_of: date, rules: JobTypeRules = PAINTER
 ) -> dict[Key, Kpis]:
     """Compute the KPIs of each rolled-up unit and week, keyed by (unit, Monday), up to the week of `as_of`.
 
-    `units` are the rows of the rollup file (`business_unit, rollup, region, division, segment`). Counts are int, money
+    `units` are the rows of the rollup file (`business_unit, rollup, region, division, segment`), `rules` those of the
+    job types. Counts are int, money
     Decimal, ratios exact Fractions, None where the denominator is zero.
     """
-    books = read_books(store, time_zone)
+    books = read_books(store, time_zone, rules)
     mondays = list(_list_days(_find_first_monday(books, as_of), as_of))[::7]
     return _compute_kpis(books, units, [Period(monday, min(monday + 6 * DAY, as_of)) for monday in mondays])
 
 
 def compute_daily_kpis(
-    store: Store, units: Sequence[Mapping[str, str]], time_zone: str, as_of: date
+    store: Store, units: Sequence[Mapping[str, str]], time_zone: str, as_of: date, rules: JobTypeRules = PAINTER
 ) -> dict[Key, Kpis]:
     """Compute the KPIs of each unit and day, keyed by (unit, day), from the first week's Monday to `as_of`."""
-    books = read_books(store, time_zone)
+    books = read_books(store, time_zone, rules)
     return _compute_kpis(
         books, units, [Period(day, day) for day in _list_days(_find_first_monday(books, as_of), as_of)]
     )
