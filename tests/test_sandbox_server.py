@@ -634,20 +634,27 @@ def test_a_client_that_stops_only_at_an_empty_page_ends(sandbox, tenant):
 # --- the command
 
 
-def test_a_bad_setting_is_one_sentence():
-    environment = os.environ | {"SANDBOX_SEED": "lucky"}
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("SANDBOX_SEED", "lucky", ("whole number", "2147483647")),
+        ("SANDBOX_COMPANY", "roofing", ("painting or hvac",)),
+    ],
+)
+def test_a_bad_setting_is_one_sentence(name, value, words):
+    environment = os.environ | {name: value}
     ended = subprocess.run(
         [sys.executable, "-m", "sandbox"], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert ended.returncode == 2
-    assert all(word in ended.stderr for word in ("SANDBOX_SEED=lucky", "whole number", "2147483647"))
+    assert all(word in ended.stderr for word in (f"{name}={value}", *words))
     assert ended.stderr.count("\n") == 1
 
 
 @contextmanager
-def command(*arguments: str) -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
+def command(*arguments: str, company: str = "") -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
     """Python in a process of its own that serves a small tenant, and what it exports; killed if it does not end."""
-    environment = os.environ | {"SANDBOX_PORT": "0", "SANDBOX_SCALE": "0.001"}
+    environment = os.environ | {"SANDBOX_PORT": "0", "SANDBOX_SCALE": "0.001", "SANDBOX_COMPANY": company}
     with subprocess.Popen(
         [sys.executable, *arguments], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as run:
@@ -665,6 +672,14 @@ def test_the_command_prints_what_to_export_and_ends_when_interrupted():
         assert run.wait(10) == 0
     assert exported["AS_OF"] == "2025-09-14"
     assert Path(exported["COMPANY"]).parts[-3:] == ("runs", "sandbox", "company")
+    assert (exported["TIME_ZONE"], exported["ST_TENANT_ID"]) == ("America/Phoenix", "1000001")
+
+
+def test_the_command_serves_the_other_company():
+    with command("-m", "sandbox", company="hvac") as (_, exported):
+        pass
+    assert Path(exported["COMPANY"]).parts[-4:] == ("runs", "sandbox", "hvac", "company")
+    assert (exported["TIME_ZONE"], exported["ST_TENANT_ID"]) == ("America/New_York", "4400001")
 
 
 SIGNALLED_IN_A_THREAD = """

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
+from sandbox.companies import COMPANIES
 from stkpi import settings
 from stkpi.errors import UserError
 
@@ -31,6 +33,16 @@ def test_a_time_zone_that_is_none_is_refused(zone, monkeypatch) -> None:
     monkeypatch.setenv("TIME_ZONE", zone)
     with pytest.raises(UserError, match=r"TIME_ZONE .* is not a time zone name such as America/Phoenix"):
         settings.load()
+
+
+def test_an_unknown_sandbox_company_is_refused_with_those_that_exist(monkeypatch) -> None:
+    monkeypatch.setenv("SANDBOX_COMPANY", "roofing")
+    with pytest.raises(UserError) as raised:
+        settings.load()
+    assert str(raised.value) == (
+        "SANDBOX_COMPANY in the environment or .env is invalid: Input should be 'painting' or 'hvac'."
+    )
+    assert get_args(settings.Settings.model_fields["sandbox_company"].annotation) == tuple(COMPANIES)
 
 
 def test_no_test_and_no_process_of_a_test_meets_a_company() -> None:

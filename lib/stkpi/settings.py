@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import date
 from pathlib import Path
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
@@ -42,6 +43,7 @@ class Settings(BaseSettings):
     github_api_url: str = "https://api.github.com"
     slack_webhook: SecretStr | None = None
 
+    sandbox_company: Literal["painting", "hvac"] = "painting"
     sandbox_port: int = Field(8900, ge=0, le=65535)
     sandbox_seed: int = 1
     sandbox_scale: float = Field(1, gt=0)
