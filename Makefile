@@ -31,7 +31,7 @@ soak: $(READY) ## the long tests: damaged tables, killed runs, many nights, BigQ
 	@$(BIN)/python -m pytest -q -n 2 -m soak tests
 
 lab: $(READY) ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab --notebook-dir=notebooks
+	@$(BIN)/python -m stkpi lab
 
 check: $(READY) ## lint, format, types, notebooks without outputs
 	@$(RUFF) check lib tests notebooks

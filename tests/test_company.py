@@ -17,7 +17,6 @@ from stkpi import company, settings, warehouse
 from stkpi.company import Adoption
 from stkpi.errors import UserError
 from stkpi.marts import build as marts
-from stkpi.runs import sandbox_process
 
 SEPTEMBER = date(2025, 9, 14)
 OCTOBER = date(2025, 10, 5)
@@ -44,14 +43,11 @@ def write(config: settings.Settings, text: str, file: str = company.FILE) -> Pat
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 
-def test_the_folder_is_the_named_one_else_the_company_s_else_a_copy_of_the_made_up_one_s(tmp_path, monkeypatch):
+def test_the_folder_of_the_made_up_company_is_a_copy_and_another_one_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(company, "SANDBOX_FOLDER", tmp_path / "copy")
-    monkeypatch.delenv("COMPANY")
-    named = settings.Settings(_env_file=None, company="companies/acme", st_client_id="id")
-    assert company.find_folder(named) == settings.ROOT / "companies" / "acme"
-    assert company.find_folder(settings.Settings(_env_file=None, st_client_id="id")) == settings.ROOT / "company"
-    assert not (tmp_path / "copy").exists()
-    assert company.find_folder(settings.Settings(_env_file=None)) == tmp_path / "copy"
+    assert company.find_folder(config_of(tmp_path / "acme")) == tmp_path / "acme"
+    assert not list(tmp_path.iterdir())
+    assert company.find_folder(config_of(tmp_path / "copy")) == tmp_path / "copy"
     assert {path.name for path in (tmp_path / "copy").iterdir()} == {
         "company.yml", "business_units.csv", "job_type_rules.csv", "observed.csv"
     }  # fmt: skip
@@ -65,15 +61,6 @@ def test_a_file_of_the_made_up_company_that_was_edited_is_kept_and_a_deleted_one
     (tmp_path / "observed.csv").unlink()
     assert company.read_company(config).name == "Mine"
     assert (tmp_path / "observed.csv").read_bytes() == (company.SANDBOX_PRESET / "observed.csv").read_bytes()
-
-
-@pytest.mark.parametrize("named", ["", "companies/acme"])
-def test_the_sandbox_brings_its_folder_unless_one_is_named(named, monkeypatch):
-    for name, value in (("ST_CLIENT_ID", ""), ("SANDBOX_SCALE", "0.001"), ("COMPANY", named)):
-        monkeypatch.setenv(name, value)
-    with sandbox_process.provide_tenant():
-        assert settings.load().st_client_id
-        assert settings.load().company == (Path(named) if named else company.SANDBOX_FOLDER)
 
 
 def test_the_distribution_ships_no_company_and_git_does_not_ignore_one():

@@ -14,6 +14,7 @@ import requests
 import yaml
 from filelock import FileLock
 
+from stkpi import settings
 from stkpi.errors import UserError
 from stkpi.runs import history, runner, sandbox_process
 
@@ -42,7 +43,8 @@ def spec(folder: Path, steps: list[dict]) -> Path:
 @pytest.fixture(autouse=True)
 def own_credentials(monkeypatch):
     """With credentials no sandbox is started; the fixture notebooks talk to nobody."""
-    monkeypatch.setenv("ST_CLIENT_ID", "a-company")
+    for name in settings.CREDENTIALS:
+        monkeypatch.setenv(name.upper(), "a-company")
 
 
 class Night:
@@ -67,7 +69,8 @@ def night(tmp_path_factory):
 COMMAND = """
 import sys, pathlib
 from stkpi.runs import runner
-runner.RUNS = pathlib.Path(sys.argv.pop(1))
+runs = pathlib.Path(sys.argv.pop(1))
+runner.run_spec, run = lambda spec, given: run(spec, given, runs), runner.run_spec
 sys.exit(runner.main())
 """
 
@@ -76,7 +79,7 @@ def start(runs: Path, *arguments: str | Path) -> subprocess.Popen:
     """The runner's command line in a process of its own, writing to `runs`."""
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, runs, *arguments],
-        env=os.environ | {"ST_CLIENT_ID": "a-company"},
+        env=os.environ | dict.fromkeys(map(str.upper, settings.CREDENTIALS), "a-company"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -214,11 +217,12 @@ def answers(url: str) -> bool:
 
 
 def test_without_credentials_a_sandbox_serves_as_long_as_its_command_lives():
-    environment = os.environ | {"ST_CLIENT_ID": "", "SANDBOX_SCALE": "0.01", "AS_OF": "2025-08-24"}
+    empty = dict.fromkeys(map(str.upper, settings.CREDENTIALS), "")
+    environment = os.environ | empty | {"SANDBOX_SCALE": "0.01", "AS_OF": "2025-08-24"}
     with subprocess.Popen(
         [sys.executable, "-c", WITHIN], env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout.readline().startswith("No ST_CLIENT_ID is set: using the sandbox")
+        assert process.stdout.readline().startswith("No ServiceTitan credentials are set: using the sandbox")
         sandbox, url, as_of = process.stdout.readline().split()
         assert (sandbox, as_of) == ("True", "2025-08-24")
         assert answers(url)

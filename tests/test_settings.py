@@ -3,13 +3,20 @@
 import os
 import subprocess
 import sys
+from datetime import date
+from pathlib import Path
 from typing import get_args
 
 import pytest
+from dotenv import dotenv_values
 
 from sandbox.companies import COMPANIES
+from sandbox.tenant import LAST_DAY
 from stkpi import settings
 from stkpi.errors import UserError
+from stkpi.runs import sandbox_process
+
+OF_GITHUB = {"GITHUB_TOKEN", "GITHUB_REPOSITORY", "GITHUB_API_URL"}  # which its workflow sets
 
 
 def test_a_file_of_another_name_is_read_and_the_environment_wins(tmp_path, monkeypatch) -> None:
@@ -31,7 +38,7 @@ def test_a_value_that_cannot_be_used_is_named_and_not_shown(monkeypatch) -> None
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "../etc", "/etc/passwd"])
 def test_a_time_zone_that_is_none_is_refused(zone, monkeypatch) -> None:
     monkeypatch.setenv("TIME_ZONE", zone)
-    with pytest.raises(UserError, match=r"TIME_ZONE .* is not a time zone name such as America/Phoenix"):
+    with pytest.raises(UserError, match=r"TIME_ZONE .* is not a time zone name such as"):
         settings.load()
 
 
@@ -45,8 +52,90 @@ def test_an_unknown_sandbox_company_is_refused_with_those_that_exist(monkeypatch
     assert get_args(settings.Settings.model_fields["sandbox_company"].annotation) == tuple(COMPANIES)
 
 
+# --- a made-up company, and several real ones -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a fresh clone: no company is named, no credential is set, and there is no file of settings."""
+    monkeypatch.delenv("COMPANY")
+
+
+@pytest.mark.usefixtures("nothing_set")
+@pytest.mark.parametrize(("name", "zone"), [("painting", "America/Phoenix"), ("hvac", "America/New_York")])
+def test_without_credentials_every_command_has_the_made_up_company_s_own_settings(name, zone, monkeypatch) -> None:
+    monkeypatch.setenv("SANDBOX_COMPANY", name)
+    read, own = settings.load(), settings.RUNS / "sandbox" / name
+    assert read.is_demo
+    assert (read.warehouse, read.company) == (own / "warehouse.duckdb", own / "company")
+    assert (read.as_of, read.time_zone, read.runs) == (LAST_DAY, zone, settings.RUNS)
+    assert zone == COMPANIES[name].time_zone
+    monkeypatch.setenv("AS_OF", "2025-08-24")
+    assert settings.load().as_of == date(2025, 8, 24)
+
+
+@pytest.mark.usefixtures("nothing_set")
+def test_one_credential_is_enough_to_leave_the_made_up_company_alone(monkeypatch) -> None:
+    monkeypatch.setenv("ST_APP_KEY", "key")
+    read = settings.load()
+    assert not read.is_demo
+    assert (read.warehouse, read.company) == (settings.RUNS / "warehouse.duckdb", settings.ROOT / "company")
+    assert read.as_of is None
+    with pytest.raises(UserError) as raised, sandbox_process.provide_tenant():
+        pass
+    assert str(raised.value) == (
+        "ServiceTitan's credentials are not complete: "
+        "fill in ST_CLIENT_ID and ST_CLIENT_SECRET and ST_TENANT_ID in .env."
+    )
+
+
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:8900"])
+def test_a_made_up_company_is_never_written_to_bigquery(url, monkeypatch) -> None:
+    monkeypatch.setenv("BQ_PROJECT", "theirs")
+    for name in settings.CREDENTIALS if url else ():
+        monkeypatch.setenv(name.upper(), "of the sandbox")
+    monkeypatch.setenv("ST_API_URL", url)
+    with pytest.raises(UserError, match=r"never written to BigQuery.*ST_CLIENT_ID.*BQ_PROJECT"):  # noqa: SIM117 inside
+        with sandbox_process.provide_tenant():
+            pytest.fail("a tenant was provided")
+
+
+def test_a_second_company_has_its_own_settings_warehouse_and_runs(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("ENV_FILE")
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    folder = tmp_path / "companies" / "acme"
+    folder.mkdir(parents=True)
+    (tmp_path / ".env").write_text("ST_TENANT_ID=1\nBQ_PROJECT=first\n")
+    (folder / ".env").write_text("ST_TENANT_ID=2\n")
+    monkeypatch.setenv("COMPANY", "companies/acme")
+    read = settings.load()
+    assert (read.st_tenant_id, read.bq_project, read.company) == ("2", None, folder)
+    assert (read.runs, read.warehouse) == (settings.RUNS / "acme", settings.RUNS / "acme" / "warehouse.duckdb")
+
+
+def test_a_name_that_nothing_reads_is_told_with_the_nearest_one(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "other.env"
+    file.write_text("ST_CLIENT_ID=a\nST_CLIENTSECRET=b\n")
+    monkeypatch.setenv("ENV_FILE", str(file))
+    with pytest.raises(UserError) as raised:
+        settings.load()
+    assert str(raised.value) == "Nothing reads ST_CLIENTSECRET in other.env; did you mean ST_CLIENT_SECRET?"
+
+
+def test_a_named_file_that_is_not_there_is_told(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ENV_FILE", str(tmp_path / "acme.env"))
+    with pytest.raises(UserError, match=r"ENV_FILE names is not there: .*acme\.env"):
+        settings.load()
+
+
+def test_the_example_is_read_and_has_every_setting_of_a_company() -> None:
+    example = set(dotenv_values(settings.ROOT / ".env.example"))
+    assert {name.upper() for name in settings.Settings.model_fields} - example == OF_GITHUB
+    assert example <= {name.upper() for name in settings.Settings.model_fields}
+
+
 def test_no_test_and_no_process_of_a_test_meets_a_company() -> None:
-    assert settings.load() == settings.Settings(_env_file=None)
+    assert settings.load().company == Path(os.environ["COMPANY"])
     assert settings.load().bq_project is None
     show = "from stkpi import settings; print(settings.load().bq_project, settings.load().st_client_id)"
     said = subprocess.run([sys.executable, "-c", show], env=os.environ, capture_output=True, text=True, check=True)

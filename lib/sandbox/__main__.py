@@ -15,12 +15,13 @@ import threading
 import time
 from pathlib import Path
 
+from dotenv import dotenv_values
 from tqdm import tqdm
 
 from sandbox.companies import COMPANIES
 from sandbox.server import start
 from sandbox.store import Store
-from sandbox.tenant import LAST_DAY, populate
+from sandbox.tenant import populate
 
 USAGE = 2
 RUNS = Path(__file__).parents[2] / "runs"
@@ -64,6 +65,7 @@ def load_tenant(company: str, seed: int, scale: float, cache: Path) -> Store:
     if smallest <= scale <= largest:
         unfinished = cache.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:
                 pickle.dump(key, file)
                 pickle.dump(store, file, pickle.HIGHEST_PROTOCOL)
@@ -95,8 +97,6 @@ def _generate_tenant(company: str, seed: int, scale: float) -> Store:
 def main() -> None:
     """Serve until SIGINT or SIGTERM; exit 2 with one sentence for a setting that does not work."""
     company = _read_company()
-    # Clients keep the company's own files there; those of the default company come from `company/` beside this file.
-    folder = RUNS / "sandbox" / ("" if company == DEFAULT else company) / "company"
     port = int(_read_setting("SANDBOX_PORT", "8900", int, 0, 65535))
     seed = int(_read_setting("SANDBOX_SEED", "1", int, 0, 2**31 - 1))
     scale = _read_setting("SANDBOX_SCALE", "1", float, 0.001, 1000)
@@ -106,7 +106,7 @@ def main() -> None:
         sys.stderr.write(f"Port {port} is in use: stop what runs there or set SANDBOX_PORT to another one.\n")
         sys.exit(USAGE)
     began = time.monotonic()
-    store = load_tenant(company, seed, scale, RUNS / f"sandbox-{company}.pickle")
+    store = load_tenant(company, seed, scale, RUNS / "sandbox" / company / "records.pickle")
     sandbox = start(store, port, seed=seed)
     seconds = time.monotonic() - began
     sys.stderr.write(f"{len(store):,} records after {seconds:.0f} s, served at {sandbox.url}; Ctrl-C stops it.\n")
@@ -116,7 +116,7 @@ def main() -> None:
         signal.SIGTERM,
     ):  # before the lines are printed: a client that has read them may stop us
         signal.signal(number, lambda received, _: signals.append(received))
-    for name, value in (sandbox.environment | {"COMPANY": str(folder), "AS_OF": LAST_DAY.isoformat()}).items():
+    for name, value in (dotenv_values(Path(__file__).parent / f"{company}.env") | sandbox.environment).items():
         sys.stdout.write(f"export {name}={value}\n")
     sys.stdout.flush()
     while not signals:  # an endless wait can miss a signal that came just before it, or to another thread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -74,7 +75,7 @@ def _reconcile(options: argparse.Namespace) -> int:
         result = reconcile.run(options.export, options.kpi, options.unit, options.first, options.last)
     print(render.format_text(result))
     if not result.matches:
-        folder = render.write_files(result, options.out, names=options.names)
+        folder = render.write_files(result, options.out or settings.load().runs / "reconcile", names=options.names)
         print(f"Row by row: {folder / 'rows.csv'}")
     return 0 if result.matches else 1
 
@@ -88,6 +89,16 @@ def _doctor(_: argparse.Namespace) -> int:
         todo += not finding.ok
     print(f"{todo} to do." if todo else "All checks passed: `make nightly`.")
     return 2 if todo else 0
+
+
+def _lab(_: argparse.Namespace) -> int:
+    folder = settings.ROOT / "notebooks"
+    jupyter = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={folder}"])  # noqa: S603 ours
+    while True:
+        try:
+            return jupyter.wait()
+        except KeyboardInterrupt:  # Jupyter asks whether it shall stop
+            continue
 
 
 def _find(options: argparse.Namespace) -> int:
@@ -213,8 +224,11 @@ def main() -> int:
     command.add_argument("--from", dest="first", default="", help="first day; default: the one that the export states")
     command.add_argument("--to", dest="last", default="", help="last day, included")
     command.add_argument("--names", action="store_true", help="write the customers' names instead of masking them")
-    command.add_argument("--out", type=Path, default=settings.ROOT / "runs" / "reconcile", help="where the rows go")
+    command.add_argument("--out", type=Path, help="where the rows go; default: reconcile, in the runs")
     command.set_defaults(run=_reconcile, tenant=False)
+
+    command = commands.add_parser("lab", help="open the notebooks in JupyterLab, with a tenant to talk to")
+    command.set_defaults(run=_lab, tenant=True)
 
     _add_observation_commands(commands)
 

@@ -5,8 +5,8 @@
     job_type_rules.csv  job types that are excluded from production, or are warranty work
     observed.csv        numbers that somebody read off ServiceTitan
 
-COMPANY names the folder; without it, `company/` is a company's and `runs/sandbox/company` the made-up one's. Every file
-may be missing. An adoption looks like this, the newest of a KPI last:
+COMPANY names the folder; without it, `company/` is a company's and `runs/sandbox/<name>/company` a made-up one's. Every
+file may be missing. An adoption looks like this, the newest of a KPI last:
 
     definitions:
       leads:
@@ -36,9 +36,8 @@ from ruamel.yaml.error import MarkedYAMLError
 from stkpi import settings
 from stkpi.errors import UserError
 
-FOLDER = settings.ROOT / "company"
-SANDBOX_FOLDER = settings.ROOT / "runs" / "sandbox" / "company"
-SANDBOX_PRESET = settings.ROOT / "lib" / "sandbox" / "company"
+SANDBOX_FOLDER = settings.RUNS / "sandbox" / "painting" / "company"
+SANDBOX_PRESET = settings.SANDBOX / "company"
 
 FILE = "company.yml"
 KEYS = ("name", "definitions")
@@ -96,12 +95,11 @@ class Company:
 def find_folder(config: settings.Settings) -> Path:
     """Return the company's folder, whether it exists or not.
 
-    The made-up company's is a working copy: files that it lacks are copied from the preset, others are kept.
+    The painting company's is a working copy: files that it lacks are copied from the preset, others are kept.
     """
-    folder = settings.ROOT / (config.company or (FOLDER if config.st_client_id else SANDBOX_FOLDER))
-    if folder == SANDBOX_FOLDER:
-        _complete(folder, SANDBOX_PRESET)
-    return folder
+    if config.company == SANDBOX_FOLDER:
+        _complete(config.company, SANDBOX_PRESET)
+    return config.company
 
 
 def _complete(folder: Path, preset: Path) -> None:

@@ -1,19 +1,30 @@
-"""The settings: the only reader of the environment and of `.env` (or the file that ENV_FILE names instead)."""
+"""The settings: the only reader of the environment and of `.env`.
+
+The file of settings is the one that ENV_FILE names, else the `.env` in the folder that the environment's COMPANY names,
+else `.env` beside the Makefile. The environment wins over it. While neither credentials nor BQ_PROJECT are set, the
+made-up company's own settings stand behind both: its warehouse, its folder, its time zone and its last day.
+"""
 
 from __future__ import annotations
 
 import os
-from datetime import date
+from datetime import date, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
 
+from dotenv import dotenv_values
 from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stkpi.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+RUNS = ROOT / "runs"
+COMPANY = ROOT / "company"
+SANDBOX = ROOT / "lib" / "sandbox"
+CREDENTIALS = ("st_client_id", "st_client_secret", "st_app_key", "st_tenant_id")
 
 
 class Settings(BaseSettings):
@@ -32,11 +43,11 @@ class Settings(BaseSettings):
     bq_location: str = "US"
     bq_step_budget: ByteSize = ByteSize(200_000_000_000)
     bigquery_emulator_host: str | None = None
-    warehouse: Path = ROOT / "runs" / "warehouse.duckdb"
+    warehouse: Path = RUNS / "warehouse.duckdb"
 
     time_zone: str = "America/Phoenix"
     as_of: date | None = None
-    company: Path | None = None
+    company: Path = COMPANY
 
     github_token: SecretStr | None = None
     github_repository: str | None = None
@@ -47,6 +58,33 @@ class Settings(BaseSettings):
     sandbox_port: int = Field(8900, ge=0, le=65535)
     sandbox_seed: int = 1
     sandbox_scale: float = Field(1, gt=0)
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the company's runs: `runs/`, and one in it for each other company."""
+        alone = self.company == COMPANY or self.company.is_relative_to(RUNS)
+        return RUNS if alone else RUNS / self.company.name
+
+    @property
+    def missing_credentials(self) -> tuple[str, ...]:
+        """The names of ServiceTitan's credentials that have no value."""
+        return tuple(name.upper() for name in CREDENTIALS if not getattr(self, name))
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether nothing of a company's own is set: commands then talk to the made-up company."""
+        return len(self.missing_credentials) == len(CREDENTIALS) and (
+            not self.bq_project or bool(self.bigquery_emulator_host)
+        )
+
+    def compute_today(self) -> date:
+        """Return the day that it is in the tenant's time zone."""
+        return datetime.now(ZoneInfo(self.time_zone)).date()
+
+    @field_validator("warehouse", "company")
+    @classmethod
+    def _make_absolute(cls, value: Path) -> Path:
+        return ROOT / value  # a kernel of Jupyter works in another folder
 
     @field_validator("time_zone")
     @classmethod
@@ -59,9 +97,40 @@ class Settings(BaseSettings):
 
 
 def load() -> Settings:
-    """Read the settings from the environment and `.env`. Raises UserError for a value that cannot be used."""
+    """Read the settings. Raises UserError for a value that cannot be used and a name in the file that nothing reads."""
+    file = _find_file()
+    _check_names(file)
+    read = _read(file)
+    if read.is_demo:
+        read = _read(SANDBOX / f"{read.sandbox_company}.env", file)
+    if "warehouse" not in read.model_fields_set:
+        read = read.model_copy(update={"warehouse": read.runs / "warehouse.duckdb"})
+    return read
+
+
+def _find_file() -> Path:
+    """Return the file of settings; it may be missing, unless ENV_FILE names it."""
+    if named := os.environ.get("ENV_FILE"):
+        if not Path(named).exists():
+            raise UserError(f"The file of settings that ENV_FILE names is not there: {named}.")
+        return Path(named)
+    of_company = ROOT / os.environ.get("COMPANY", "") / ".env"
+    return of_company if of_company.exists() else ROOT / ".env"
+
+
+def _check_names(file: Path) -> None:
+    """Refuse a name that nothing reads: a typing error would leave its setting at the default, without a word."""
+    known = {name.upper() for name in Settings.model_fields}
+    for name in dotenv_values(file) if file.is_file() else ():
+        if name.upper() not in known:
+            nearest = get_close_matches(name.upper(), sorted(known), n=1, cutoff=0)[0]
+            raise UserError(f"Nothing reads {name} in {file.name}; did you mean {nearest}?")
+
+
+def _read(*files: Path) -> Settings:
+    """Read the environment and the files, the last one first."""
     try:
-        return Settings(_env_file=os.environ.get("ENV_FILE", ROOT / ".env"))
+        return Settings(_env_file=files)
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(map(str, first["loc"])).upper()

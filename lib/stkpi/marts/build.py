@@ -19,7 +19,6 @@ from datetime import UTC, date, datetime
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pandas as pd
 
@@ -128,7 +127,7 @@ def resolve_day(as_of: str | date | None, config: settings.Settings) -> date:
     """The last day that counts: as given, else AS_OF, else today in the tenant's time zone."""
     if isinstance(as_of, str) and as_of:
         return parse_day(as_of, "as_of")
-    return as_of or config.as_of or datetime.now(ZoneInfo(config.time_zone)).date()
+    return as_of or config.as_of or config.compute_today()
 
 
 def build_marts(as_of: str = "", *, full: bool = False) -> Build:

@@ -30,7 +30,7 @@ from stkpi import log
 from stkpi.errors import UserError, WarehouseError
 from stkpi.servicetitan.client import Client, NotPermitted, RequestFailed
 from stkpi.servicetitan.entities import ENTITIES, Entity
-from stkpi.settings import ROOT, Settings
+from stkpi.settings import Settings
 from stkpi.warehouse import DATASETS, connect
 
 FREE_GB = 2  # a year of a company with 600 jobs a week takes a tenth of it; reports and a query that spills, the rest
@@ -111,7 +111,7 @@ def check_time_zone(settings: Settings) -> str:
 
 def check_disk(settings: Settings) -> str:
     """Check the free space, and the permission to write, of the folders of the warehouse and the reports."""
-    folders = {ROOT / "runs"} | (set() if settings.bq_project else {settings.warehouse.absolute().parent})
+    folders = {settings.runs} | (set() if settings.bq_project else {settings.warehouse.absolute().parent})
     found = []
     for folder in sorted(folders):
         existing = next(path for path in (folder, *folder.parents) if path.exists())

@@ -40,7 +40,6 @@ from stkpi.reporting import pages
 from stkpi.runs import history, sandbox_process
 
 AT_ONCE = 2
-RUNS = settings.ROOT / "runs"
 TYPES = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,)}
 LOOKS_SECRET = re.compile(r"secret|password|token|credential|(^|_)key(_|$)", re.IGNORECASE)
 ATOMIC = "atomic:"
@@ -334,19 +333,20 @@ def _merge_figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {key: value for outcome in outcomes for key, value in outcome.figures.items()}
 
 
-def run_spec(spec: Path | str, parameters: Mapping[str, str] | None = None, runs: Path = RUNS) -> int:
+def run_spec(spec: Path | str, parameters: Mapping[str, str] | None = None, runs: Path | None = None) -> int:
     """Execute a spec; return the exit code (0 ok, 1 a step failed or is partial, 2 usage errors only).
 
     parameters: names and values as on a command line
-    runs: the folder in which the run gets its own
+    runs: the folder in which the run gets its own; default: the company's
     Raises UserError, before anything is written, for a bad spec or parameter, or if another run is going on.
     """
     steps = apply_parameters(read_spec(Path(spec)), parameters or {})
-    runs.mkdir(exist_ok=True)
+    runs = runs or settings.load().runs
+    runs.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(runs / ".lock").acquire(timeout=0)
     except Timeout:
-        raise UserError("Another run is going on: wait until it ends; runs/index.html shows it.") from None
+        raise UserError(f"Another run is going on: wait until it ends; {runs / 'index.html'} shows it.") from None
     with lock, sandbox_process.provide_tenant() as sandbox, _handle_signals() as stop:
         return _run_steps(steps, runs, sandbox, stop)
 
@@ -419,7 +419,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs = [text.partition("=") for text in options.parameters]
         if wrong := [name for name, equals, _ in pairs if not equals]:
             raise UserError(f"-p {wrong[0]} has no value: write -p {wrong[0]}=value.")
-        return run_spec(options.spec, {name: value for name, _, value in pairs}, RUNS)
+        return run_spec(options.spec, {name: value for name, _, value in pairs})
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

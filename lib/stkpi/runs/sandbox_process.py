@@ -11,31 +11,36 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from stkpi import settings
 from stkpi.errors import UserError
 
-LAST_EXPORT = "AS_OF"
+LAST_EXPORT = "ST_AUTH_URL"
+KEPT = ("TIME_ZONE", "AS_OF", "COMPANY", "WAREHOUSE")  # as the settings have them: a person may have set one
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @contextmanager
 def provide_tenant() -> Iterator[bool]:
     """Provide a tenant to talk to within the block; yield whether it is the sandbox.
 
-    With ST_CLIENT_ID set, nothing happens. Without it, a sandbox starts on a free port, the settings that it prints
-    (`export NAME=value`) go into the environment of this process, and it ends with the block. An AS_OF or
-    COMPANY that is set stays. Raises UserError if the sandbox does not start.
+    With ServiceTitan's credentials, nothing happens. Without any, a sandbox starts on a free port, the settings that it
+    prints (`export NAME=value`) go into the environment of this process, and it ends with the block. Raises UserError
+    if it does not start, if only some credentials are set, or if a made-up company would go to BigQuery.
     """
     current = settings.load()
-    if current.st_client_id:
+    _check_tenant(current)
+    if not current.is_demo:
         yield False
         return
-    print("No ST_CLIENT_ID is set: using the sandbox, a made-up company. Its numbers are not yours.", flush=True)
+    print("No ServiceTitan credentials are set: using the sandbox, a made-up company. Its numbers are not yours.")
+    sys.stdout.flush()
     before = dict(os.environ)
-    options = {"SEED": current.sandbox_seed, "SCALE": current.sandbox_scale, "PORT": 0}
+    options = {"COMPANY": current.sandbox_company, "SEED": current.sandbox_seed, "SCALE": current.sandbox_scale}
     with subprocess.Popen(
         [sys.executable, "-m", "stkpi.runs.sandbox_process"],
-        env=before | {f"SANDBOX_{name}": str(value) for name, value in options.items()},
+        env=before | {f"SANDBOX_{name}": str(value) for name, value in (options | {"PORT": 0}).items()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -43,15 +48,25 @@ def provide_tenant() -> Iterator[bool]:
     ) as sandbox:
         try:
             os.environ.update(_read_exports(sandbox))
-            if current.as_of:
-                os.environ["AS_OF"] = current.as_of.isoformat()
-            if current.company:
-                os.environ["COMPANY"] = str(current.company)
+            os.environ.update({name: str(getattr(current, name.lower())) for name in KEPT})
             yield True
         finally:
             os.environ.clear()
             os.environ.update(before)
             sandbox.terminate()
+
+
+def _check_tenant(current: settings.Settings) -> None:
+    """Refuse to guess which company is meant, and to write a made-up one beside real tables."""
+    missing = current.missing_credentials
+    if missing and len(missing) < len(settings.CREDENTIALS):
+        raise UserError(f"ServiceTitan's credentials are not complete: fill in {' and '.join(missing)} in .env.")
+    made_up = bool(missing) or urlsplit(current.st_api_url).hostname in LOOPBACK
+    if made_up and current.bq_project and not current.bigquery_emulator_host:
+        raise UserError(
+            "The made-up company is never written to BigQuery: fill in ServiceTitan's credentials in .env "
+            f"({', '.join(name.upper() for name in settings.CREDENTIALS)}), or leave BQ_PROJECT out."
+        )
 
 
 def _read_exports(sandbox: subprocess.Popen[str]) -> dict[str, str]:
@@ -61,7 +76,7 @@ def _read_exports(sandbox: subprocess.Popen[str]) -> dict[str, str]:
         exports[name] = value
         if name == LAST_EXPORT:
             return exports
-    raise UserError("The sandbox did not start: see its error above, or set ST_CLIENT_ID in .env.")
+    raise UserError("The sandbox did not start: see its error above.")
 
 
 def _serve() -> None:

@@ -130,11 +130,9 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         """Prepare a connection, without a call. Raises UserError if the settings lack a credential."""
         if not (settings.st_client_id and settings.st_client_secret and settings.st_app_key and settings.st_tenant_id):
-            names = ("st_client_id", "st_client_secret", "st_app_key", "st_tenant_id")
-            missing = [name.upper() for name in names if not getattr(settings, name)]
             raise UserError(
-                f"{', '.join(missing)} missing: put the ServiceTitan credentials into .env (see .env.example), "
-                "or leave ST_CLIENT_ID out to use the sandbox, a made-up company."
+                f"{', '.join(settings.missing_credentials)} missing: put the ServiceTitan credentials into .env (see "
+                ".env.example), or leave all four out to use the sandbox, a made-up company."
             )
         self._settings = settings
         self.tenant_id = settings.st_tenant_id

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
-from zoneinfo import ZoneInfo
-
 from stkpi import company, settings, warehouse
 from stkpi.errors import UserError
 from stkpi.kpis.catalog import Kpi, find_kpi
@@ -36,7 +33,7 @@ def adopt_definition(kpi: str, definition: str = "") -> str:
     if wanted.number == chosen.number:
         return f"{entry.label} is counted so already: {chosen.describe()}."
     company.adopt_definition(
-        config, entry.name, wanted.departures, adopted_on=_today(config), evidence=evidence, note=note
+        config, entry.name, wanted.departures, adopted_on=config.compute_today(), evidence=evidence, note=note
     )
     proof = "" if evidence else " No number proves it: it is taken as named."
     adopted = f"Adopted for {entry.label}: {wanted.describe()}.{proof}"
@@ -49,7 +46,7 @@ def undo_adoption(kpi: str) -> str:
     Raises UserError where nothing was adopted.
     """
     config, entry = settings.load(), find_kpi(kpi)
-    company.undo_adoption(config, entry.name, undone_on=_today(config))
+    company.undo_adoption(config, entry.name, undone_on=config.compute_today())
     now = read_definitions(config)[entry.name]
     return f"{entry.label} is counted {now.describe()} again. The next nightly or rebuild recomputes its whole history."
 
@@ -62,7 +59,3 @@ def _search(kpi: Kpi, config: settings.Settings) -> Search:
 
 def _name_it(found: Search) -> str:
     return f"Name one of them, such as DEFINITION={'status=completed' if not found.finding.groups else 'default'}."
-
-
-def _today(config: settings.Settings) -> date:
-    return datetime.now(ZoneInfo(config.time_zone)).date()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from datetime import date, datetime
-from zoneinfo import ZoneInfo
+from datetime import date
 
 import pandas as pd
 
@@ -32,7 +31,7 @@ def observe_number(row: Mapping[str, str]) -> list[str]:
     Raises UserError, in the words of the command, for a KPI, unit or day that cannot be, with the nearest right one.
     """
     config = settings.load()
-    today = datetime.now(ZoneInfo(config.time_zone)).date()
+    today = config.compute_today()
     for name, field in (("KPI", "kpi"), ("BU", "unit"), ("FROM", "first_day"), ("TO", "last_day"), ("VALUE", "value")):
         if not row.get(field, "").strip():
             raise UserError(f"{name} is missing: KPI=, BU=, FROM=, TO= and VALUE= are needed.")
