@@ -20,12 +20,11 @@ from tqdm import tqdm
 
 from sandbox.companies import COMPANIES
 from sandbox.server import start
-from sandbox.store import Store
+from sandbox.store import DEFAULT_COMPANY, Store
 from sandbox.tenant import populate
 
 USAGE = 2
 RUNS = Path(__file__).parents[2] / "runs"
-DEFAULT = "painting"
 CACHED_SCALES = (0.1, 2)  # a smaller tenant is generated in no time, a larger one would fill the disk: 400 MB at 1
 
 
@@ -43,7 +42,7 @@ def _read_setting(name: str, default: str, kind: type, smallest: float, largest:
 
 
 def _read_company() -> str:
-    name = os.environ.get("SANDBOX_COMPANY") or DEFAULT
+    name = os.environ.get("SANDBOX_COMPANY") or DEFAULT_COMPANY
     if name not in COMPANIES:
         sys.stderr.write(f"SANDBOX_COMPANY={name} does not work: it must be {' or '.join(COMPANIES)}.\n")
         sys.exit(USAGE)

@@ -25,6 +25,7 @@ class Clock:
     """Converts between instants and the days and hours of one time zone."""
 
     def __init__(self, time_zone: str) -> None:
+        """`time_zone` is a name such as America/New_York. Raises ZoneInfoNotFoundError for another one."""
         self.zone = ZoneInfo(time_zone)
 
     def to_local_day(self, moment: int) -> int:

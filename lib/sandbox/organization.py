@@ -39,11 +39,15 @@ class KnownCase:
 class Company:
     """A made-up company, the same in every tenant but for what happens in it.
 
-    Ids of settings are `first_setting_id` and up, those of generated records `first_id` and up, those of nights
-    `first_night_id` and up. `units` have their shares of the jobs. Work of `sold_types` was sold before, that of
-    `service_types` is called for, at no charge if of `free_types`. `strays` are the units of some estimates, invoices
-    and items whose job has another one, `tills` the units whose payments another one takes. `is_untidy`: some records
-    are imports or have numbers of a calculator.
+    - Ids of settings are `first_setting_id` and up, those of generated records `first_id` and up, those of records that
+      nights add `first_night_id` and up.
+    - `units` have their shares of the jobs. `strays` are the units of some estimates, invoices and items whose job has
+      another one; `tills` says which unit takes another one's payments.
+    - Work of `sold_types` was sold before, that of `service_types` is called for, at no charge if in `free_types`.
+      `rules` are those that a person would write into job_type_rules.csv.
+    - `numbers_by_year`: jobs have numbers such as 24-10233, and so have their invoices; else a number is the id.
+    - `is_untidy`: some records were imported, some invoices name no customer, amounts have up to 19 decimals.
+    - `sorts_by_any_field`: lists heed `sort` where the published description names no field for it, too.
     """
 
     name: str
@@ -83,19 +87,22 @@ class Company:
 
     @cached_property
     def clock(self) -> Clock:
-        """The clock on its walls."""
+        """The clock of its time zone."""
         return Clock(self.time_zone)
 
     @cached_property
     def unit_list(self) -> tuple[Unit, ...]:
+        """The units, in the order in which they are drawn."""
         return tuple(self.units)
 
     @cached_property
     def unit_by_name(self) -> dict[str, Unit]:
+        """The units by their names."""
         return {unit.name: unit for unit in self.units}
 
     @cached_property
     def lead_types(self) -> tuple[JobType, ...]:
+        """The types of jobs that are to sell."""
         return self.estimate_types + self.consulting_types
 
     @cached_property
@@ -105,7 +112,7 @@ class Company:
 
     def pick_technician(self, id_: int) -> int:
         """Choose the technician of a record by its id."""
-        return self.first_setting_id + 401 + id_ % 24
+        return self.technicians[id_ % len(self.technicians)]
 
     def pick_employee(self, id_: int) -> int:
         """Choose the office employee of a record by its id."""

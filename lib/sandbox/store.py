@@ -13,6 +13,7 @@ import orjson
 
 from sandbox.resources import RESOURCES, Kind
 
+DEFAULT_COMPANY = "painting"
 MISSING = np.iinfo(np.int64).min
 _CHUNK = 8192
 
@@ -128,7 +129,7 @@ class Store:
     `company` is the name of the one whose records they are, in COMPANIES.
     """
 
-    def __init__(self, company: str = "painting") -> None:
+    def __init__(self, company: str = DEFAULT_COMPANY) -> None:
         self.company = company
         self._tables = {name: _Table(resource.columns) for name, resource in RESOURCES.items()}
 
