@@ -197,6 +197,22 @@ def test_settings_have_feeds(request, company, resource):
     assert {row["active"] for row in rows} == {True, False}
 
 
+def test_bookings_and_memberships_belong_to_jobs_and_customers(hvac_tenant):
+    jobs = {job["id"]: job for job in hvac_tenant.rows("jobs")}
+    bookings = {row["id"]: row for row in hvac_tenant.rows("bookings")}
+    memberships = {row["id"]: row for row in hvac_tenant.rows("memberships")}
+    assert {row["id"] for row in bookings.values() if row["jobId"]} == {j["bookingId"] for j in jobs.values()} - {None}
+    assert all(jobs[row["jobId"]]["bookingId"] == id for id, row in bookings.items() if row["jobId"])
+    assert {row["status"] for row in bookings.values() if not row["jobId"]} == {"Dismissed"}
+    assert memberships.keys() == {job["membershipId"] for job in jobs.values()} - {None}
+    assert all(
+        memberships[job["membershipId"]]["customerId"] == job["customerId"]
+        for job in jobs.values()
+        if job["membershipId"]
+    )
+    assert {row["active"] for row in memberships.values()} == {True, False}
+
+
 # --- its reports
 
 
@@ -246,9 +262,8 @@ def test_its_reports_add_up_to_the_truth(hvac, hvac_tenant, weekly, units):
     sold = run(hvac, "BU Sales - API", BusinessUnitIds=unit_ids(*units))
     assert [row["Name"] for row in sold] == sorted(units)
     assert total(sold, "CompletedJobs") == week["estimates"]
-    assert Fraction(total(sold, "ClosedOpportunities")) == week["success_rate"] * Fraction(
-        total(sold, "SalesOpportunity")
-    )
+    opportunities = total(sold, "SalesOpportunity")
+    assert total(sold, "ClosedOpportunities") == (week["success_rate"] or 0) * Fraction(opportunities)
     assert total(sold, "TotalSales") == week["total_booked"]
 
     costs = run(hvac, "FOREMAN Job Cost", DateType=date_type(hvac, "Job Start Date"), **chosen)
@@ -263,33 +278,31 @@ def test_two_columns_of_a_report_have_one_label(hvac):
     [leads] = [report for report in HVAC.reports if "Leads" in report.name]
     labels = Counter(field["label"] for field in leads.fields)
     assert [label for label, number in labels.items() if number > 1] == ["Campaign"]
-    [row] = run(hvac, leads.name, DateType=date_type(hvac, "Job Creation Date"), BusinessUnitId=unit_ids(OBRIEN))[:1]
-    assert (row["CampaignCategory"], row["Campaign"], row["JobNumber"]) == (None, "Radio Delmarva", "24-10253")
-    assert row["CreatedDate"] == "2024-10-31T09:42:54.4567-04:00"
+    [row] = run(hvac, leads.name, DateType=date_type(hvac, "Job Creation Date"), BusinessUnitId=unit_ids(OBRIEN))
+    assert (row["CampaignCategory"], row["Campaign"], row["JobNumber"]) == (None, "Radio Delmarva", "24-10243")
+    assert row["CreatedDate"] == "2024-11-01T14:44:42.5-04:00"
 
 
 # --- the truth
 
 
 def test_a_week_counted_by_hand(hvac_tenant, weekly):
-    """O'Brien, from Monday 2024-10-28 to the Sunday of the change.
+    """Plumbing with its retired unit, from Monday 2024-09-23.
 
-    Jobs 24-10253 and 24-10254 are the ones of an estimate type (the second one booked at 00:21 on Thursday; 24-10242 is
-    a consultation). Two estimates were sold on its days: one of job 24-10206, one by mail; the third was dismissed.
+    Jobs 24-10169, 24-10172 and 24-10175 are of an estimate type, for three customers; the second was booked on Tuesday
+    at 23:43, which is Wednesday in UTC. Two estimates were sold: one of job 24-10169, one by mail in Drains (old).
     """
-    week = weekly[OBRIEN, MONDAY]
-    sold = {row["id"]: row for row in hvac_tenant.rows("estimates")}
-    assert (sold[5_012_001_952]["subtotal"], sold[5_012_002_369]["subtotal"]) == (8064.87, 1400.6)
-    assert local(sold[5_012_001_952]["soldOn"]).isoformat() == "2024-10-28T17:09:33-04:00"
-    assert sold[5_012_002_155]["status"]["name"] == "Dismissed"
-    assert (week["leads"], week["total_booked"]) == (2, Decimal("9465.47"))
-    daily = compute_daily_kpis(hvac_tenant, HVAC.list_rollups(), HVAC.time_zone, CHANGE, HVAC.rules)
-    assert daily[OBRIEN, date(2024, 10, 31)]["leads"] == 2
-    assert [daily[OBRIEN, date(2024, 10, day)]["total_booked"] for day in (28, 29, 30)] == [
-        Decimal("8064.87"),
-        Decimal("1400.60"),
-        0,
-    ]
+    monday = date(2024, 9, 23)
+    assert weekly["Plumbing", monday]["leads"] == 3
+    assert weekly["Plumbing", monday]["total_booked"] == Decimal("5520.97") + Decimal("766.84") == Decimal("6287.81")
+    [job] = [job for job in hvac_tenant.rows("jobs") if job["jobNumber"] == "24-10172"]
+    assert (job["createdOn"], job["businessUnitId"]) == ("2024-09-25T03:43:31.4567Z", *unit_ids("Plumbing"))
+    [mailed] = [row for row in hvac_tenant.rows("estimates") if row["subtotal"] == 766.84]
+    assert (mailed["jobId"], mailed["businessUnitName"]) == (None, "Drains (old)")
+    daily = compute_daily_kpis(hvac_tenant, HVAC.list_rollups(), HVAC.time_zone, monday + timedelta(6), HVAC.rules)
+    days = [daily["Plumbing", monday + timedelta(day)] for day in range(7)]
+    assert [day["leads"] for day in days] == [1, 1, 1, 0, 0, 0, 0]
+    assert [float(day["total_booked"]) for day in days] == [0, 0, 766.84, 0, 5520.97, 0, 0]
 
 
 def test_the_truth_begins_when_the_imports_end_and_knows_the_successor(weekly):

@@ -40,3 +40,8 @@ class Clock:
         """Return the instant of a local time; hour 24 ends the day."""
         local = day * DAY + hour * HOUR + minute * 60
         return local - _find_offset(self.zone, local // HOUR, is_local=True)
+
+    def add_days(self, moment: int, days: int) -> int:
+        """Return the same local time of a later day."""
+        day = self.to_local_day(moment)
+        return moment + self.make_moment(day + days, 12) - self.make_moment(day, 12)

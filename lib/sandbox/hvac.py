@@ -181,4 +181,5 @@ HVAC = Company(
     reports=REPORTS,
     numbers_by_year=True,
     is_untidy=True,
+    has_members=True,
 )

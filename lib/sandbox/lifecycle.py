@@ -195,7 +195,7 @@ def _avoid_known_week(desk: Desk, moment: int, unit: Unit) -> int:
 
 def _plan_visits(desk: Desk, created: int) -> list[Visit]:
     """Plan the visits of an estimate: one, or a canceled or inactive one before it. Some are late in the evening."""
-    rng, make_moment = desk.rng, desk.clock.make_moment
+    rng, make_moment, add_days = desk.rng, desk.clock.make_moment, desk.clock.add_days
     day = desk.clock.to_local_day(created) + 1 + int(rng.expovariate(0.25))
     late = rng.random() < 0.04
     start = make_moment(day, 23, 15 * int(rng.random() * 4)) if late else make_moment(day, 8 + int(rng.random() * 10))
@@ -203,9 +203,9 @@ def _plan_visits(desk: Desk, created: int) -> list[Visit]:
     if chance < 0.02:
         return []
     if chance < 0.10:
-        return [Visit(make_moment(day, 9), "Canceled"), Visit(start + (1 + int(rng.random() * 7)) * DAY, "Done")]
+        return [Visit(make_moment(day, 9), "Canceled"), Visit(add_days(start, 1 + int(rng.random() * 7)), "Done")]
     if chance < 0.14:
-        return [Visit(make_moment(day, 10), "Scheduled", active=False), Visit(start + 2 * DAY, "Done")]
+        return [Visit(make_moment(day, 10), "Scheduled", active=False), Visit(add_days(start, 2), "Done")]
     return [Visit(start, "Done")]
 
 
@@ -270,26 +270,37 @@ def plan_lead(desk: Desk, unit: Unit, created: int, job_type: JobType, party: Pa
     return Lead(party, unit, job_type, created, "Completed", done, visits, offers, fee)
 
 
-def _make_job_ref(desk: Desk, party: Party, unit: Unit, job_type: JobType, created: int) -> JobRef:
-    """Give a new job its ids and numbers; where numbers are no ids, its first invoice has its own."""
-    invoice_id, id_ = next(desk.ids), next(desk.ids)
+def _open_job(desk: Desk, party: Party, unit: Unit, job_type: JobType, created: int) -> JobRef:
+    """Give a new job its ids and numbers, and write the booking that it came from and the membership sold with it.
+
+    Where numbers are no ids, its first invoice has its own.
+    """
+    company, ids = desk.company, desk.ids
+    invoice_id, id_ = next(ids), next(ids)
     number = desk.make_number(id_, created)
-    return JobRef(
+    ref = JobRef(
         party,
         unit,
         invoice_id,
-        invoice_number=number if desk.company.numbers_by_year else str(invoice_id),
+        invoice_number=number if company.numbers_by_year else str(invoice_id),
         id=id_,
         number=number,
         type_name=job_type.name,
+        booking_id=next(ids) if company.has_members and id_ % 4 == 0 else None,
+        membership_id=next(ids) if company.has_members and id_ % 6 == 0 else None,
         imported=id_ % 5 == 0 and desk.clock.to_local_day(created) < desk.imports_end,
     )
+    if ref.booking_id:
+        desk.store.add("bookings", records.make_booking(company, ref.booking_id, ref, created, job_type))
+    if ref.membership_id:
+        desk.store.add("memberships", records.make_membership(company, ref.membership_id, party, unit, created))
+    return ref
 
 
 def write_lead(desk: Desk, lead: Lead) -> None:
     """Write a job that is to sell, its appointments, estimates, invoice and payments, and queue the work it sold."""
     rng, store, ids = desk.rng, desk.store, desk.ids
-    ref = _make_job_ref(desk, lead.party, lead.unit, lead.job_type, lead.created)
+    ref = _open_job(desk, lead.party, lead.unit, lead.job_type, lead.created)
     visits = [(next(ids), visit) for visit in lead.visits]
     offers = [(next(ids), offer) for offer in lead.offers]
     last = max([lead.created, lead.completed or 0, *(offer.created for offer in lead.offers)])
@@ -364,11 +375,11 @@ def write_production(desk: Desk, unit: Unit, created: int) -> None:
     """Write a job of a crew with its appointments, bills, pay and purchases."""
     rng, store, ids = desk.rng, desk.store, desk.ids
     party, job_type, cents, estimate_id = _take_work(desk, unit, created)
-    ref = _make_job_ref(desk, party, unit, job_type, created)
+    ref = _open_job(desk, party, unit, job_type, created)
     recall = desk.done and rng.random() < (0.6 if job_type.name in desk.company.free_types else 0.02)
 
     start = _draw_production_start(desk, created)
-    done: int | None = start + min(cents // 150_000, 6) * DAY + 6 * HOUR
+    done: int | None = desk.clock.add_days(start, min(cents // 150_000, 6)) + 6 * HOUR
     canceled = rng.random() < 0.05
     if done >= desk.now or (canceled and rng.random() < 0.7):
         done = None
@@ -405,18 +416,18 @@ def write_production(desk: Desk, unit: Unit, created: int) -> None:
 
 def _write_crew_visits(desk: Desk, ref: JobRef, start: int, job_status: str, stamp: Stamp) -> list[int]:
     """Write a crew's appointments and return their ids; the first is sometimes inactive, canceled or missing."""
-    rng, ids = desk.rng, desk.ids
+    rng, ids, add_days = desk.rng, desk.ids, desk.clock.add_days
     status = {"Completed": "Done", "InProgress": "Working"}.get(job_status, job_status)
     visit = Visit(start, status)
     chance = rng.random()
     if chance < 0.015:
         return []
     if chance < 0.045:
-        visits = [Visit(start, "Scheduled", active=False), Visit(start + DAY, status)]
+        visits = [Visit(start, "Scheduled", active=False), Visit(add_days(start, 1), status)]
     elif chance < 0.075:
-        visits = [Visit(start, "Canceled"), Visit(start + 3 * DAY, status)]
+        visits = [Visit(start, "Canceled"), Visit(add_days(start, 3), status)]
     else:
-        visits = [visit, Visit(start + DAY, status)] if chance < 0.20 else [visit]
+        visits = [visit, Visit(add_days(start, 1), status)] if chance < 0.20 else [visit]
     visit_ids = [next(ids) for _ in visits]
     lost = 0.20 < chance < 0.23  # the job names a first appointment that no list returns
     for ordinal, (id_, visit) in enumerate(zip(visit_ids, visits, strict=True), 1):
@@ -644,13 +655,15 @@ def _write_purchases(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
 
 
 def _write_loose_end(desk: Desk, day: int) -> None:
-    """Write what belongs to no job: a counter sale, an estimate by mail, shop pay, stock orders."""
+    """Write what belongs to no job: a counter sale, an estimate by mail, shop pay, stock orders, a lost booking."""
     rng, ids = desk.rng, desk.ids
     moment = draw_moment(desk, day)
     unit = rng.choice(desk.company.unit_list)
     party = rng.choice(desk.parties) if desk.parties else write_party(desk, unit, moment)
     id_ = next(ids)
     ref = JobRef(party, unit, id_, desk.make_number(id_, moment))
+    if desk.company.has_members:
+        desk.store.add("bookings", records.make_booking(desk.company, next(ids), ref, moment))
     _write_bills(desk, ref, draw_cents(rng, 120), moment, moment)
     sold = _avoid_known_week(desk, moment + int(rng.random() * 5 * DAY), unit)
     bought = rng.random() < 0.7 and sold < desk.now

@@ -20,7 +20,6 @@ from sandbox.companies import COMPANIES
 from sandbox.lifecycle import Desk, Lead, draw_moment
 from sandbox.organization import to_day_number
 from sandbox.records import (
-    DAY,
     HOUR,
     Application,
     Offer,
@@ -122,8 +121,8 @@ def _edit_sales(desk: Desk, day: int) -> None:
 
     def postpone(visit: Record, _: int) -> None:
         for end in ("start", "end"):
-            moment = datetime.fromisoformat(visit[end][:19] + "+00:00").timestamp()
-            visit[end] = format_instant(int(moment) + 3 * DAY)
+            moment = int(datetime.fromisoformat(visit[end][:19] + "+00:00").timestamp())
+            visit[end] = format_instant(company.clock.add_days(moment, 3))
 
     def cancel(visit: Record, _: int) -> None:
         visit["status"] = "Canceled"

@@ -100,6 +100,8 @@ class JobRef(NamedTuple):
     id: int | None = None
     number: str | None = None
     type_name: str | None = None
+    booking_id: int | None = None
+    membership_id: int | None = None
     imported: bool = False
 
 
@@ -287,17 +289,89 @@ def make_job(
         "tagTypeIds": [company.first_setting_id + 301 + id_ % 4] if id_ % 4 == 0 else [],
         "leadCallId": None if id_ % 2 else id_ + 7_000_000,
         "partnerLeadCallId": None,
-        "bookingId": None,
+        "bookingId": ref.booking_id,
         "soldById": None if id_ % 3 else company.pick_technician(id_),
         "customerPo": "" if id_ % 10 else f"PO-{id_ % 997}",
         "invoiceId": ref.invoice_id,
-        "membershipId": None,
+        "membershipId": ref.membership_id,
         "total": None if id_ % 29 == 0 else cents / 100,
         "createdFromEstimateId": from_estimate,
         "estimateIds": list(estimate_ids),
         "summary": None if id_ % 8 == 0 else f"{job_type.name}<br/>Gate code on file",
         "customFields": [_make_custom_field(company, id_)] if id_ % 5 == 0 else [],
         "externalData": [],
+    }
+
+
+def make_booking(company: Company, id_: int, ref: JobRef, created: int, job_type: JobType | None = None) -> Record:
+    """Make a crm booking; one that became no job was dismissed."""
+    written = format_instant(created)
+    return {
+        "id": id_,
+        "source": ("Website", "Chat", "Google")[id_ % 3],
+        "createdOn": written,
+        "name": ref.party.name,
+        "address": _make_street(company, ref.party),
+        "customerType": None if id_ % 5 == 0 else "Residential",
+        "start": format_instant(created + DAY),
+        "campaignId": None if id_ % 4 == 0 else company.first_setting_id + 201 + id_ % 6,
+        "businessUnitId": ref.unit.id,
+        "isFirstTimeClient": id_ % 2 == 0,
+        "uploadedImages": None if id_ % 2 else [],
+        "isSendConfirmationEmail": True,
+        "status": "Converted" if ref.id else "Dismissed",
+        "dismissingReasonId": None,
+        "jobId": ref.id,
+        "externalId": f"web-{id_}",
+        "priority": "Normal",
+        "jobTypeId": job_type and job_type.id,
+        "bookingProviderId": company.first_setting_id + 601,
+        "modifiedOn": written,
+        "summary": None,
+    }
+
+
+def make_membership(company: Company, id_: int, party: Party, unit: Unit, created: int) -> Record:
+    """Make a membership of a year; one in five was canceled, and is inactive, after 90 days."""
+    status, end = ("Canceled", created + 90 * DAY) if id_ % 5 == 0 else ("Active", created + 365 * DAY)
+    return {
+        "id": id_,
+        "createdOn": format_instant(created),
+        "createdById": company.pick_employee(id_),
+        "modifiedOn": format_instant(created),
+        "followUpOn": format_instant(end),
+        "cancellationDate": format_instant(end) if status == "Canceled" else None,
+        "from": format_calendar_day(created // DAY),
+        "nextScheduledBillDate": None if status == "Canceled" else format_calendar_day(created // DAY + 30),
+        "to": format_calendar_day(created // DAY + 365),
+        "billingFrequency": ("Monthly", "Annual")[id_ % 2],
+        "renewalBillingFrequency": None,
+        "status": status,
+        "followUpStatus": "NotAttempted",
+        "active": status == "Active",
+        "initialDeferredRevenue": 0.0,
+        "duration": 12,
+        "renewalDuration": 12,
+        "businessUnitId": unit.id,
+        "customerId": party.customer_id,
+        "membershipTypeId": company.first_setting_id + 701,
+        "activatedById": None,
+        "activatedFromId": None,
+        "billingTemplateId": None,
+        "cancellationBalanceInvoiceId": None,
+        "cancellationInvoiceId": None,
+        "followUpCustomStatusId": None,
+        "locationId": party.location_id,
+        "paymentMethodId": None,
+        "paymentTypeId": None,
+        "recurringLocationId": None,
+        "renewalMembershipTaskId": None,
+        "renewedById": None,
+        "soldById": company.pick_technician(id_),
+        "customerPo": None,
+        "importId": None,
+        "memo": None,
+        "customFields": [],
     }
 
 

@@ -223,6 +223,21 @@ RESOURCES: dict[str, Resource] = {
         export=False,
         sort=(*_SORT, "name"),
     ),
+    "bookings": Resource(
+        "crm/bookings",
+        _IDS | _CHANGES | _match_value("text", externalId="externalId"),
+        active=None,
+        export_flags=("active",),
+        sort=_SORT,
+    ),
+    "memberships": Resource(
+        "memberships/memberships",
+        _IDS
+        | _CHANGES
+        | _match_any("int", customerIds="customerId")
+        | _match_value("text", status="status", billingFrequency="billingFrequency")
+        | _match_value("int", duration="duration"),
+    ),
     "purchase_orders": Resource(
         "inventory/purchase-orders",
         _IDS
