@@ -242,3 +242,12 @@ def test_a_backfill_is_refused_in_the_words_of_its_command(arguments, words, san
     assert command.main() == 2
     assert re.search(words, capsys.readouterr().err)
     assert not file.exists()
+
+
+def test_the_status_is_told_in_words_and_in_the_company_s_time(healthy):
+    first, *lines = ingest.describe_status()
+    assert first.endswith("America/Phoenix:")
+    [jobs] = [line for line in lines if line.split()[0] == "jobs"]
+    assert re.fullmatch(
+        r" +jobs +(just now|\d+ (minute|hour)s? ago); changes up to [A-Z][a-z]+ \d+, 20\d\d, \d+:\d\d [AP]M", jobs
+    )

@@ -49,7 +49,7 @@ def _rebuild(options: argparse.Namespace) -> int:
 
 
 def _status(_: argparse.Namespace) -> int:
-    print(ingest.read_status().to_string(index=False))
+    print(*ingest.describe_status(), sep="\n")
     return 0
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 
@@ -78,6 +79,29 @@ def format_day(day: date) -> str:
     'Aug 4, 2025'
     """
     return f"{format_short_day(day)}, {day.year}"
+
+
+def format_moment(moment: datetime, zone: str) -> str:
+    """Return a moment as a clock in a time zone shows it.
+
+    >>> format_moment(datetime.fromisoformat("2025-08-04T03:05:00Z"), "America/Phoenix")
+    'Aug 3, 2025, 8:05 PM'
+    """
+    local = moment.astimezone(ZoneInfo(zone))
+    return f"{format_day(local)}, {local.hour % 12 or 12}:{local:%M %p}"
+
+
+def format_age(age: timedelta) -> str:
+    """Return how long ago something was, in its largest unit.
+
+    >>> [format_age(timedelta(minutes=m)) for m in (0, 1, 59, 90, 1439, 1440, 4400)]
+    ['just now', '1 minute ago', '59 minutes ago', '1 hour ago', '23 hours ago', '1 day ago', '3 days ago']
+    """
+    minutes = int(age.total_seconds() // 60)
+    for unit, length in (("day", 24 * 60), ("hour", 60), ("minute", 1)):
+        if count := minutes // length:
+            return f"{count:,} {unit}{'s' * (count > 1)} ago"
+    return "just now"
 
 
 def format_decimal(value: Fraction) -> str:

@@ -22,6 +22,7 @@ import pandas as pd
 from stkpi import log, settings, warehouse
 from stkpi.dates import parse_day
 from stkpi.errors import UserError
+from stkpi.formatting import format_age, format_moment
 from stkpi.ingest import state
 from stkpi.ingest.load import define_raw_table
 from stkpi.ingest.progress import Progress
@@ -103,6 +104,27 @@ def read_status() -> pd.DataFrame:
     if found.empty:
         raise UserError("Nothing has been ingested yet: run the nightly first.")
     return found
+
+
+def describe_status() -> list[str]:
+    """Say, an entity a line, when it was last read, up to when its changes are here, and what was left out.
+
+    Raises UserError before the first ingest.
+    """
+    config, now = settings.load(), datetime.now(UTC)
+    found = read_status()
+    lines = [f"The last reading of each list, with times in {config.time_zone}:"]
+    width = max(map(len, found["entity"]))
+    for row in found.to_dict("records"):
+        parts = [format_age(now - row["last_read"])]
+        if row["unfinished"]:
+            parts.append("its whole history is not read yet: run again, and it goes on")
+        elif pd.notna(row["watermark"]):
+            parts.append(f"changes up to {format_moment(row['watermark'], config.time_zone)}")
+        if row["quarantined"]:
+            parts.append(f"{row['quarantined']:,} records in quarantine")
+        lines.append(f"  {row['entity']:<{width}}  {'; '.join(parts)}")
+    return lines
 
 
 def _parse_days(mode: str, first: str, last: str) -> tuple[date, date] | None:
