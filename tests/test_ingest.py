@@ -17,8 +17,10 @@ import pytest
 import requests
 
 from sandbox import server, truth
+from sandbox.companies import COMPANIES
+from sandbox.organization import Company
 from sandbox.store import Store
-from sandbox.tenant import LAST_DAY, TIME_ZONE, populate
+from sandbox.tenant import LAST_DAY, populate
 from stkpi import __main__ as command
 from stkpi import company, warehouse
 from stkpi.errors import UserError
@@ -73,12 +75,12 @@ def assert_equal(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) 
 def assert_equals_truth(store: Store, as_of: date) -> None:
     """Every KPI of every unit, week and day equals the oracle's: counts and money exactly, ratios to nine digits."""
     marts.build_marts(as_of.isoformat())
-    units = company.read_table(company.SANDBOX_PRESET / company.UNITS, company.COLUMNS[company.UNITS])
+    own = COMPANIES[store.company]
     for table, key, oracle in (
         ("kpi_weekly_by_bu", "week_start", truth.compute_weekly_kpis),
         ("kpi_daily_by_bu", "event_date", truth.compute_daily_kpis),
     ):
-        expected = oracle(store, units, TIME_ZONE, as_of)
+        expected = oracle(store, own.list_rollups(), own.time_zone, as_of, own.rules)
         with warehouse.connect() as target:
             rows = target.query(f"SELECT * FROM st_mart_v2.{table}").to_dict("records")
         found = {(row["business_unit"], row[key]): row for row in rows}
@@ -92,6 +94,14 @@ def assert_equals_truth(store: Store, as_of: date) -> None:
         assert wrong == []
 
 
+def write_files(folder: Path, own: Company) -> None:
+    """Write what a person would say of a made-up company into its folder."""
+    company.write_rows(folder / company.UNITS, company.COLUMNS[company.UNITS], own.list_rollups())
+    rules = {"excluded_from_production": own.rules.not_production, "warranty": own.rules.warranty}
+    rows = [{"job_type": name, "rule": rule} for rule, names in rules.items() for name in sorted(names)]
+    company.write_rows(folder / company.JOB_TYPE_RULES, company.COLUMNS[company.JOB_TYPE_RULES], rows)
+
+
 def same(expected: Any, found: Any) -> bool:
     if expected is None or pd.isna(found):
         return expected is None and pd.isna(found)
@@ -103,10 +113,12 @@ def statuses(report: ingest.IngestReport) -> dict[str, str]:
     return {result.entity: result.status for result in report.entities}
 
 
-@pytest.mark.parametrize("seed", [2, 7])
-def test_every_kpi_of_every_unit_week_and_day_equals_the_truth(seed, serve, use):
-    store = Store()
+@pytest.mark.parametrize(("name", "seed"), [("painting", 2), ("painting", 7), ("hvac", 3)])
+def test_every_kpi_of_every_unit_week_and_day_equals_the_truth(name, seed, serve, use, tmp_path, monkeypatch):
+    store = Store(name)
     populate(store, seed=seed, scale=SCALE)
+    write_files(tmp_path / "company", COMPANIES[name])
+    monkeypatch.setenv("COMPANY", str(tmp_path / "company"))
     use(serve(store, seed=seed, calls_per_second=1_000_000))
     report = ingest.run_ingest()
     assert report.status == "ok"

@@ -48,7 +48,6 @@ class Company:
     - `numbers_by_year`: jobs have numbers such as 24-10233, and so have their invoices; else a number is the id.
     - `is_untidy`: some records were imported, some invoices name no customer, amounts have up to 19 decimals.
     - `has_members`: it takes bookings online and sells memberships.
-    - `sorts_by_any_field`: lists heed `sort` where the published description names no field for it, too.
     """
 
     name: str
@@ -84,7 +83,6 @@ class Company:
     numbers_by_year: bool = False
     is_untidy: bool = False
     has_members: bool = False
-    sorts_by_any_field: bool = False
     known: KnownCase | None = None
 
     @cached_property

@@ -203,7 +203,6 @@ PAINTING = Company(
     first_zip=85_000,
     streets=("Saguaro", "Ocotillo", "Mesquite", "Palo Verde", "Juniper", "Agave", "Cholla", "Ironwood"),
     reports=REPORTS,
-    sorts_by_any_field=True,  # the product counts on it: `find_history` in lib/stkpi/ingest/read.py
     known=KnownCase(
         rollup="Phoenix-Sales",
         year_before=range(to_day_number(date(2024, 8, 18)), to_day_number(date(2024, 8, 25))),

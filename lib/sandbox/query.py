@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sandbox.companies import COMPANIES
 from sandbox.resources import RESOURCES, Filter, Kind
 from sandbox.store import Store, get_value, to_dates, to_keys
 
@@ -145,8 +144,6 @@ def _sort_rows(store: Store, resource: str, rows: np.ndarray, params: Params) ->
     if not text and params.get("orderBy"):
         text, descending = params["orderBy"][0], params.get("orderByDirection", [""])[0].lower().startswith("desc")
         described = spec.order_by
-    if COMPANIES[store.company].sorts_by_any_field:
-        described = [path for path, kind in spec.columns.items() if kind in ("date", "int")]
     name = text.lstrip("+- ")
     if not name or not described:
         return rows

@@ -26,7 +26,8 @@ from stkpi.warehouse import Warehouse
 WINDOW_ROWS = 10_000  # a window holds about as many, in whole months
 READS = 3  # of the same window, until as many rows came as the server counts
 FEED_PAGES = 20  # pages of a feed that are merged together
-EPOCH, DAYS = datetime(2000, 1, 1, tzinfo=UTC), 40_000  # the days in which rows can be: no company has older ones
+EPOCH, DAYS = datetime(1990, 1, 1, tzinfo=UTC), 40_542  # real dates: 1990 to 2100
+FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 COUNTS = ("fetched", "loaded", "quarantined", "changed")
 
 
@@ -150,29 +151,27 @@ class EntityReader:
         return self.client.count_rows(self.entity.path, {**dict(self.entity.everything), **filters})
 
     def find_history(self) -> tuple[datetime, datetime] | None:
-        """Return the midnights around all rows of the list, as the server dates them; None if it has none."""
-        if not self.count_rows():
+        """Return the midnights around all rows of the list that have a real date; None if it has none.
+
+        By counts, because most lists do not sort by it.
+        """
+
+        def has_rows(first: int, end: int) -> bool:
+            return self.count_rows(Window(EPOCH + timedelta(days=first), EPOCH + timedelta(days=end))) > 0
+
+        end = bisect_left(range(DAYS), True, key=lambda day: not has_rows(day, DAYS))
+        if not end:
             return None
-        if self.slices:
-            return self._find_calendar()
-        ends = []
-        for order in ("+CreatedOn", "-CreatedOn"):
-            params = {**dict(self.entity.everything), "sort": order, "page": 1, "pageSize": 1}
-            row = self.client.get(self.entity.path, params).rows[0]
-            ends.append(windows.floor_to_midnight(datetime.fromisoformat(row["createdOn"])))
-        return ends[0], ends[1] + timedelta(days=1)
-
-    def _find_calendar(self) -> tuple[datetime, datetime]:
-        """Find the first day with rows and the day after the last one, by counts: these lists do not sort reliably."""
-        after, before = self.entity.window
-
-        def has_rows(name: str, day: int) -> bool:
-            params = {name: _format_timestamp(EPOCH + timedelta(days=day))}
-            return self.client.count_rows(self.entity.path, params) > 0
-
-        end = bisect_left(range(DAYS), True, key=lambda day: not has_rows(after, day))
-        start = bisect_left(range(end), True, key=lambda day: has_rows(before, day + 1))
+        start = bisect_left(range(end), True, key=lambda day: has_rows(0, day + 1))
         return EPOCH + timedelta(days=start), EPOCH + timedelta(days=end)
+
+    def list_windows(self) -> list[Window]:
+        """Return the windows in which all rows of the list are; what has no real date is in two windows of its own."""
+        ages = (Window(FIRST, EPOCH), Window(EPOCH + timedelta(days=DAYS), LAST))
+        found = [age for age in ages if self.count_rows(age)]
+        if history := self.find_history():
+            found += self.split_windows(*history)
+        return found
 
     def split_windows(self, start: datetime, end: datetime) -> Iterator[Window]:
         """Split a range into windows of one month, or of several where months have few rows."""
@@ -247,13 +246,13 @@ def _read_entity(reader: EntityReader) -> None:
 
 def _read_history(reader: EntityReader, last: State) -> None:
     """Read all windows of the history that the open cycle has not read yet."""
-    history = reader.find_history()
-    if history is None:
+    planned = reader.list_windows()
+    if not planned:
         return
     cycle = last.cycle or reader.run_id
     state.write_state(reader.target, reader.entity, reader.run_id, State(last.watermark, cycle))
     reader.finished = state.read_finished_windows(reader.target, reader.entity, cycle)
-    for window in reader.split_windows(*history):
+    for window in planned:
         reader.read_window(window, cycle)
     if reader.incomplete:
         return  # the cycle stays open: the next run reads the missing rows
@@ -304,9 +303,9 @@ def _fill_gaps(reader: EntityReader) -> None:
     target, entity = reader.target, reader.entity
     reader.in_servicetitan = reader.count_rows()
     reader.in_warehouse = state.count_stored(target, entity)
-    if reader.in_warehouse >= reader.in_servicetitan or reader.days or not (history := reader.find_history()):
+    if reader.in_warehouse >= reader.in_servicetitan or reader.days:
         return
-    for window in reader.split_windows(*history):
+    for window in reader.list_windows():
         missing = reader.count_rows(window) - state.count_stored(target, entity, window)
         if missing > 0:
             log.write_event("gap", entity=entity.name, window=str(window), missing=missing)

@@ -463,6 +463,16 @@ def _extraction_sql(field: Field) -> str:
     return value if field.type == "STRING" else f"NULLIF({value}, '')"
 
 
+def _value_sql(field: Field) -> str:
+    """Return the expression for the value of a column: that of the cast, but NULL for what is no date of this world.
+
+    An import writes year 1 where it knows none; of that, BigQuery cannot take the day in a zone.
+    """
+    if field.type in ("TIMESTAMP", "DATE"):
+        return f"IF(SUBSTR(`{field.name}`, 1, 4) BETWEEN '1990' AND '2100', {_cast_sql(field)}, NULL)"
+    return _cast_sql(field)
+
+
 def _cast_sql(field: Field) -> str:
     """Return the expression that casts the extracted text to the type of the column; NULL if it does not fit."""
     text = f"`{field.name}`"
@@ -487,7 +497,7 @@ def projection_sql(entity: Entity, landing: str) -> str:
     """
     text_fields = [f for f in entity.fields if f.type not in ("STRING", "JSON")]
     extracted = ",\n    ".join(f"{_extraction_sql(f)} AS `{f.name}`" for f in entity.fields)
-    typed = ",\n    ".join(f"{_cast_sql(f)} AS `{f.name}`" for f in entity.fields)
+    typed = ",\n    ".join(f"{_value_sql(f)} AS `{f.name}`" for f in entity.fields)
     if entity.incremental == "slices":
         # Neither the id nor any pair of fields is a key here: the ordinal distinguishes equal rows.
         ordinal = "CAST(ROW_NUMBER() OVER (PARTITION BY digest ORDER BY seq) AS STRING)"
