@@ -9,7 +9,7 @@ RUFF := $(BIN)/ruff --config lib/pyproject.toml
 # Python images often turn bytecode off. Then each kernel of a night would compile the whole project again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help nightly test soak lab check format sandbox ingest backfill rebuild repair validate reconcile observe find adopt sql status doctor bench bench-increment bench-finder lock clean
+.PHONY: help nightly test soak lab check format sandbox ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor bench bench-increment bench-finder lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +56,11 @@ backfill: $(READY) ## read one entity again; ENTITY=invoices FROM=2025-08-01 TO=
 rebuild: $(READY) ## recompute every week of the KPIs, not only the weeks that changed
 	@$(BIN)/python -m stkpi rebuild
 
-repair: $(READY) ## link old invoices to their jobs by evidence; FROM=2024-01-01 TO=2024-12-31 DRY=1 (all optional)
-	@$(BIN)/python -m stkpi repair --from "$(FROM)" --to "$(TO)" $(if $(DRY),--dry-run)
+repair: $(READY) ## link old invoices to their jobs by evidence; FROM=2024-01-01 TO=2024-12-31 DRY=1 (all optional); TABLE=st_raw_v2.raw_invoices of another program: only shown without APPLY=1
+	@$(BIN)/python -m stkpi repair --from "$(FROM)" --to "$(TO)" $(if $(DRY),--dry-run) --table "$(TABLE)" $(if $(APPLY),--apply)
+
+takeover: $(READY) ## what only the tables of an older pipeline have, and its views as text, in runs/takeover; OLD=st_{}_v2
+	@$(BIN)/python -m stkpi takeover --old "$(or $(OLD),st_{}_v2)"
 
 validate: $(READY) ## run every check of the warehouse, one line each, worst first
 	@$(BIN)/python -m stkpi validate

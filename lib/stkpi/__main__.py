@@ -18,6 +18,7 @@ from stkpi.kpis.definition import Definition, parse_choices, read_definitions
 from stkpi.kpis.sql import definition_sql
 from stkpi.marts import build as marts
 from stkpi.marts import invoice_repair as repair
+from stkpi.marts import takeover
 from stkpi.reconcile import command as reconcile
 from stkpi.reconcile import pull, render
 from stkpi.reconcile.observations import adopt, observe
@@ -25,6 +26,7 @@ from stkpi.reconcile.observations import report as ledger_report
 from stkpi.reconcile.observations.search import describe_search
 from stkpi.runs import sandbox_process
 from stkpi.validation import run as validation
+from stkpi.warehouse.names import LOGICAL, map_sql
 
 
 def _ingest(options: argparse.Namespace) -> int:
@@ -54,11 +56,22 @@ def _status(_: argparse.Namespace) -> int:
 
 
 def _repair(options: argparse.Namespace) -> int:
-    done = repair.run(options.dry_run, options.first, options.last)
+    if options.table:
+        done = repair.run_old(options.table, not options.apply, options.first, options.last)
+    else:
+        done = repair.run(options.dry_run, options.first, options.last)
     print(f"{done.coverage.to_string()}\n\n{done.methods.to_string(index=False)}\n")
     if len(done.unresolved):
         print(f"Left alone:\n{done.unresolved.head(20).to_string(index=False)}\n")
     print(done.headline)
+    if options.table:
+        print(f"{done.filled:,} invoices {'would change; APPLY=1 writes them' if done.dry_run else 'have changed'}.")
+    return 0
+
+
+def _takeover(options: argparse.Namespace) -> int:
+    found = takeover.compare_old(options.old)
+    print(f"{found.tables.to_string(index=False)}\n{len(found.views)} views were saved to {takeover.FOLDER}/*.sql.")
     return 0
 
 
@@ -128,7 +141,8 @@ def _sql(options: argparse.Namespace) -> int:
     chosen = read_definitions()[kpi.name]
     if options.definition:
         chosen = Definition(kpi, kpi.choose(parse_choices(kpi, options.definition)))
-    print(f"-- {kpi.label}: {chosen.describe()}\n{definition_sql(chosen)}")
+    statement = map_sql(definition_sql(chosen), settings.load().datasets)
+    print(f"-- {kpi.label}: {chosen.describe()}\n{statement}")
     return 0
 
 
@@ -177,6 +191,27 @@ def _add_observation_commands(commands: Any) -> None:
     command.set_defaults(run=_sql, tenant=False)
 
 
+def _add_old_commands(commands: Any) -> None:
+    """Add the commands for what an older pipeline has written."""
+    command = commands.add_parser("repair", help="link old invoices without a job to their job, by evidence")
+    command.add_argument("--dry-run", action="store_true", help="show what would happen, and change nothing")
+    command.add_argument(
+        "--table", default="", help="invoices that another program wrote: st_raw_v2.raw_invoices; shown unless --apply"
+    )
+    command.add_argument("--apply", action="store_true", help="with --table: write")
+    command.add_argument(
+        "--from", dest="first", default="", help="first day on which the invoices were created; default: all"
+    )
+    command.add_argument("--to", dest="last", default="", help="last day, included")
+    command.set_defaults(run=_repair, tenant=False)
+
+    command = commands.add_parser(
+        "takeover", help="what only the tables of an older pipeline have, and its views as text"
+    )
+    command.add_argument("--old", default=LOGICAL, help="its names, as DATASETS has ours; default: %(default)s")
+    command.set_defaults(run=_takeover, tenant=False)
+
+
 def main() -> int:
     """Run one command; return the exit code: 0 ok, 1 something failed, 2 usage error."""
     parser = argparse.ArgumentParser(prog="python -m stkpi", description=__doc__)
@@ -202,14 +237,6 @@ def main() -> int:
     command = commands.add_parser("doctor", help="check what a run needs, and how to get what is missing")
     command.set_defaults(run=_doctor, tenant=True)
 
-    command = commands.add_parser("repair", help="link old invoices without a job to their job, by evidence")
-    command.add_argument("--dry-run", action="store_true", help="show what would happen, and change nothing")
-    command.add_argument(
-        "--from", dest="first", default="", help="first day on which the invoices were created; default: all"
-    )
-    command.add_argument("--to", dest="last", default="", help="last day, included")
-    command.set_defaults(run=_repair, tenant=False)
-
     command = commands.add_parser("validate", help="run every check of the warehouse; one line each")
     command.add_argument("--as-of", default="", help="the last day that the KPI tables must have; default: any")
     command.add_argument("--weeks", type=int, default=validation.WEEKS, help="how many weeks count as recent")
@@ -230,6 +257,7 @@ def main() -> int:
     command = commands.add_parser("lab", help="open the notebooks in JupyterLab, with a tenant to talk to")
     command.set_defaults(run=_lab, tenant=True)
 
+    _add_old_commands(commands)
     _add_observation_commands(commands)
 
     options = parser.parse_args()

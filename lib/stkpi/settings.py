@@ -8,6 +8,7 @@ made-up company's own settings stand behind both: its warehouse, its folder, its
 from __future__ import annotations
 
 import os
+import re
 from datetime import date, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,6 +26,8 @@ RUNS = ROOT / "runs"
 COMPANY = ROOT / "company"
 SANDBOX = ROOT / "lib" / "sandbox"
 CREDENTIALS = ("st_client_id", "st_client_secret", "st_app_key", "st_tenant_id")
+PATTERN = "a name with one {} in it, such as st_{}_v3 (letters, digits and _)"
+_PATTERN = re.compile(r"([A-Za-z_]\w*)?\{\}\w*", re.ASCII)
 
 
 class Settings(BaseSettings):
@@ -43,6 +46,7 @@ class Settings(BaseSettings):
     bq_location: str = "US"
     bq_step_budget: ByteSize = ByteSize(200_000_000_000)
     bigquery_emulator_host: str | None = None
+    datasets: str = "st_{}_v2"
     warehouse: Path = RUNS / "warehouse.duckdb"
 
     time_zone: str = "America/Phoenix"
@@ -86,6 +90,13 @@ class Settings(BaseSettings):
     def _make_absolute(cls, value: Path) -> Path:
         return ROOT / value  # a kernel of Jupyter works in another folder
 
+    @field_validator("datasets")
+    @classmethod
+    def _check_datasets(cls, value: str) -> str:
+        if not _PATTERN.fullmatch(value):
+            raise ValueError(f"is not {PATTERN}")
+        return value
+
     @field_validator("time_zone")
     @classmethod
     def _check_time_zone(cls, value: str) -> str:
@@ -94,6 +105,13 @@ class Settings(BaseSettings):
         except (KeyError, ValueError, OSError):  # unknown; not a relative path; a folder of time zones
             raise ValueError("is not a time zone name such as America/Phoenix") from None
         return value
+
+
+def check_pattern(value: str) -> str:
+    """Return the names of datasets (see DATASETS) if they can be. Raises UserError."""
+    if not _PATTERN.fullmatch(value):
+        raise UserError(f"OLD={value} is not {PATTERN}.")
+    return value
 
 
 def load() -> Settings:

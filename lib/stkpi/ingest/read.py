@@ -192,7 +192,8 @@ class EntityReader:
             error = f"The warehouse has {self.in_warehouse:,} rows, ServiceTitan counts {self.in_servicetitan:,}."
         elif self.counts["quarantined"]:
             status = "partial"
-            error = f"{self.counts['quarantined']} rows are in quarantine: see the reasons in st_logs_v2.quarantine."
+            table = self.target.resolve_name("st_logs_v2.quarantine")
+            error = f"{self.counts['quarantined']} rows are in quarantine: see the reasons in {table}."
         else:
             status = "ok"
         return EntityResult(
@@ -248,6 +249,8 @@ def _read_history(reader: EntityReader, last: State) -> None:
     """Read all windows of the history that the open cycle has not read yet."""
     planned = reader.list_windows()
     if not planned:
+        # A build of the marts tells an empty entity from one that was never read.
+        state.write_state(reader.target, reader.entity, reader.run_id, last)
         return
     cycle = last.cycle or reader.run_id
     state.write_state(reader.target, reader.entity, reader.run_id, State(last.watermark, cycle))

@@ -98,11 +98,14 @@ def read_status() -> pd.DataFrame:
     Raises UserError before the first ingest.
     """
     config = settings.load()
-    with warehouse.connect(config) as target:
-        warehouse.ensure_tables(target, state.TABLES)
-        found = state.read_status(target)
+    nothing = UserError("Nothing has been ingested yet: run the nightly first.")
+    with warehouse.connect(config, read_only=True) as target:
+        try:
+            found = state.read_status(target)
+        except target.NotFound:
+            raise nothing from None
     if found.empty:
-        raise UserError("Nothing has been ingested yet: run the nightly first.")
+        raise nothing
     return found
 
 

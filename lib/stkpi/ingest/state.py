@@ -3,6 +3,7 @@ record that each build of the marts leaves for the next one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -128,6 +129,16 @@ WHERE reached IS NOT NULL""",
     found = rows["watermark"].dropna()
     marks = [read_state(target, entity).watermark, *(mark.to_pydatetime() for mark in found)]
     write_state(target, entity, run_id, State(max(filter(None, marks), default=None)))
+
+
+def find_unread(target: Warehouse, entities: Iterable[Entity]) -> list[str]:
+    """Return the names of the entities of which nothing was ever read, not even that ServiceTitan has none."""
+    rows = target.query(
+        """SELECT entity FROM st_logs_v2.ingestion_logs WHERE status IN ('loaded', 'short')
+UNION ALL
+SELECT entity FROM st_logs_v2.sync_state WHERE cycle IS NULL"""
+    )
+    return sorted({entity.name for entity in entities} - set(rows["entity"]))
 
 
 def read_finished_windows(target: Warehouse, entity: Entity, cycle: str) -> set[Window]:

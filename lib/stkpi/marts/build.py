@@ -1,9 +1,9 @@
 """Dimensions, candidates, facts and KPI tables, built in the order in which they read each other.
 
-Dimensions and candidates are files under sql/, found by their name; facts and KPI tables follow from the catalog and
-the company's definitions (`stkpi.kpis.sql`). The header of a SELECT declares what is not in it: `-- Kind: view`,
-`-- Partition:` and `-- Cluster:` (how BigQuery stores it), `-- Replaces:` (which rows an increment computes; without
-it, always all).
+Dimensions, candidates and the views for dashboards are files under sql/, found by their name; facts and KPI tables
+follow from the catalog and the company's definitions (`stkpi.kpis.sql`). The header of a SELECT declares what is not in
+it: `-- Kind: view`, `-- Partition:` and `-- Cluster:` (how BigQuery stores it), `-- Replaces:` (which rows an increment
+computes; without it, always all).
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ import pandas as pd
 from stkpi import company, settings, warehouse
 from stkpi.dates import parse_day
 from stkpi.errors import UserError
+from stkpi.ingest import state
+from stkpi.ingest.load import define_raw_table
 from stkpi.kpis import sql
 from stkpi.kpis.definition import Definition, name_facts, read_definitions
 from stkpi.marts import increment
+from stkpi.servicetitan.entities import ENTITIES
 
 SQL = settings.ROOT / "sql"
 # The company's own tables: CSV files in its folder, all columns text.
@@ -106,7 +109,8 @@ class Build:
 def list_marts(definitions: Mapping[str, Definition] | None = None) -> tuple[Mart, ...]:
     """Return every mart, each after what it reads; `definitions` are by default the company's."""
     definitions = read_definitions() if definitions is None else definitions
-    found = {f"st_ref_v2.{p.stem}": p.read_text(encoding="utf-8") for p in (SQL / "st_ref_v2").glob("*.sql")}
+    files = [path for dataset in ("st_ref_v2", "st_mart_v2") for path in (SQL / dataset).glob("*.sql")]
+    found = {f"{path.parent.name}.{path.stem}": path.read_text(encoding="utf-8") for path in files}
     found |= {f"st_ref_v2.{d.kpi.candidates}": sql.candidates_view_sql(d.kpi) for d in definitions.values()}
     facts = name_facts(definitions)
     for table in dict.fromkeys(facts.values()):
@@ -134,7 +138,8 @@ def build_marts(as_of: str = "", *, full: bool = False) -> Build:
     """Bring all dimensions, facts and KPI tables up to `as_of` (an ISO day, see `resolve_day`).
 
     full: compute all weeks, not only those that changed since the last build
-    Raises UserError where nothing was ingested yet.
+    Raises UserError, before a table of them is touched, where an entity that they need was never read, and for tables
+    that this program did not make.
     """
     config = settings.load()
     definitions = read_definitions(config)
@@ -142,6 +147,7 @@ def build_marts(as_of: str = "", *, full: bool = False) -> Build:
     last_day, marts = resolve_day(as_of, config), list_marts(definitions)
     selects = {mart.name: mart.sql for mart in marts}
     with warehouse.connect(config) as target:
+        _check_sources(target, marts)
         first_day = _first_day(target, config)
         given = {"time_zone": config.time_zone, "first_day": first_day, "as_of": last_day}
         _load_owned(target, config)
@@ -166,6 +172,22 @@ def build_marts(as_of: str = "", *, full: bool = False) -> Build:
         rows = _count(target, [*(f"st_ref_v2.{table}" for table in OWNED), *seconds])
     tables = pd.DataFrame({"table": list(rows), "rows": rows.values()})
     return Build(last_day, first_day, plan, tables.assign(seconds=tables["table"].map(seconds).fillna(0.0)))
+
+
+def _check_sources(target: warehouse.Warehouse, marts: Iterable[Mart]) -> None:
+    """Check that the tables that are made may be made, and that those that they read are ours, and were read.
+
+    Raises UserError.
+    """
+    target.check_ownership(*(f"st_ref_v2.{table}" for table in OWNED), *(mart.name for mart in marts))
+    read = {table for mart in marts for table in mart.reads}
+    needed = [entity for entity in ENTITIES.values() if entity.table in read]
+    warehouse.ensure_tables(target, (*state.TABLES, *map(define_raw_table, needed)))
+    if unread := state.find_unread(target, needed):
+        raise UserError(
+            f"Nothing of {', '.join(unread)} was read from ServiceTitan yet, and the figures need it:"
+            " run `make ingest`, which says why."
+        )
 
 
 def _list_abandoned(target: warehouse.Warehouse, selects: Mapping[str, str]) -> list[str]:

@@ -7,11 +7,16 @@ A repair and an ingest do not undo each other. Rows that the old mapper wrote ha
 them, and no `_hash`, without which it takes no newer record: the repair gives them the id and an empty text. So the
 next record of the invoice replaces the whole row, and its own `job.id` is the best evidence there is. A row that has a
 `_hash` keeps it, so that the same record, come again, leaves the repaired row alone.
+
+`run_old` does it to a table that another program made: the only one that this project ever changes without having made
+it. It gets two columns, and the rows without a job, job number or unit get what the evidence names. The best evidence
+is the invoice as our ingest has read it since.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -27,6 +32,8 @@ from stkpi.servicetitan.windows import Window
 
 INVOICES = ENTITIES["invoices"]
 COPY, LINKS = "st_stage_v2.invoices_dry_run", "st_stage_v2.invoice_links"
+OLD = "st_stage_v2.old_invoices"
+ADDED = {"jobNumber": "STRING", "businessUnitName": "STRING"}  # the columns that an old table gets
 METHODS = {
     "record": "by its own record",
     "invoice_id": "by the job's invoiceId",
@@ -103,22 +110,76 @@ def run(dry_run: bool = True, window_start: str = "", window_end: str = "") -> R
         target.run_transaction(*note, *statements, **bounds, now=datetime.now(UTC))
         after = target.query(_COVERAGE.format(table=table), **bounds)
         target.drop(LINKS, COPY)
-    coverage = pd.concat([before, after]).set_axis(["before", "after"])
     superseded = int(before["invoices"][0] - after["invoices"][0])
+    keyed = int(before.pop("without_key")[0] - after.pop("without_key")[0]) - superseded
+    added = tuple(field.name for field in missing)
+    done = _describe(dry_run, added, pd.concat([before, after]), links, config.time_zone)
+    return replace(done, keyed=keyed, superseded=superseded)
+
+
+def run_old(name: str, dry_run: bool = True, window_start: str = "", window_end: str = "") -> Repair:
+    """Link the invoices of a table that another program made, as `run` does those of ours.
+
+    name: its real name, such as st_raw_v2.raw_invoices, whatever DATASETS says
+    A dry run does all of it to a copy. Raises UserError for a table that does not hold old invoices, and before the
+    first ingest.
+    """
+    if not re.fullmatch(r"\w+\.\w+", name):
+        raise UserError(f"TABLE={name} is not a table: write its dataset and its name, such as st_raw_v2.raw_invoices.")
+    config = settings.load()
+    bounds = _bounds(window_start, window_end, ZoneInfo(config.time_zone))
+    with warehouse.connect(config, may_change=name) as target:
+        old = target.qualify_name(name)
+        try:
+            found = set(target.query(f"SELECT * FROM {old} WHERE FALSE").columns)
+        except target.NotFound:
+            raise UserError(f"There is no table {name}: correct TABLE.") from None
+        if "_key" in found or not found >= _OLD_COLUMNS:
+            raise UserError(f"{name} is not a table of old invoices: correct TABLE. `make repair` repairs our own.")
+        try:
+            target.query(f"SELECT 1 AS x FROM {INVOICES.table} WHERE FALSE")
+        except target.NotFound:
+            raise UserError(
+                "Our own invoices are the evidence, and there are none yet: run the nightly first."
+            ) from None
+        table = COPY if dry_run else old
+        if dry_run:
+            target.execute(f"CREATE OR REPLACE TABLE {COPY} AS SELECT * FROM {old}")
+        missing = [column for column in ADDED if column not in found]
+        for column in missing:
+            target.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS `{column}` {ADDED[column]}")
+        before = target.query(_COUNTS.format(table=table))
+        target.execute(
+            f"CREATE OR REPLACE TABLE {OLD} AS\n{old_invoices_sql(table)}",
+            f"CREATE OR REPLACE TABLE {LINKS} AS\n{links_sql(OLD)}",
+            **bounds,
+        )
+        links = target.query(f"SELECT * FROM {LINKS} ORDER BY created_on, invoice_id")
+        if links["changes"].any():
+            target.run_transaction(_LINK_OLD.format(table=table))
+        after = target.query(_COUNTS.format(table=table))
+        target.drop(COPY, OLD, LINKS)
+    return _describe(dry_run, tuple(missing), pd.concat([before, after]), links, config.time_zone)
+
+
+def _describe(
+    dry_run: bool, columns: tuple[str, ...], coverage: pd.DataFrame, links: pd.DataFrame, zone: str
+) -> Repair:
+    """Describe what was done; `coverage` has the counts before and after, `links` the rows of LINKS."""
     counts = links["method"].value_counts()
     listed = links[links["method"].isin(LISTED)].reset_index(drop=True)
     return Repair(
         dry_run=dry_run,
-        columns=tuple(field.name for field in missing),
+        columns=columns,
         filled=int(links["changes"].sum()),
-        keyed=int(before["without_key"][0] - after["without_key"][0]) - superseded,
-        superseded=superseded,
-        coverage=coverage.drop(columns="without_key"),
+        keyed=0,
+        superseded=0,
+        coverage=coverage.set_axis(["before", "after"]),
         methods=pd.DataFrame({"linked": METHODS.values(), "invoices": [int(counts.get(name, 0)) for name in METHODS]}),
         unresolved=pd.DataFrame(
             {
                 "invoice": listed["invoice_id"].astype(str),
-                "created": listed["created_on"].dt.tz_convert(config.time_zone).dt.date,
+                "created": listed["created_on"].dt.tz_convert(zone).dt.date,
                 "reference number": listed["reference_number"],
                 "linked": listed["method"].map(METHODS),
                 "possible jobs": listed["candidate_jobs"],
@@ -132,6 +193,12 @@ def links_sql(table: str = INVOICES.table) -> str:
     return (marts.SQL / "repair" / "invoice_links.sql").read_text(encoding="utf-8").replace(INVOICES.table, table)
 
 
+def old_invoices_sql(table: str) -> str:
+    """The SELECT of sql/repair/old_invoices.sql, over the rows of `table`."""
+    sql = (marts.SQL / "repair" / "old_invoices.sql").read_text(encoding="utf-8")
+    return sql.replace("FROM old_invoices", f"FROM {table}")
+
+
 def _bounds(first: str, last: str, zone: ZoneInfo) -> dict[str, datetime]:
     """Local days, both included, as instants; without them, wider than any company's history."""
     start = parse_day(first or "2000-01-01", "window_start")
@@ -142,11 +209,13 @@ def _bounds(first: str, last: str, zone: ZoneInfo) -> dict[str, datetime]:
 
 # Every statement is bounded by createdOn, the partition column: no other part of the table is read or rewritten.
 _IN_WINDOW = "createdOn >= @start AND createdOn < @end"
-_COVERAGE = f"""SELECT
-  COUNT(*) AS invoices,
+_COUNTED = """COUNT(*) AS invoices,
   COUNT(jobId) AS with_job,
   COUNT(jobNumber) AS with_job_number,
-  COUNT(businessUnitId) AS with_unit,
+  COUNT(businessUnitId) AS with_unit"""
+_COUNTS = f"SELECT\n  {_COUNTED}\nFROM {{table}}"
+_COVERAGE = f"""SELECT
+  {_COUNTED},
   COUNTIF(_key IS NULL OR _hash IS NULL) AS without_key
 FROM {{table}}
 WHERE {_IN_WINDOW}"""
@@ -173,4 +242,19 @@ SELECT 'repair', 'invoices', 'repair', '{state.REPAIRED}', 0, 0, 0, COUNT(*), @n
 FROM {INVOICES.table}
 WHERE {_IN_WINDOW} AND (_key IS NULL OR id IN (SELECT invoice_id FROM {LINKS} WHERE changes))
 HAVING COUNT(*) > 0"""
+# What another program wrote is kept: only what is missing is filled.
+_OLD_COLUMNS = {"id", "createdOn", "modifiedOn", "referenceNumber", "jobId", "businessUnitId", "customerId"}
+_LINK_OLD = f"""UPDATE {{table}} AS T
+SET
+  jobId = COALESCE(S.job_id, T.jobId),
+  jobNumber = COALESCE(T.jobNumber, S.job_number),
+  businessUnitId = COALESCE(T.businessUnitId, S.business_unit_id),
+  businessUnitName = COALESCE(T.businessUnitName, S.unit_name)
+FROM (
+  SELECT links.*, units.name AS unit_name
+  FROM {LINKS} AS links
+  LEFT JOIN {ENTITIES["business_units"].table} AS units ON links.business_unit_id = units.id
+  WHERE links.changes
+) AS S
+WHERE T.id = S.invoice_id"""
 STATEMENTS = (_SUPERSEDED, _LINK, _KEY)

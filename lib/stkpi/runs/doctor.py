@@ -32,6 +32,7 @@ from stkpi.servicetitan.client import Client, NotPermitted, RequestFailed
 from stkpi.servicetitan.entities import ENTITIES, Entity
 from stkpi.settings import Settings
 from stkpi.warehouse import DATASETS, connect
+from stkpi.warehouse.names import map_name
 
 FREE_GB = 2  # a year of a company with 600 jobs a week takes a tenth of it; reports and a query that spills, the rest
 SKEW_SECONDS = 60  # Google refuses tokens signed 5 minutes off, and a run reads records up to the time of this clock
@@ -275,7 +276,8 @@ def check_datasets(settings: Settings) -> str:
     """Check that existing datasets are in the location of the settings: a query cannot read two locations."""
     existing = {}
     with _explain_errors(settings, "roles/bigquery.dataEditor"), _open_client(settings) as client:
-        for name in DATASETS:
+        names = [map_name(name, settings.datasets) for name in DATASETS]
+        for name in names:
             with suppress(exceptions.NotFound):
                 existing[name] = client.get_dataset(name, retry=None, timeout=TIMEOUT).location
     for name, location in existing.items():
@@ -283,8 +285,8 @@ def check_datasets(settings: Settings) -> str:
             raise UserError(
                 f"{name} is in {location}, not in {settings.bq_location}: set BQ_LOCATION={location} in .env."
             )
-    missing = [name for name in DATASETS if name not in existing]
-    found = f"{len(existing)} of {len(DATASETS)} exist"
+    missing = [name for name in names if name not in existing]
+    found = f"{len(existing)} of {len(names)} exist"
     return f"{found}; the next check creates {', '.join(missing)}" if missing else found
 
 

@@ -157,7 +157,7 @@ def run(as_of: str = "", weeks: int = WEEKS) -> Validation:
             f"{THRESHOLDS}: {unknown[0][0]} names the KPI {unknown[0][1]}, which the catalog does not have."
         )
     prepared = suites.prepare_suites(limits, definitions)
-    with warehouse.connect(config) as target:
+    with warehouse.connect(config, read_only=True) as target:
         last_day = _read_last_day(target)
         if as_of and parse_day(as_of, "as_of") != last_day:
             raise UserError(f"The KPI tables reach {last_day}, not {as_of}: build them with that as_of first.")

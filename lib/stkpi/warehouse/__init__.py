@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from stkpi.settings import Settings, load
-from stkpi.warehouse.protocol import DATASETS, STAGE_DAYS, USAGE, Usage, Warehouse, ensure_tables
+from stkpi.warehouse.names import DATASETS
+from stkpi.warehouse.protocol import STAGE_DAYS, USAGE, Usage, Warehouse, ensure_tables
 
 __all__ = ["DATASETS", "STAGE_DAYS", "USAGE", "Usage", "Warehouse", "connect", "ensure_tables"]
 
 
-def connect(settings: Settings | None = None, wait: float = 60) -> Warehouse:
+def connect(
+    settings: Settings | None = None, wait: float = 60, *, read_only: bool = False, may_change: str = ""
+) -> Warehouse:
     """Open the warehouse that the settings name (BigQuery if BQ_PROJECT is set, else a DuckDB file) with its datasets.
 
     settings: default: read from the environment and .env
     wait: seconds to wait while another program has the DuckDB file open
-    Raises UserError if it cannot be used.
+    read_only: create nothing, not even datasets; several programs may read a DuckDB file at a time
+    may_change: the real name of the one table that may be changed although this program did not make it
+    Raises UserError if it cannot be used, or its datasets hold what this program did not make.
     """
     settings = settings or load()
     if settings.bq_project:
@@ -25,7 +30,12 @@ def connect(settings: Settings | None = None, wait: float = 60) -> Warehouse:
             emulator=settings.bigquery_emulator_host,
             budget=settings.bq_step_budget,
             usage=USAGE,
+            datasets=settings.datasets,
+            read_only=read_only,
+            may_change=may_change,
         )
     from stkpi.warehouse.duckdb import DuckDBWarehouse  # noqa: PLC0415
 
-    return DuckDBWarehouse(settings.warehouse, wait)
+    return DuckDBWarehouse(
+        settings.warehouse, wait, datasets=settings.datasets, read_only=read_only, may_change=may_change
+    )

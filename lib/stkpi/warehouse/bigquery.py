@@ -18,7 +18,7 @@ import io
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,11 +37,15 @@ from google.auth import exceptions as auth
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from google.cloud.bigquery import DEFAULT_RETRY, LoadJobConfig, QueryJobConfig, ScalarQueryParameter, SchemaField
+from google.cloud.bigquery.dataset import DatasetListItem
+from google.cloud.bigquery.table import TableListItem
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from stkpi.errors import UserError, WarehouseError
 from stkpi.warehouse import chunks
-from stkpi.warehouse.protocol import DATASETS, STAGE_DAYS, Usage
+from stkpi.warehouse.names import DATASETS, LOGICAL, Statement, Write, map_name, prepare_statement
+from stkpi.warehouse.ownership import LABEL, Ownership
+from stkpi.warehouse.protocol import STAGE_DAYS, Usage
 from stkpi.warehouse.schema import Columns
 
 T = TypeVar("T")
@@ -69,8 +73,7 @@ _TYPES: tuple[tuple[type, str], ...] = (  # bool before int and datetime before 
     (date, "DATE"),
 )
 _PARAMETER = re.compile(r"@([a-z_]+)")
-_REPLACES = re.compile(r"^\s*CREATE OR REPLACE TABLE\s+([\w.]+)", re.MULTILINE)
-_CHANGES = re.compile(r"^\s*(?:UPDATE|DELETE FROM|MERGE INTO)\s+([\w.]+)", re.MULTILINE)
+_OPTIONS = f'labels=[("{LABEL[0]}", "{LABEL[1]}")]'
 
 
 @dataclass(frozen=True)
@@ -156,15 +159,22 @@ class BigQueryWarehouse:
         budget: int | None = None,
         usage: Usage | None = None,
         retry_limits: RetryLimits = RetryLimits(),
+        datasets: str = LOGICAL,
+        read_only: bool = False,
+        may_change: str = "",
     ) -> None:
-        """Connect, and create the missing datasets.
+        """Connect, look at what is there, and create the missing datasets.
 
         emulator: the URL of an emulator, which needs no credentials
         budget: the bytes that may be billed to `usage`; None: no limit
         usage: where to count the bytes; default: a count of its own
-        Raises UserError for missing credentials or roles, and a project or location that cannot be used.
+        datasets, read_only, may_change: see `stkpi.warehouse.connect`
+        Raises UserError for missing credentials or roles, a project or location that cannot be used, and tables in
+        these datasets that this program did not make.
         """
         self._project, self._budget, self._limits = project, budget, retry_limits
+        self._datasets = {name: map_name(name, datasets) for name in DATASETS}
+        self._pattern = datasets
         self._retry = DEFAULT_RETRY.with_timeout(retry_limits.network)
         self.usage = usage or Usage()
         self._locks: dict[str, threading.Lock] = {}
@@ -174,7 +184,17 @@ class BigQueryWarehouse:
         try:
             credentials = AnonymousCredentials() if emulator else None
             self._client = bigquery.Client(project, credentials, location=location, client_options=options)
-            self._create_datasets(location)
+            existing = self._find_datasets(location)
+            self._ownership = Ownership(
+                self._list_objects(existing),
+                [name for name, ours in existing.items() if ours],
+                pattern=datasets,
+                catalog=project,
+                may_change=may_change,
+                read_only=read_only,
+            )
+            if not read_only:
+                self._create_datasets(location, existing)
         except auth.DefaultCredentialsError as error:
             raise UserError(
                 "Google credentials are missing: run `gcloud auth application-default login`, or use a service "
@@ -199,19 +219,19 @@ class BigQueryWarehouse:
 
     def query(self, sql: str, **parameters: Any) -> pd.DataFrame:
         """See `Warehouse.query`."""
-        job = self._run_job(sql, parameters)
+        job = self._run_job(self._prepare(sql), parameters)
         rows = job.result(retry=self._retry, job_retry=None).to_arrow(create_bqstorage_client=False)
         return rows.to_pandas(date_as_object=True, integer_object_nulls=True)
 
     def execute(self, *statements: str, **parameters: Any) -> None:
         """See `Warehouse.execute`. Several statements are one script: one job instead of several."""
-        script = "\n;\n".join(statements)
+        script = self._prepare("\n;\n".join(statements))
         try:
             self._run_job(script, parameters)
         except GoogleAPICallError as error:
             if not _REPARTITIONED.search(str(error.message)):
                 raise
-            self.drop(*_REPLACES.findall(script))
+            self.drop(*(write.name for write in script.writes if write.surely))
             self._run_job(script, parameters)
 
     def run_transaction(self, *statements: str, **parameters: Any) -> None:
@@ -219,20 +239,21 @@ class BigQueryWarehouse:
 
         BigQuery aborts one of two transactions that change rows of the same table, so those of this process take turns.
         """
-        script = "\n;\n".join(("BEGIN TRANSACTION", *statements, "COMMIT TRANSACTION"))
+        script = self._prepare("\n;\n".join(("BEGIN TRANSACTION", *statements, "COMMIT TRANSACTION")))
         with ExitStack() as locks:
-            for table in sorted({table for statement in statements for table in _CHANGES.findall(statement)}):
+            for table in sorted({write.name for write in script.writes if write.verb != "INSERT"}):
                 locks.enter_context(self._get_lock(table))
             self._run_job(script, parameters)
 
     def estimate_bytes(self, sql: str, **parameters: Any) -> int:
         """See `Warehouse.estimate_bytes`."""
+        sql = prepare_statement(sql, self._pattern).sql
         config = QueryJobConfig(query_parameters=_make_parameters(sql, parameters), dry_run=True, use_query_cache=False)
 
         def attempt() -> int:
             return self._client.query(sql, config, job_retry=None).total_bytes_processed or 0
 
-        return self._with_retries(attempt, sql)
+        return self._with_retries(attempt, "")
 
     def load_file(
         self,
@@ -246,14 +267,17 @@ class BigQueryWarehouse:
         config = LoadJobConfig(
             source_format="NEWLINE_DELIMITED_JSON", schema=schema, max_bad_records=0, ignore_unknown_values=False
         )
+        table = self.resolve_name(table)
+        self._ownership.check([table], self._look_up)
+        # A load job cannot label the table that it creates, and leaves the labels of one that it fills.
+        labeled = bigquery.Table(f"{self._project}.{table}", schema)
+        labeled.labels = dict([LABEL])
+        created = self._client.create_table(labeled, exists_ok=True, retry=self._retry)
         if path.suffix == ".csv":
             config.write_disposition = "WRITE_TRUNCATE"
             return self._load_lines(table, _to_ndjson(path), config, f"{PREFIX}{time.time_ns()}").output_rows or 0
         # The table outlives a crash, and the ids of the jobs contain its creation time: jobs submitted before the crash
         # are found again, and jobs that filled an earlier table of that name are not.
-        created = self._client.create_table(
-            bigquery.Table(f"{self._project}.{table}", schema), exists_ok=True, retry=self._retry
-        )
         seed = f"{PREFIX}{created.table_id}-{created.created.timestamp() * 1000:.0f}"
 
         def load(chunk: chunks.Chunk) -> None:
@@ -267,8 +291,11 @@ class BigQueryWarehouse:
 
     def drop(self, *tables: str) -> None:
         """See `Warehouse.drop`. An API call, which costs nothing and waits for no other statement."""
-        for table in tables:
-            self._client.delete_table(f"{self._project}.{table}", not_found_ok=True, retry=self._retry)
+        names = [self.resolve_name(table) for table in tables]
+        self._ownership.check_writes([Write("DROP", "TABLE", name) for name in names], self._look_up)
+        for name in names:
+            self._client.delete_table(f"{self._project}.{name}", not_found_ok=True, retry=self._retry)
+            self._ownership.note([Write("DROP", "TABLE", name)])
 
     def list_columns(self, *datasets: str) -> Mapping[str, Columns]:
         """See `Warehouse.list_columns`."""
@@ -281,6 +308,24 @@ class BigQueryWarehouse:
         for row in self.query(listed).to_dict("records"):
             found.setdefault(f"{row['dataset']}.{row['table_name']}", {})[row["column_name"]] = row["data_type"]
         return found
+
+    def list_views(self, dataset: str) -> Mapping[str, str]:
+        """See `Warehouse.list_views`."""
+        found = self.query(f"SELECT table_name, view_definition FROM {dataset}.INFORMATION_SCHEMA.VIEWS")
+        names = f"{dataset}." + found["table_name"]
+        return dict(zip(names, found["view_definition"], strict=True))
+
+    def check_ownership(self, *tables: str) -> None:
+        """See `Warehouse.check_ownership`."""
+        self._ownership.check(map(self.resolve_name, tables), self._look_up)
+
+    def resolve_name(self, table: str) -> str:
+        """See `Warehouse.resolve_name`."""
+        return map_name(table, self._pattern)
+
+    def qualify_name(self, table: str) -> str:
+        """See `Warehouse.qualify_name`."""
+        return f"`{self._project}`.{table}"
 
     def close(self) -> None:
         """See `Warehouse.close`."""
@@ -295,9 +340,23 @@ class BigQueryWarehouse:
 
     # --- jobs -------------------------------------------------------------------------------------------------------
 
-    def _run_job(self, sql: str, parameters: Mapping[str, Any]) -> bigquery.QueryJob:
+    def _prepare(self, sql: str) -> Statement:
+        """Translate and label a statement or a script. Raises UserError if it would change what is not ours."""
+        prepared = prepare_statement(sql, self._pattern, _OPTIONS)
+        self._ownership.check_writes(prepared.writes, self._look_up)
+        return prepared
+
+    def _look_up(self, name: str) -> bool | None:
+        """Return whether a table or view is ours; None: it does not exist."""
+        path = name if name.count(".") > 1 else f"{self._project}.{name}"
+        try:
+            return _is_ours(self._client.get_table(path, retry=self._retry))
+        except NotFound:
+            return None
+
+    def _run_job(self, prepared: Statement, parameters: Mapping[str, Any]) -> bigquery.QueryJob:
         """Run a statement or a script as a job, within the budget; return the finished job."""
-        given = _make_parameters(sql, parameters)
+        sql, given = prepared.sql, _make_parameters(prepared.sql, parameters)
 
         def attempt() -> bigquery.QueryJob:
             config = QueryJobConfig(query_parameters=given)
@@ -308,7 +367,9 @@ class BigQueryWarehouse:
             self.usage.add(job.total_bytes_processed or 0, job.total_bytes_billed or 0)
             return job
 
-        return self._with_retries(attempt, sql)
+        done = self._with_retries(attempt, prepared.writes[0].name if prepared.writes else "")
+        self._ownership.note(prepared.writes)
+        return done
 
     def _count_remaining_bytes(self, budget: int) -> int:
         """Return the bytes that may still be billed. Raises WarehouseError if there are none."""
@@ -335,7 +396,7 @@ class BigQueryWarehouse:
     def _with_retries(self, attempt: Callable[[], T], about: str) -> T:
         """Call `attempt` until it succeeds, as long as BigQuery refuses only temporarily.
 
-        about: the statement or the table, for the error message
+        about: the table that is written, for the error message
         Raises UserError or WarehouseError for a known refusal, and a server that does not answer.
         """
 
@@ -364,10 +425,9 @@ class BigQueryWarehouse:
             raise WarehouseError("BigQuery did not answer: run again; finished work is kept.") from error
 
     def _explain(self, refusal: _Refusal, error: GoogleAPICallError, about: str) -> str:
-        tables = _CHANGES.findall(about)
         later = datetime.now(UTC) + timedelta(minutes=30)
         return refusal.sentence.format(
-            table=tables[0] if tables else "a table",
+            table=about or "a table",
             later=f"{later:%H:%M} UTC",
             message=_format_message(error),
             budget=self._explain_budget(self._budget) if self._budget is not None else _format_message(error),
@@ -426,20 +486,46 @@ class BigQueryWarehouse:
 
         return self._with_retries(attempt, table)
 
-    def _create_datasets(self, location: str) -> None:
-        existing = {item.dataset_id for item in self._client.list_datasets(retry=DEFAULT_RETRY.with_timeout(20))}
-        for name in DATASETS:
+    # --- what is there ----------------------------------------------------------------------------------------------
+
+    def _find_datasets(self, location: str) -> dict[str, bool]:
+        """Return those of our datasets that exist, by real name: whether they have the label.
+
+        Raises UserError if they are in another location.
+        """
+        real = set(self._datasets.values())
+        listed = self._client.list_datasets(retry=DEFAULT_RETRY.with_timeout(20))
+        existing = {item.dataset_id: _is_ours(item) for item in listed if item.dataset_id in real}
+        if existing:
+            actual = self._client.get_dataset(f"{self._project}.{min(existing)}").location
+            if actual.upper() != location.upper():
+                raise UserError(f"The datasets are in {actual}, not in {location}: set BQ_LOCATION={actual}.")
+        return existing
+
+    def _list_objects(self, datasets: Iterable[str]) -> dict[str, bool]:
+        """Return every table and view of datasets, by real name: whether it has the label. It costs nothing."""
+
+        def list_dataset(dataset: str) -> dict[str, bool]:
+            tables = self._client.list_tables(f"{self._project}.{dataset}", page_size=1000, retry=self._retry)
+            return {f"{dataset}.{table.table_id}": _is_ours(table) for table in tables}
+
+        return {name: ours for part in self._pool.map(list_dataset, datasets) for name, ours in part.items()}
+
+    def _create_datasets(self, location: str, existing: Container[str]) -> None:
+        for logical, name in self._datasets.items():
             if name in existing:
                 continue
             dataset = bigquery.Dataset(f"{self._project}.{name}")
             dataset.location = location
-            if name == "st_stage_v2":
+            dataset.labels = dict([LABEL])
+            if logical == "st_stage_v2":
                 dataset.default_table_expiration_ms = int(timedelta(days=STAGE_DAYS) / timedelta(milliseconds=1))
             self._client.create_dataset(dataset, exists_ok=True, retry=self._retry)
-        if ours := existing & set(DATASETS):
-            actual = self._client.get_dataset(f"{self._project}.{min(ours)}").location
-            if actual.upper() != location.upper():
-                raise UserError(f"The datasets are in {actual}, not in {location}: set BQ_LOCATION={actual}.")
+
+
+def _is_ours(resource: bigquery.Table | TableListItem | DatasetListItem) -> bool:
+    key, value = LABEL
+    return bool(resource.labels.get(key) == value)
 
 
 def make_parameter(name: str, value: Any) -> ScalarQueryParameter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,8 @@ import pandas as pd
 from stkpi.errors import UserError
 from stkpi.warehouse import chunks
 from stkpi.warehouse.dialect import to_duckdb
-from stkpi.warehouse.protocol import DATASETS
+from stkpi.warehouse.names import DATASETS, LOGICAL, Statement, map_name, prepare_statement
+from stkpi.warehouse.ownership import LABEL, Ownership
 from stkpi.warehouse.schema import Columns
 
 # Data that does not fit into memory spills to disk beside the warehouse: a large backfill needs no large machine.
@@ -34,6 +35,9 @@ _GOOGLESQL = {
     "BOOLEAN": "BOOL",
     "TIMESTAMP WITH TIME ZONE": "TIMESTAMP",
 }
+_COMMENT = "=".join(LABEL)
+_OBJECTS = """SELECT schema_name || '.' || table_name, comment FROM duckdb_tables() WHERE NOT internal
+UNION ALL SELECT schema_name || '.' || view_name, comment FROM duckdb_views() WHERE NOT internal"""
 _PARAMETER = re.compile(r"\$([a-z_]+)")
 
 
@@ -44,40 +48,54 @@ class DuckDBWarehouse:
     remote = False
     NotFound = duckdb.CatalogException
 
-    def __init__(self, path: Path, wait: float) -> None:
+    def __init__(
+        self, path: Path, wait: float, *, datasets: str = LOGICAL, read_only: bool = False, may_change: str = ""
+    ) -> None:
         """Open the file, or create it, with the datasets as schemas.
 
         wait: seconds to wait while another program has the file open
-        Raises UserError if the file is still in use then, or is not a DuckDB file.
+        datasets, read_only, may_change: see `stkpi.warehouse.connect`; to a reader a file that is missing is empty
+        Raises UserError if the file is still in use then, is not a DuckDB file, or has tables in these datasets that
+        this program did not make.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = _open(path, wait)
+        self._datasets = datasets
+        self._connection = _open(path, wait, read_only=read_only)
         self._lock = threading.RLock()
         self._connection.execute("SET GLOBAL TimeZone = 'UTC'")  # BigQuery's default, whatever the machine's is
-        self.execute(*(f"CREATE SCHEMA IF NOT EXISTS {dataset}" for dataset in DATASETS))
+        real = {map_name(dataset, datasets) for dataset in DATASETS}
+        found = {name: ours for name, ours in self._list_objects().items() if name.partition(".")[0] in real}
+        # Schemas cannot be labeled. A file with anything of ours is ours.
+        try:
+            self._ownership = Ownership(
+                found,
+                real if any(found.values()) else (),
+                pattern=datasets,
+                catalog=self._catalog,
+                may_change=may_change,
+                read_only=read_only,
+            )
+        except UserError:
+            self._connection.close()
+            raise
+        if not read_only:
+            for schema in sorted(real):
+                self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
 
     def query(self, sql: str, **parameters: Any) -> pd.DataFrame:
         """See `Warehouse.query`. Through Arrow, because DuckDB's own frames turn a DECIMAL into a float."""
-        (statement,) = to_duckdb(sql)
+        (statement,) = to_duckdb(self._prepare(sql).sql)
         with self._open_session() as session:
             table = session.sql(statement, params=_select_parameters(statement, parameters)).to_arrow_table()
         return table.to_pandas(date_as_object=True, integer_object_nulls=True)
 
     def execute(self, *statements: str, **parameters: Any) -> None:
         """See `Warehouse.execute`."""
-        with self._open_session() as session:
-            _execute(session, statements, parameters)
+        for statement in [self._prepare(statement) for statement in statements]:
+            self._run_transaction([statement], parameters)
 
     def run_transaction(self, *statements: str, **parameters: Any) -> None:
         """See `Warehouse.run_transaction`."""
-        with self._open_session() as session:
-            session.begin()
-            try:
-                _execute(session, statements, parameters)
-            except BaseException:
-                session.rollback()
-                raise
-            session.commit()
+        self._run_transaction([self._prepare(statement) for statement in statements], parameters)
 
     def drop(self, *tables: str) -> None:
         """See `Warehouse.drop`."""
@@ -88,14 +106,35 @@ class DuckDBWarehouse:
         found: dict[str, dict[str, str]] = {}
         with self._open_session() as session:
             listed = session.execute("SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns()")
-            for dataset, table, column, kind in listed.fetchall():
-                if dataset in datasets:
+            logical = {self._name_schema(dataset): dataset for dataset in datasets}
+            for schema, table, column, kind in listed.fetchall():
+                if dataset := logical.get(schema):
                     found.setdefault(f"{dataset}.{table}", {})[column] = _GOOGLESQL.get(kind, kind)
         return found
 
+    def list_views(self, dataset: str) -> Mapping[str, str]:
+        """See `Warehouse.list_views`."""
+        with self._open_session() as session:
+            found = session.execute(
+                "SELECT view_name, sql FROM duckdb_views() WHERE schema_name = ?", [self._name_schema(dataset)]
+            ).fetchall()
+        return {f"{dataset}.{name}": sql for name, sql in found}
+
+    def check_ownership(self, *tables: str) -> None:
+        """See `Warehouse.check_ownership`."""
+        self._ownership.check(map(self.resolve_name, tables), self._look_up)
+
+    def resolve_name(self, table: str) -> str:
+        """See `Warehouse.resolve_name`."""
+        return map_name(table, self._datasets)
+
+    def qualify_name(self, table: str) -> str:
+        """See `Warehouse.qualify_name`."""
+        return f"`{self._catalog}`.{table}"
+
     def estimate_bytes(self, sql: str, **parameters: Any) -> int:
         """See `Warehouse.estimate_bytes`. Raises what the statement itself would raise if it is invalid."""
-        for statement in to_duckdb(sql):
+        for statement in to_duckdb(prepare_statement(sql, self._datasets).sql):
             with self._open_session() as session:
                 session.execute(f"EXPLAIN {statement}", _select_parameters(statement, parameters))
         return 0
@@ -116,8 +155,9 @@ class DuckDBWarehouse:
         else:
             options = f"format = 'newline_delimited', maximum_object_size = {MAX_LINE}"
             reader = "read_json"
+        self.execute(f"CREATE OR REPLACE TABLE {table} ({declared})")
+        table = self.resolve_name(table)
         with self._open_session() as session:
-            _execute(session, [f"CREATE OR REPLACE TABLE {table} ({declared})"], {})
             insert = f"INSERT INTO {table} SELECT * FROM {reader}($path, columns = {types}, {options})"
             try:
                 session.execute(insert, {"path": str(path)})
@@ -140,6 +180,44 @@ class DuckDBWarehouse:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _prepare(self, sql: str) -> Statement:
+        """Translate the names of a statement. Raises UserError if it would change what is not ours."""
+        prepared = prepare_statement(sql, self._datasets)
+        self._ownership.check_writes(prepared.writes, self._look_up)
+        return prepared
+
+    def _run_transaction(self, prepared: Sequence[Statement], parameters: dict[str, Any]) -> None:
+        """Execute statements, and label what they create, so that all of it takes effect, or nothing."""
+        with self._open_session() as session:
+            session.begin()
+            try:
+                for each in prepared:
+                    _execute(session, each, parameters)
+            except BaseException:
+                session.rollback()
+                raise
+            session.commit()
+        for each in prepared:
+            self._ownership.note(each.writes)
+
+    def _name_schema(self, dataset: str) -> str:
+        return self.resolve_name(dataset).removeprefix(self.qualify_name(""))
+
+    def _list_objects(self) -> dict[str, bool]:
+        """Return every table and view of the file: whether it is ours."""
+        with self._open_session() as session:
+            listed = session.execute(_OBJECTS).fetchall()
+        return {name: _COMMENT in (comment or "") for name, comment in listed}
+
+    def _look_up(self, name: str) -> bool | None:
+        """Return whether a table or view is ours; None: it does not exist."""
+        return {each.lower(): ours for each, ours in self._list_objects().items()}.get(name.lower())
+
+    @property
+    def _catalog(self) -> str:
+        [(name,)] = self._connection.execute("SELECT current_database()").fetchall()
+        return str(name)
+
     @contextmanager
     def _open_session(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open a cursor for one thread at a time, so that the results of two threads cannot mix."""
@@ -147,10 +225,13 @@ class DuckDBWarehouse:
             yield session
 
 
-def _execute(session: duckdb.DuckDBPyConnection, statements: Iterable[str], parameters: dict[str, Any]) -> None:
-    for sql in statements:
-        for statement in to_duckdb(sql):
-            session.execute(statement, _select_parameters(statement, parameters))
+def _execute(session: duckdb.DuckDBPyConnection, prepared: Statement, parameters: dict[str, Any]) -> None:
+    """Execute a statement; label what it creates."""
+    for statement in to_duckdb(prepared.sql):
+        session.execute(statement, _select_parameters(statement, parameters))
+    for write in prepared.writes:
+        if write.verb == "CREATE":
+            session.execute(f"COMMENT ON {write.kind} {write.name} IS '{_COMMENT}'")
 
 
 def _select_parameters(statement: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -158,12 +239,15 @@ def _select_parameters(statement: str, parameters: dict[str, Any]) -> dict[str, 
     return {name: parameters[name] for name in set(_PARAMETER.findall(statement))}
 
 
-def _open(path: Path, wait: float) -> duckdb.DuckDBPyConnection:
+def _open(path: Path, wait: float, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     """Open the file; retry for `wait` seconds while another program has it open."""
+    if read_only and not path.exists():
+        return duckdb.connect(config=_CONFIG)
+    path.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + wait
     while True:
         try:
-            return duckdb.connect(path, config=_CONFIG)
+            return duckdb.connect(path, read_only, _CONFIG)
         except duckdb.IOException as error:
             if "lock" not in str(error).lower():
                 raise UserError(f"{path} is not a DuckDB warehouse: set WAREHOUSE in .env to another file.") from error

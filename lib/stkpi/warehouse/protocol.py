@@ -2,6 +2,9 @@
 
 All SQL is GoogleSQL with named parameters (`@first_day`). Datasets: st_raw_v2 (records as they came, typed), st_ref_v2
 (dimensions), st_mart_v2 (facts and KPIs), st_logs_v2 (ingestion_logs, sync_state, quarantine), st_stage_v2 (scratch).
+The setting DATASETS gives them other names in the warehouse, which only the engines know.
+
+An engine labels what it makes. Every method that writes raises UserError for a table or view without that label.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import pandas as pd
 
 from stkpi.warehouse.schema import Columns, Table, plan_migration
 
-DATASETS = ("st_raw_v2", "st_ref_v2", "st_mart_v2", "st_logs_v2", "st_stage_v2")
 STAGE_DAYS = 3  # after which BigQuery deletes a scratch table that a crash left behind
 
 
@@ -84,6 +86,18 @@ class Warehouse(Protocol):
     def list_columns(self, *datasets: str) -> Mapping[str, Columns]:
         """Return the tables of the datasets: full name to {column: GoogleSQL type}."""
 
+    def list_views(self, dataset: str) -> Mapping[str, str]:
+        """Return the views of a dataset: full name to the text of its definition."""
+
+    def check_ownership(self, *tables: str) -> None:
+        """Check that tables may be made or changed. Raises UserError, which names those that are not ours."""
+
+    def resolve_name(self, table: str) -> str:
+        """Return the name that a dataset or table has in the warehouse, for a person to read."""
+
+    def qualify_name(self, table: str) -> str:
+        """Return the real name of a dataset or table in the form that DATASETS does not change."""
+
     def estimate_bytes(self, sql: str, **parameters: Any) -> int:
         """Return the bytes that a statement would read (0 where reading is free), without running it."""
 
@@ -98,9 +112,11 @@ class Warehouse(Protocol):
 def ensure_tables(target: Warehouse, tables: Iterable[Table]) -> None:
     """Create the tables that do not exist, and add the columns that the existing ones lack.
 
-    Raises UserError for a column of another type.
+    Raises UserError for a table that this program did not make, and a column of another type.
     """
     tables = tuple(tables)
-    statements = list(plan_migration(tables, target.list_columns(*sorted({table.dataset for table in tables}))))
+    target.check_ownership(*(table.name for table in tables))
+    found = target.list_columns(*sorted({table.dataset for table in tables}))
+    statements = list(plan_migration(tables, found, target.resolve_name))
     if statements:
         target.execute(*statements)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from stkpi.errors import UserError
@@ -53,10 +53,13 @@ def create_sql(table: Table) -> str:
     return "\n".join(lines)
 
 
-def plan_migration(tables: Iterable[Table], found: Mapping[str, Columns]) -> Iterator[str]:
+def plan_migration(
+    tables: Iterable[Table], found: Mapping[str, Columns], resolve_name: Callable[[str], str] = str
+) -> Iterator[str]:
     """Yield the statements that create missing tables and add missing columns.
 
     found: the existing tables, by full name
+    resolve_name: gives the name of a table in the warehouse, for the message
     Raises UserError for a column of another type: changing it needs a person's decision.
     """
     for table in tables:
@@ -67,7 +70,7 @@ def plan_migration(tables: Iterable[Table], found: Mapping[str, Columns]) -> Ite
         for column in table.columns:
             if existing.get(column.name, column.type) != column.type:
                 raise UserError(
-                    f"{table.name}.{column.name} is {existing[column.name]} in the warehouse and must be "
+                    f"{resolve_name(table.name)}.{column.name} is {existing[column.name]} in the warehouse and must be "
                     f"{column.type}: rename the table, and the next ingest reads its data again."
                 )
         if missing := [column for column in table.columns if column.name not in existing]:

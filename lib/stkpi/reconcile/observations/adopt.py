@@ -53,7 +53,7 @@ def undo_adoption(kpi: str) -> str:
 
 def _search(kpi: Kpi, config: settings.Settings) -> Search:
     definitions = read_definitions(config)
-    with warehouse.connect(config) as target:
+    with warehouse.connect(config, read_only=True) as target:
         return search_definition(target, kpi, check_kpi(target, kpi.name, definitions), definitions)
 
 

@@ -38,7 +38,7 @@ def observe_number(row: Mapping[str, str]) -> list[str]:
     kpi = find_kpi(row["kpi"])
     if parse_day(row["last_day"] or "", "TO") > today:
         raise UserError(f"TO={row['last_day']} is after today, {today}: ServiceTitan cannot have that number yet.")
-    with warehouse.connect(config) as target:
+    with warehouse.connect(config, read_only=True) as target:
         try:
             covered = covered_days(target)
         except UserError:

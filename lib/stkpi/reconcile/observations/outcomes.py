@@ -202,19 +202,25 @@ def _key(one: Any) -> tuple[Any, ...]:
     return one.kpi, one.unit, one.first_day, one.last_day, to_decimal(one.value)
 
 
+def _query_history(target: Warehouse, sql: str, **parameters: Any) -> pd.DataFrame:
+    """Return rows of the history; none before the first night has written it."""
+    try:
+        return target.query(sql, **parameters)
+    except target.NotFound:
+        return pd.DataFrame(columns=[column.name for column in TABLE.columns])
+
+
 def _read_matched(target: Warehouse) -> defaultdict[str, dict[str, set[tuple[Any, ...]]]]:
     """What was said when it matched, by definition and id."""
-    ensure_tables(target, [TABLE])
     found: defaultdict[str, dict[str, set[tuple[Any, ...]]]] = defaultdict(dict)
-    for row in target.query(MATCHED_BEFORE).itertuples():
+    for row in _query_history(target, MATCHED_BEFORE).itertuples():
         found[str(row.definition)].setdefault(str(row.id), set()).add(_key(row))
     return found
 
 
 def read_api_numbers(target: Warehouse) -> tuple[Observation, ...]:
     """Return the numbers that the Reporting API gave, the newest of each id."""
-    ensure_tables(target, [TABLE])
-    rows: list[Any] = target.query(FROM_API, source=API).sort_values("id").to_dict("records")
+    rows: list[Any] = _query_history(target, FROM_API, source=API).sort_values("id").to_dict("records")
     return tuple(
         Observation(**row | {"value": to_decimal(row["value"]), "tolerance": to_decimal(row["tolerance"])})
         for row in rows
@@ -243,8 +249,7 @@ def read_history(target: Warehouse, runs: int = 14) -> pd.DataFrame:
     """Return the outcomes of the last nights: a row per number, of the Reporting API's only those that did not always
     match, a column per night, the newest first.
     """
-    ensure_tables(target, [TABLE])
-    rows = target.query(HISTORY, runs=runs)
+    rows = _query_history(target, HISTORY, runs=runs)
     rows = rows[(rows["source"] != API) | rows["id"].isin(rows.loc[rows["outcome"] != MATCHED, "id"])]
     table = rows.pivot(index="id", columns="checked_at", values="outcome").sort_index(axis=1, ascending=False)
     return table.set_axis([f"{at:%b %-d, %H:%M:%S}" for at in table.columns], axis=1).reset_index()

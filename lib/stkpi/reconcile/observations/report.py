@@ -110,7 +110,7 @@ def check_ledger(report: str = "") -> Report:
     """
     config = settings.load()
     definitions, own = read_definitions(config), ledger.read_ledger()
-    with warehouse.connect(config) as target:
+    with warehouse.connect(config, read_only=True) as target:
         api = read_api_numbers(target)
         checked = check_observations(target, [*own, *api], definitions)
         covered = covered_days(target)
@@ -137,7 +137,7 @@ def check_ledger(report: str = "") -> Report:
 def search_kpi(kpi: str, *, careless: bool = False) -> Search:
     """Search for the definition of a KPI with the ledger as it is now. Nothing is written."""
     entry, definitions = find_kpi(kpi), read_definitions()
-    with warehouse.connect() as target:
+    with warehouse.connect(read_only=True) as target:
         checked = check_kpi(target, entry.name, definitions)
         return search_definition(target, entry, checked, definitions, careless=careless)
 
@@ -145,7 +145,7 @@ def search_kpi(kpi: str, *, careless: bool = False) -> Search:
 def search_all(report: Report) -> list[Search]:
     """Search for the definition of every KPI of which the ledger has numbers."""
     definitions = read_definitions()
-    with warehouse.connect() as target:
+    with warehouse.connect(read_only=True) as target:
         return [
             search_definition(target, kpi, report.checked, definitions)
             for kpi in read_catalog().values()
@@ -192,7 +192,7 @@ def show_ways(kpi: str, unit: str = "", first_day: str = "", last_day: str = "",
     """
     config, entry = settings.load(), find_kpi(kpi)
     definition = read_definitions(config)[entry.name]
-    with warehouse.connect(config) as target:
+    with warehouse.connect(config, read_only=True) as target:
         covered = covered_days(target)
         check_built(target, {entry.name: definition})
         units = [name for name in list_units(target, entry) if name in covered.index]
