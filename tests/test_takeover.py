@@ -36,8 +36,7 @@ from stkpi.warehouse.schema import Column, Table
 SCRIPT = Path(__file__).with_name("data").joinpath("old_warehouse.sql").read_text(encoding="utf-8")
 COMMANDS = (
     "ingest", "rebuild", "status", "validate", "repair", "repair --table st_raw_v2.raw_invoices --apply",
-    "find --kpi leads", "adopt --kpi leads", "reconcile --export docs/old-dashboard.csv",
-    "observe --kpi leads --bu Phoenix-Sales --from 2025-08-18 --to 2025-08-24 --value 96",
+    "find --kpi leads", "reconcile --export docs/old-dashboard.csv",
 )  # fmt: skip
 SENTENCE = (
     "This program did not make st_logs_v2.ingestion_logs, st_logs_v2.sync_state, st_mart_v2.daily_kpis, "
@@ -82,7 +81,10 @@ class OldFile:
                 " WHERE schema_name LIKE $1 ORDER BY 1",
                 [pattern],
             ).fetchall()
-            rows = {name: sorted(map(repr, connection.table(name).fetchall())) for name, _, _ in found}
+            rows = {
+                name: connection.execute(f"SELECT COUNT(*), SUM(HASH(t)::UHUGEINT) FROM {name} AS t").fetchone()
+                for name, _, _ in found
+            }
             schemas = "SELECT schema_name FROM duckdb_schemas() WHERE schema_name LIKE $1 ORDER BY 1"
             return found, rows, connection.execute(schemas, [pattern]).fetchall()
 
@@ -163,6 +165,9 @@ def test_every_command_answers_with_one_sentence_and_writes_nothing(
         assert command(monkeypatch, line) == 2
         assert capsys.readouterr().err == f"{SENTENCE}\n", line
         assert old.dump() == before, line
+    assert command(monkeypatch, "doctor") == 2
+    assert SENTENCE in capsys.readouterr().out
+    assert old.dump() == before
 
 
 def test_the_remedy_is_a_name_that_is_not_in_use(old):
@@ -431,13 +436,33 @@ ORDER BY his.id"""
     assert old.dump("st_%_v1") == after
 
 
+def test_the_one_table_that_may_change_gets_columns_and_values_and_no_more(tmp_path):
+    old = OldFile(tmp_path / "old.duckdb")
+    old.run(SCRIPT)
+    jobs = "old.st_raw_v2.raw_jobs"
+    with old.open(datasets="st_{}_v3", may_change="st_raw_v2.raw_jobs") as target:
+        assert target.qualify_name("st_raw_v2.raw_jobs") == "`old`.st_raw_v2.raw_jobs"
+        target.execute(f"ALTER TABLE {jobs} ADD COLUMN note STRING", f"UPDATE {jobs} SET note = 'x' WHERE id = 1")
+        for harm in (
+            f"DROP TABLE {jobs}",
+            f"DELETE FROM {jobs} WHERE TRUE",
+            f"INSERT INTO {jobs} SELECT * FROM {jobs}",
+        ):
+            with pytest.raises(UserError, match=r"^This program did not make st_raw_v2\.raw_jobs, "):
+                target.execute(harm)
+        with pytest.raises(UserError, match=r"^This program did not make st_raw_v2\.raw_invoices, "):
+            target.execute("UPDATE old.st_raw_v2.raw_invoices SET jobId = 1 WHERE TRUE")
+        found = target.query(f"SELECT id, note FROM {jobs} ORDER BY id")
+    assert found["note"].astype(object).where(found["note"].notna(), None).tolist() == ["x", None]
+
+
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
         ("raw_invoices", "TABLE=raw_invoices is not a table: write its dataset"),
         ("st_raw_v1.nothing", "There is no table st_raw_v1.nothing: correct TABLE."),
-        ("st_raw_v1.raw_jobs", "st_raw_v1.raw_jobs is not a table of old invoices"),
-        ("st_raw_v2.raw_invoices", "is not a table of old invoices: correct TABLE. `make repair` repairs our own"),
+        ("st_raw_v1.raw_jobs", "st_raw_v1.raw_jobs is not a table of another program's old invoices: correct"),
+        ("st_raw_v2.raw_invoices", "st_raw_v2.raw_invoices is not a table of another program's old invoices: correct"),
     ],
 )
 def test_a_table_that_is_none_of_old_invoices(healthy, table, sentence):

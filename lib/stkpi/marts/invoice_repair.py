@@ -135,7 +135,7 @@ def run_old(name: str, dry_run: bool = True, window_start: str = "", window_end:
         except target.NotFound:
             raise UserError(f"There is no table {name}: correct TABLE.") from None
         if "_key" in found or not found >= _OLD_COLUMNS:
-            raise UserError(f"{name} is not a table of old invoices: correct TABLE. `make repair` repairs our own.")
+            raise UserError(f"{name} is not a table of another program's old invoices: correct TABLE.")
         try:
             target.query(f"SELECT 1 AS x FROM {INVOICES.table} WHERE FALSE")
         except target.NotFound:

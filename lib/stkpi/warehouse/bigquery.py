@@ -367,7 +367,8 @@ class BigQueryWarehouse:
             self.usage.add(job.total_bytes_processed or 0, job.total_bytes_billed or 0)
             return job
 
-        done = self._with_retries(attempt, prepared.writes[0].name if prepared.writes else "")
+        changed = (write.name for write in prepared.writes if write.verb in ("UPDATE", "DELETE", "MERGE"))
+        done = self._with_retries(attempt, next(changed, ""))
         self._ownership.note(prepared.writes)
         return done
 

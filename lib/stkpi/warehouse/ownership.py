@@ -34,7 +34,7 @@ class Ownership:
         our_datasets: the datasets that are ours even where nothing in them is, by real name
         pattern: the setting DATASETS
         catalog: the project or database, with which a name may begin
-        may_change: the one table that may be changed although it is not ours, by real name
+        may_change: the one table that may get columns and values although it is not ours, by real name
         Raises UserError, which names all of them, for tables in a dataset that has nothing of ours.
         """
         self._found = dict(found)
@@ -54,15 +54,16 @@ class Ownership:
             is_ours = self._found.get(name)
             if is_ours is None and (is_ours := look_up(name)) is not None:
                 self._found[name] = is_ours
-            if is_ours is False and name != self._may_change:
+            if is_ours is False:
                 foreign.append(name)
         self._refuse(foreign)
 
     def check_writes(self, writes: Iterable[Write], look_up: Callable[[str], bool | None]) -> None:
         """Check, as `check` does, what a statement writes to. Raises RuntimeError on a connection that only reads."""
-        names = [write.name for write in writes]
-        if names and self._read_only:
-            raise RuntimeError(f"the warehouse was opened for reading only, and {names[0]} would be written")
+        writes = tuple(writes)
+        if writes and self._read_only:
+            raise RuntimeError(f"the warehouse was opened for reading only, and {writes[0].name} would be written")
+        names = (write.name for write in writes if write.verb not in ("ALTER", "UPDATE") or not self._may(write.name))
         self.check(names, look_up)
 
     def note(self, writes: Iterable[Write]) -> None:
@@ -72,6 +73,9 @@ class Ownership:
                 self._found[write.name] = True
             elif write.verb == "DROP":
                 self._found.pop(write.name, None)
+
+    def _may(self, name: str) -> bool:
+        return name == f"{self._catalog}{self._may_change}"
 
     def _refuse(self, names: Iterable[str]) -> None:
         foreign = sorted(set(names))
