@@ -82,7 +82,7 @@ class OldFile:
                 [pattern],
             ).fetchall()
             rows = {
-                name: connection.execute(f"SELECT COUNT(*), SUM(HASH(t)::UHUGEINT) FROM {name} AS t").fetchone()
+                name: connection.execute(f"SELECT COUNT(*), SUM(HASH(t) >> 8) FROM {name} AS t").fetchone()
                 for name, _, _ in found
             }
             schemas = "SELECT schema_name FROM duckdb_schemas() WHERE schema_name LIKE $1 ORDER BY 1"

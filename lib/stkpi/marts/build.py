@@ -185,8 +185,8 @@ def _check_sources(target: warehouse.Warehouse, marts: Iterable[Mart]) -> None:
     warehouse.ensure_tables(target, (*state.TABLES, *map(define_raw_table, needed)))
     if unread := state.find_unread(target, needed):
         raise UserError(
-            f"Nothing of {', '.join(unread)} was read from ServiceTitan yet, and the figures need it: run the nightly or "
-            "an ingest, which says why."
+            f"Nothing of {', '.join(unread)} was read from ServiceTitan yet, and the figures need it: run the nightly, "
+            "which says why."
         )
 
 
