@@ -118,6 +118,7 @@ with open("calls", "a") as file:
 """
 ENVIRONMENT = (
     "# secrets\nST_CLIENT_ID=cid.1\nST_CLIENT_SECRET=s$x=2\nST_APP_KEY=ak1\nST_TENANT_ID=7\nTIME_ZONE=Asia/Kolkata\n"
+    "DATASETS=acme_{}\n"
 )
 
 
@@ -153,6 +154,7 @@ def test_the_job_gets_every_setting_and_the_secrets_only_from_their_manager(call
         "WAREHOUSE": "/tmp/stkpi/warehouse.duckdb",
         "ST_TENANT_ID": "7",
         "TIME_ZONE": "Asia/Kolkata",
+        "DATASETS": "acme_{}",
     }
     assert all(name.lower() in Settings.model_fields for name in (*plain, *secret))
     stored = {words[2]: data for words, data in calls if words[:2] == ["secrets", "create"]}
