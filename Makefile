@@ -9,7 +9,7 @@ RUFF := $(BIN)/ruff --config lib/pyproject.toml
 # Python images often turn bytecode off. Then each kernel of a night would compile the whole project again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help nightly test soak lab check format sandbox ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor bench bench-increment bench-finder lock clean
+.PHONY: help nightly test soak lab check format sandbox setup ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor bench bench-increment bench-finder lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ format: $(READY) ## fix what `make check` finds, where a machine can
 
 sandbox: $(READY) ## serve a made-up company over the ServiceTitan API until you press Ctrl-C
 	@$(BIN)/python -m sandbox
+
+setup: $(READY) ## write or complete the company folder, as guesses from what ServiceTitan says, and list them
+	@$(BIN)/python -m stkpi setup
 
 ingest: $(READY) ## read what changed since the last ingest; ENTITIES=jobs,invoices
 	@$(BIN)/python -m stkpi ingest --entities "$(or $(ENTITIES),all)"

@@ -22,6 +22,7 @@ LAYERS = (
     ("ingest",),
     ("marts",),
     ("validation", "reconcile"),
+    ("proposal",),
     ("reporting",),
     ("runs",),
     ("__main__", "cli", "runner"),

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from stkpi.company import SANDBOX_PRESET
 from stkpi.settings import ROOT
 
 NBVAL = ["-m", "pytest", "-q", "--no-header", "--nbval-lax", "--nbval-cell-timeout=300", "-p", "no:cacheprovider"]
 
 
 @pytest.mark.usefixtures("healthy")
-def test_every_notebook_runs_from_top_to_bottom_and_a_cell_that_raises_is_seen(tmp_path: Path) -> None:
+def test_every_notebook_runs_from_top_to_bottom_and_a_cell_that_raises_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPANY", str(shutil.copytree(SANDBOX_PRESET, tmp_path / "company")))  # one step adds to it
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     assert len(notebooks) >= 7
     raises = shutil.copy(ROOT / "tests" / "notebooks" / "03_raises.ipynb", tmp_path)  # away from our conftest.py

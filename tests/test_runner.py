@@ -31,6 +31,9 @@ STEPS = [
 ]
 
 
+COMPANY = dict.fromkeys(map(str.upper, settings.CREDENTIALS), "a-company") | {"TIME_ZONE": "America/Denver"}
+
+
 def spec(folder: Path, steps: list[dict]) -> Path:
     """A spec over the fixture notebooks."""
     path = folder / "spec.yml"
@@ -43,8 +46,8 @@ def spec(folder: Path, steps: list[dict]) -> Path:
 @pytest.fixture(autouse=True)
 def own_credentials(monkeypatch):
     """With credentials no sandbox is started; the fixture notebooks talk to nobody."""
-    for name in settings.CREDENTIALS:
-        monkeypatch.setenv(name.upper(), "a-company")
+    for name, value in COMPANY.items():
+        monkeypatch.setenv(name, value)
 
 
 class Night:
@@ -79,7 +82,7 @@ def start(runs: Path, *arguments: str | Path) -> subprocess.Popen:
     """The runner's command line in a process of its own, writing to `runs`."""
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, runs, *arguments],
-        env=os.environ | dict.fromkeys(map(str.upper, settings.CREDENTIALS), "a-company"),
+        env=os.environ | COMPANY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -77,6 +77,7 @@ def test_without_credentials_every_command_has_the_made_up_company_s_own_setting
 @pytest.mark.usefixtures("nothing_set")
 def test_one_credential_is_enough_to_leave_the_made_up_company_alone(monkeypatch) -> None:
     monkeypatch.setenv("ST_APP_KEY", "key")
+    monkeypatch.setenv("TIME_ZONE", "America/Denver")
     read = settings.load()
     assert not read.is_demo
     assert (read.warehouse, read.company) == (settings.RUNS / "warehouse.duckdb", settings.ROOT / "company")
@@ -92,6 +93,7 @@ def test_one_credential_is_enough_to_leave_the_made_up_company_alone(monkeypatch
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1:8900"])
 def test_a_made_up_company_is_never_written_to_bigquery(url, monkeypatch) -> None:
     monkeypatch.setenv("BQ_PROJECT", "theirs")
+    monkeypatch.setenv("TIME_ZONE", "America/Denver")
     for name in settings.CREDENTIALS if url else ():
         monkeypatch.setenv(name.upper(), "of the sandbox")
     monkeypatch.setenv("ST_API_URL", url)
@@ -106,7 +108,7 @@ def test_a_second_company_has_its_own_settings_warehouse_and_runs(tmp_path, monk
     folder = tmp_path / "companies" / "acme"
     folder.mkdir(parents=True)
     (tmp_path / ".env").write_text("ST_TENANT_ID=1\nBQ_PROJECT=first\n")
-    (folder / ".env").write_text("ST_TENANT_ID=2\n")
+    (folder / ".env").write_text("ST_TENANT_ID=2\nTIME_ZONE=America/Denver\n")
     monkeypatch.setenv("COMPANY", "companies/acme")
     read = settings.load()
     assert (read.st_tenant_id, read.bq_project, read.company) == ("2", None, folder)

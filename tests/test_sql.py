@@ -117,6 +117,11 @@ def test_every_check_is_googlesql(judge, path):
     assert judge.analyze(validation.read_check_sql(path.stem, choose_definitions({})), PARAMETERS)
 
 
+@pytest.mark.parametrize("path", sorted((marts.SQL / "proposal").glob("*.sql")), ids=lambda path: path.stem)
+def test_what_a_proposal_asks_is_googlesql(judge, path):
+    assert judge.analyze(path.read_text(encoding="utf-8"), {"since": "DATE"})
+
+
 def draw_definitions(seed: int) -> dict[str, Definition]:
     """A random definition of every KPI."""
     random = np.random.default_rng(seed)

@@ -19,6 +19,7 @@ from stkpi.kpis.sql import definition_sql
 from stkpi.marts import build as marts
 from stkpi.marts import invoice_repair as repair
 from stkpi.marts import takeover
+from stkpi.proposal import folder as proposal
 from stkpi.reconcile import command as reconcile
 from stkpi.reconcile import pull, render
 from stkpi.reconcile.observations import adopt, observe
@@ -47,6 +48,16 @@ def _backfill(options: argparse.Namespace) -> int:
 def _rebuild(options: argparse.Namespace) -> int:
     done = marts.build_marts(options.as_of, full=True)
     print(f"{done.headline} {int(done.tables['rows'].sum()):,} rows in {len(done.tables)} tables.")
+    return 0
+
+
+def _set_up(_: argparse.Namespace) -> int:
+    done = proposal.set_up()
+    print(*done.lines, sep="\n")
+    if len(done.guesses):
+        print(done.guesses.to_string(index=False))
+    if not done.lines:
+        print("Nothing is missing in the company folder, and nothing in it is a guess.")
     return 0
 
 
@@ -88,8 +99,8 @@ def _reconcile(options: argparse.Namespace) -> int:
         result = reconcile.run(options.export, options.kpi, options.unit, options.first, options.last)
     print(render.format_text(result))
     if not result.matches:
-        folder = render.write_files(result, options.out or settings.load().runs / "reconcile", names=options.names)
-        print(f"Row by row: {folder / 'rows.csv'}")
+        written = render.write_files(result, options.out or settings.load().runs / "reconcile", names=options.names)
+        print(f"Row by row: {written / 'rows.csv'}")
     return 0 if result.matches else 1
 
 
@@ -220,6 +231,9 @@ def main() -> int:
     command = commands.add_parser("ingest", help="what changed since the last ingest")
     command.add_argument("--entities", default="all", help="comma-separated names, or all (default)")
     command.set_defaults(run=_ingest, tenant=True)
+
+    command = commands.add_parser("setup", help="write or complete the company folder, and list what is a guess in it")
+    command.set_defaults(run=_set_up, tenant=True)
 
     command = commands.add_parser("backfill", help="read one entity again for a range of days")
     command.add_argument("--entity", required=True)

@@ -1,6 +1,7 @@
 """A company's own folder: its name, the definitions it adopted, and its CSV files.
 
-    company.yml         name; definitions that depart from the default, each with its date and evidence
+    company.yml         name; definitions that depart from the default, each with its date and evidence; the saved
+                        report of each KPI; limits of checks that differ
     business_units.csv  the rolled-up unit, region, division and segment of each ServiceTitan unit
     job_type_rules.csv  job types that are excluded from production, or are warranty work
     observed.csv        numbers that somebody read off ServiceTitan
@@ -12,7 +13,14 @@ file may be missing. An adoption looks like this, the newest of a KPI last:
       leads:
         - {adopted_on: 2025-09-14, choices: {status: completed}, evidence: [leads-1, leads-2], note: "as the screen"}
 
-A new adoption is added to company.yml as it stands: a person's comments and order stay.
+A new adoption is added to company.yml as it stands: a person's comments and order stay. A saved report looks like this,
+with its parameters by their labels:
+
+    reports:
+      leads: {category: marketing, id: 1001, name: Leads, parameters: {Filter by: Job Creation Date}}
+
+What the product proposed says why in its `guess` (a column of the CSV files, a key of a report). Without it, it counts
+as confirmed.
 """
 
 from __future__ import annotations
@@ -31,7 +39,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stkpi import settings
 from stkpi.errors import UserError
@@ -40,13 +48,15 @@ SANDBOX_FOLDER = settings.RUNS / "sandbox" / "painting" / "company"
 SANDBOX_PRESET = settings.SANDBOX / "company"
 
 FILE = "company.yml"
-KEYS = ("name", "definitions")
+KEYS = ("name", "definitions", "reports", "thresholds")
 EXAMPLE = "One looks like {adopted_on: 2025-09-14, choices: {status: completed}, evidence: [leads-1]}."
+REPORT_EXAMPLE = "One looks like {category: marketing, id: 1001, parameters: {Filter by: Job Creation Date}}."
 UNITS, JOB_TYPE_RULES, OBSERVED = "business_units.csv", "job_type_rules.csv", "observed.csv"
 COLUMNS = {
     UNITS: ("business_unit", "rollup", "region", "division", "segment"),
     JOB_TYPE_RULES: ("job_type", "rule"),
 }
+GUESS = "guess"  # why the product proposed a row; empty or no such column: a person wrote or confirmed it
 BOTH = "Both"
 # What a cell of these columns may say, in any letter case; it may also be empty.
 WORDS = {
@@ -72,12 +82,39 @@ class Adoption:
 
 
 @dataclass(frozen=True)
+class SavedReport:
+    """The company's saved report that shows a KPI.
+
+    category, id: as the Reporting API calls it; parameters: the chosen value's label by the parameter's label
+    guess: why it was proposed; empty where a person confirmed it
+    """
+
+    category: str
+    id: str
+    name: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    guess: str = ""
+
+    @property
+    def reference(self) -> str:
+        """The report as people type it: `report:marketing/1001`."""
+        return f"report:{self.category}/{self.id}"
+
+
+@dataclass(frozen=True)
 class Company:
-    """What company.yml says. definitions: the adoptions of each KPI, oldest first."""
+    """What company.yml says.
+
+    definitions: the adoptions of each KPI, oldest first; reports: the saved report of each KPI
+    thresholds: limits by the name of the check, as the file has them; keys: the keys that the file has, empty or not
+    """
 
     folder: Path
     name: str = ""
     definitions: Mapping[str, tuple[Adoption, ...]] = field(default_factory=dict)
+    reports: Mapping[str, SavedReport] = field(default_factory=dict)
+    thresholds: Mapping[str, Any] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
 
     def find_adoption(self, kpi: str) -> Adoption | None:
         """Return the adoption in force: the newest that is not undone."""
@@ -87,6 +124,11 @@ class Company:
         """Return the options by dimension in which the KPI's definition departs from the default."""
         adoption = self.find_adoption(kpi)
         return adoption.choices if adoption else {}
+
+    def find_choices(self, reference: str) -> Mapping[str, str]:
+        """Return the parameters, by label, of the saved report that `reference` names; none where it is not listed."""
+        listed = (report.parameters for report in self.reports.values() if report.reference == reference)
+        return next(listed, {})
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -134,7 +176,72 @@ def read_company(config: settings.Settings) -> Company:
         if not isinstance(entries, list | None):
             raise _error(path, definitions.lc.key(kpi)[0], f"{kpi} must be a list of adoptions. {EXAMPLE}")
         adoptions[str(kpi)] = tuple(_read_adoption(path, entry) for entry in entries or ())
-    return Company(folder, str(content.get("name") or ""), adoptions)
+    return Company(
+        folder,
+        str(content.get("name") or ""),
+        adoptions,
+        {str(kpi): _read_report(path, kpi, entry) for kpi, entry in _read_entries(path, content, "reports")},
+        dict(_read_entries(path, content, "thresholds")),
+        frozenset(content),
+    )
+
+
+def _read_entries(path: Path, content: Any, key: str) -> list[tuple[Any, Any]]:
+    """The entries below a key, each of which must be a mapping itself."""
+    entries: Any = content.get(key) or CommentedMap()
+    if not isinstance(entries, CommentedMap):
+        raise _error(path, content.lc.key(key)[0], f"{key} must be lines of `name: {{…}}`.")
+    for name, entry in entries.items():
+        if not isinstance(entry, CommentedMap):
+            raise _error(path, entries.lc.key(name)[0], f"{name} must be lines of `key: value`.")
+    return list(entries.items())
+
+
+def _read_report(path: Path, kpi: Any, entry: Any) -> SavedReport:
+    known, line = tuple(SavedReport.__dataclass_fields__), entry.lc.line
+    if strange := [key for key in entry if key not in known]:
+        raise _error(
+            path,
+            entry.lc.key(strange[0])[0],
+            f"{strange[0]} is unknown in the report of {kpi}; did you mean {_nearest(str(strange[0]), known)}?",
+        )
+    if missing := [key for key in known[:2] if entry.get(key) in (None, "")]:
+        raise _error(path, line, f"the report of {kpi} has no {missing[0]}. {REPORT_EXAMPLE}")
+    parameters = entry.get("parameters") or {}
+    if not isinstance(parameters, dict) or any(isinstance(value, dict | list) for value in parameters.values()):
+        raise _error(
+            path, line, f"the parameters of the report of {kpi} must be lines of `label: value`. {REPORT_EXAMPLE}"
+        )
+    return SavedReport(
+        category=str(entry["category"]),
+        id=str(entry["id"]),
+        name=str(entry.get("name") or ""),
+        parameters={str(label): "" if value is None else str(value) for label, value in parameters.items()},
+        guess=str(entry.get(GUESS) or ""),
+    )
+
+
+def append_key(config: settings.Settings, key: str, value: Any, comment: str) -> None:
+    """Append a key that company.yml lacks, with a comment above it; whatever the file has stays byte for byte.
+
+    Only a file whose end takes no further line (such as `{name: Acme}`) is written anew.
+    """
+    path = find_folder(config) / FILE
+    text, encoding = _decode(path) if path.exists() else ("", "utf-8")
+    new = io.StringIO()
+    _yaml().dump({key: value}, new)
+    added = f"{text}{_end_line(text)}# {comment}\n{new.getvalue()}"
+    with suppress(YAMLError):
+        if _yaml().load(added) == {**_read_yaml(path), key: value}:
+            _write(path, _encode(added, encoding))
+            return
+    content = _read_yaml(path)
+    content[key] = value
+    _write_yaml(path, content)
+
+
+def _end_line(text: str) -> str:
+    return "" if not text or text.endswith("\n") else "\n"
 
 
 def _error(path: Path, line: int, problem: str) -> UserError:
@@ -279,20 +386,31 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
 
 
 def append_row(path: Path, columns: Sequence[str], row: Mapping[str, str]) -> None:
-    """Append a row to a CSV file in the layout that it has; a missing file is made, with `columns` as its header."""
+    """Append a row to a CSV file; see `append_rows`."""
+    append_rows(path, columns, [row])
+
+
+def append_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Append rows to a CSV file in the layout that it has; a missing file is made, with `columns` as its header.
+
+    The rows that are there stay as they are. A file without the column `guess`, where it is one of `columns`, gets it.
+    """
     layout, header, text = _Layout("utf-8", ",", 0, ()), list(columns), ",".join(columns) + "\n"
     if path.exists() and any(_split(_find_layout(path, columns))):
         layout = _find_layout(path, columns)
-        header = _read_header(path, next(_split(layout))[1], columns)
-        text = _decode(path)[0]
+        line, values = next(_split(layout))
+        header = _read_header(path, values, columns)
+        lines = list(layout.lines)
+        if GUESS in columns and GUESS not in header:
+            header.append(GUESS)
+            first = lines[line - 1].rstrip("\r\n")
+            lines[line - 1] = f"{first}{layout.delimiter}{GUESS}{lines[line - 1][len(first) :]}"
+        text = "".join(lines)
     new = io.StringIO()
-    csv.DictWriter(new, header, restval="", delimiter=layout.delimiter, lineterminator="\n").writerow(dict(row))
-    text += "\n" * (not text.endswith("\n")) + new.getvalue()
-    try:
-        data = text.encode(layout.encoding)
-    except UnicodeEncodeError:
-        data = text.encode("utf-8-sig")
-    _write(path, data)
+    writer = csv.DictWriter(new, header, restval="", delimiter=layout.delimiter, lineterminator="\n")
+    writer.writerows(dict(row) for row in rows)
+    text += _end_line(text) + new.getvalue()
+    _write(path, _encode(text, layout.encoding))
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
@@ -326,6 +444,14 @@ def _decode(path: Path) -> tuple[str, str]:
     raise UserError(f"{show_path(path)} is neither UTF-8 nor Windows-1252 text: save it as CSV UTF-8.")
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    """Encode a text as its file was, or as UTF-8 where that cannot hold it."""
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.encode("utf-8-sig")
+
+
 def _find_layout(path: Path, columns: Sequence[str]) -> _Layout:
     """Tell the delimiter by the first line that is not empty: it names most of the columns."""
     text, encoding = _decode(path)
@@ -353,7 +479,7 @@ def _split(layout: _Layout) -> Iterator[tuple[int, list[str]]]:
 def _read_header(path: Path, values: Sequence[str], columns: Sequence[str]) -> list[str]:
     header = [value.lower() for value in values]
     for name in columns:
-        if name not in header:
+        if name not in header and name != GUESS:
             raise UserError(f"{show_path(path)} has no column {name}: it needs {', '.join(columns)}.")
     return header
 

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     datasets: str = "st_{}_v2"
     warehouse: Path = RUNS / "warehouse.duckdb"
 
-    time_zone: str = "America/Phoenix"
+    time_zone: str = "UTC"  # of nobody: `load` wants it to be said
     as_of: date | None = None
     company: Path = COMPANY
 
@@ -121,6 +121,8 @@ def load() -> Settings:
     read = _read(file)
     if read.is_demo:
         read = _read(SANDBOX / f"{read.sandbox_company}.env", file)
+    if "time_zone" not in read.model_fields_set:
+        raise UserError("TIME_ZONE is not set: put your company's into .env, such as TIME_ZONE=America/New_York.")
     if "warehouse" not in read.model_fields_set:
         read = read.model_copy(update={"warehouse": read.runs / "warehouse.duckdb"})
     return read

@@ -28,10 +28,12 @@ def pull_report(
     last_day: date | None,
     kpi: str = "",
     business_unit: str = "",
+    chosen: Mapping[str, str] | None = None,
 ) -> Export:
     """Run a saved report (`report:category/id`) over a period and a rolled-up unit; its rows as an export.
 
     target: where the unit's ServiceTitan units are known; not needed for all units
+    chosen: the values of other parameters, both by their labels, as company.yml has them
     Raises UserError where the report does not exist, is refused, or has no column that is known.
     """
     category, _, report = reference.removeprefix(PREFIX).partition("/")
@@ -41,11 +43,13 @@ def pull_report(
         raise UserError("A report is run for days: give FROM= and TO=.")
     try:
         described = client.describe_report(category, report)
-        labels = {field["name"]: field.get("label") or field["name"] for field in described["fields"]}
+        names = [field["name"] for field in described["fields"]]
+        labels = dict(zip(names, list_labels(category, described["fields"]), strict=True))
         header = exports.read_table(described["name"], [list(labels.values())])
         window = find_window(infer_comparison(header, read_definitions(), kpi), first_day, last_day)
         units = _list_unit_ids(target, business_unit) if target and business_unit else ()
-        values = choose_parameters(described["parameters"], window, units)
+        given = _choose_values(client, described["parameters"], chosen or {})
+        values = choose_parameters(described["parameters"], window, units, given)
         rows = [
             {labels.get(name, name): value for name, value in row.items()}
             for row in client.run_report(category, report, values)
@@ -58,22 +62,66 @@ def pull_report(
     )
 
 
+def list_labels(category: str, fields: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the labels of a report's fields. In a report with a row per unit, Name is the unit."""
+    labels = [str(field.get("label") or field["name"]) for field in fields]
+    return (
+        ["Business Unit" if one == "Name" else one for one in labels]
+        if category.startswith("business-unit")
+        else labels
+    )
+
+
+def list_choices(client: Client, parameter: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a parameter may have, by their labels; none where it takes any. Raises RequestFailed."""
+    accepted = parameter.get("acceptValues") or {}
+    if accepted.get("dynamicSetId"):
+        return client.read_value_set(accepted["dynamicSetId"])
+    return {str(row[1]): row[0] for row in accepted.get("values") or ()}
+
+
+def _choose_values(client: Client, described: Iterable[Mapping[str, Any]], chosen: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values by parameter name of what was chosen by label.
+
+    Raises UserError for a label that the report does not have: it would silently be filtered by something else.
+    """
+    values, known = {}, {str(one.get("label") or one["name"]): one for one in described}
+    for label, value in chosen.items():
+        if not value:
+            continue
+        if label not in known:
+            raise UserError(f"The report has no parameter {label}, which company.yml names; it has {', '.join(known)}.")
+        choices = list_choices(client, known[label])
+        if choices and value not in choices:
+            raise UserError(f"{label} cannot be {value}, which company.yml says; it can be {', '.join(choices)}.")
+        is_flag = known[label]["dataType"] == "Boolean"
+        values[known[label]["name"]] = value.lower() == "true" if is_flag else choices.get(value, value)
+    return values
+
+
 def choose_parameters(
-    described: Iterable[Mapping[str, Any]], window: Window, unit_ids: Iterable[int]
+    described: Iterable[Mapping[str, Any]],
+    window: Window,
+    unit_ids: Iterable[int],
+    given: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The values of a report's parameters: its dates in their order (one alone is the last day), and its unit filter.
+    """The values of a report's parameters: its dates in their order (one alone is the last day), its unit filter, and
+    what is `given` by name.
 
     Raises UserError for a parameter that must be given and is none of these.
     """
     dates = [one["name"] for one in described if one["dataType"].startswith("Date")]
     days = [window.first_day, window.last_day] if len(dates) > 1 else [window.last_day]
-    values: dict[str, Any] = {name: day.isoformat() for name, day in zip(dates, days, strict=False)}
+    values: dict[str, Any] = {name: day.isoformat() for name, day in zip(dates, days, strict=False)} | dict(given or {})
     for one in described:
         name = one["name"]
         if "businessunit" in name.lower() and (ids := list(unit_ids)):
             values[name] = ids if one["isArray"] else ids[0]
         elif one["isRequired"] and name not in values:
-            raise UserError(f"The report wants {one.get('label') or name}, which is neither a date nor a unit.")
+            raise UserError(
+                f"The report wants {one.get('label') or name}, which is neither a date nor a unit: choose it under "
+                "`reports` in company.yml."
+            )
     return values
 
 

@@ -44,7 +44,8 @@ BACKOFF = 0.5  # seconds of the first wait between attempts; it doubles, with ji
 LONGEST_WAIT = 120  # seconds; a longer Retry-After fails the window, and the next run resumes there
 _TOKEN_MARGIN = 60  # seconds before its expiry at which a token is renewed
 _TRY_AGAIN = re.compile(r"try again in (\d+) second", re.IGNORECASE)
-_REPORTS = "reporting/v2/tenant/{tenant}/report-category"
+_REPORTING = "reporting/v2/tenant/{tenant}"
+_REPORTS = f"{_REPORTING}/report-category"
 _RETRYABLE_STATUS = {408, 409, 429, 500, 502, 503, 504}
 
 
@@ -194,6 +195,21 @@ class Client:
         if page.total is None:
             raise RequestFailed(f"{path} does not say how many rows it has")
         return page.total
+
+    def list_report_categories(self) -> list[dict[str, Any]]:
+        """Return the categories of the saved reports: id (a text), name. Raises RequestFailed."""
+        return self._read_rows(f"{_REPORTING}/report-categories")
+
+    def list_reports(self, category: str) -> list[dict[str, Any]]:
+        """Return the saved reports of a category: id, name, description. Raises RequestFailed."""
+        return self._read_rows(f"{_REPORTS}/{category}/reports")
+
+    def read_value_set(self, id: str) -> dict[str, Any]:
+        """Return the values that a parameter of a report may have, by their names. Raises RequestFailed."""
+        return {str(row[1]): row[0] for row in self._read_rows(f"{_REPORTING}/dynamic-value-sets/{id}")}
+
+    def _read_rows(self, path: str) -> list[Any]:
+        return [row for page in self.read_pages(path, {}) for row in page.rows]
 
     def describe_report(self, category: str, report: str) -> dict[str, Any]:
         """Return the name of a saved report, its `parameters`, and its `fields` (name, label).

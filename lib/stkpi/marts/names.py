@@ -1,0 +1,52 @@
+"""Names in the company's files that no record of ServiceTitan has: a rename there, or a typing error here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from stkpi import company, settings
+from stkpi.warehouse import Warehouse
+
+# What the first column of each file names.
+RECORDS = {company.UNITS: ("business unit", "business_units"), company.JOB_TYPE_RULES: ("job type", "job_types")}
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A name in a file that nothing has, and the nearest name that something has."""
+
+    path: Path
+    line: int
+    kind: str
+    name: str
+    nearest: str
+
+    def __str__(self) -> str:
+        where = f"{company.show_path(self.path)}, line {self.line}"
+        return f"{where}: ServiceTitan has no {self.kind} called {self.name}; did you mean {self.nearest}?"
+
+
+def find_unmatched_names(target: Warehouse, config: settings.Settings) -> list[Unmatched]:
+    """Return the names that no unit and no job type of the tenant has; none before their first ingest."""
+    folder = company.find_folder(config)
+    return [one for file in RECORDS for one in _compare(folder / file, _read_names(target, RECORDS[file][1]))]
+
+
+def _read_names(target: Warehouse, entity: str) -> list[str]:
+    try:
+        found = target.query(f"SELECT DISTINCT TRIM(name) AS name FROM st_raw_v2.raw_{entity} WHERE name IS NOT NULL")
+    except target.NotFound:
+        return []
+    return [str(name) for name in found["name"]]
+
+
+def _compare(path: Path, known: Iterable[str]) -> Iterator[Unmatched]:
+    column = company.COLUMNS[path.name][0]
+    lower = {name.lower(): name for name in known}
+    for line, row in company.read_rows(path, company.COLUMNS[path.name]) if lower else ():
+        if (name := row[column]) not in lower.values():
+            nearest = lower[get_close_matches(name.lower(), lower, n=1, cutoff=0)[0]]
+            yield Unmatched(path, line, RECORDS[path.name][0], name, nearest)
