@@ -312,7 +312,7 @@ def test_a_report_that_cannot_be_read_is_one_yellow_line(healthy, ledger, report
     found = night.check_ledger(report)
     assert found.counts["matched"] == 1
     assert found.notes[0].startswith("yellow: no report was read. ")
-    assert found.notes[0].endswith("It is named in notebooks/nightly.yml.")
+    assert found.notes[0].endswith("It is named under `reports` in company.yml.")
 
 
 # --- commands and page ------------------------------------------------------------------------------------------------

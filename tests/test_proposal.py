@@ -194,10 +194,38 @@ def test_setup_reads_the_units_and_job_types_that_it_needs_and_nothing_else(sand
     monkeypatch.setattr("sys.argv", ["stkpi", "setup"])
     assert command.main() == 0
     said = capsys.readouterr().out
-    assert f"19 lines were added to {tmp_path / 'acme' / company.UNITS}." in said
-    assert "no evidence: counts as Both" in said
+    assert f"19 lines were written to {tmp_path / 'acme' / company.UNITS}." in said
+    assert "no evidence: counts as Both; its jobs were not read yet" in said
     with warehouse.connect() as target:
         assert sorted(target.list_columns("st_raw_v2")) == ["st_raw_v2.raw_business_units", "st_raw_v2.raw_job_types"]
+
+
+def test_a_guess_that_was_made_before_the_jobs_were_read_is_made_again_unless_a_person_changed_it(acme):
+    with warehouse.connect() as target:
+        target.execute("CREATE TABLE st_raw_v2.jobs_of_later AS SELECT * FROM st_raw_v2.raw_jobs")
+        target.execute("DELETE FROM st_raw_v2.raw_jobs WHERE TRUE")
+    folder.complete_folder()
+    rules = company.read_table(acme / company.JOB_TYPE_RULES, RULE_COLUMNS)
+    assert {row["rule"] for row in rules if "stimat" in row["job_type"]} == {"excluded_from_production"}
+    assert all(row["guess"].endswith("; its jobs were not read yet") for row in rules)
+    # A person wants the commercial estimates out although some are invoiced, and says nothing about the others.
+    text = (acme / company.JOB_TYPE_RULES).read_text().splitlines(keepends=True)
+    own = [line if "Commercial" not in line else "Commercial estimate,excluded_from_production,\n" for line in text]
+    own = [line.replace("production,no", "production,surely no") if "Re-Est" in line else line for line in own]
+    (acme / company.JOB_TYPE_RULES).write_text("".join(own))
+    with warehouse.connect() as target:
+        target.execute("INSERT INTO st_raw_v2.raw_jobs SELECT * FROM st_raw_v2.jobs_of_later")
+    later = folder.complete_folder()
+    assert later.written == (
+        f"19 lines were written to {acme / company.UNITS}, 19 of them anew, now that the jobs were read.",
+        f"12 lines were written to {acme / company.JOB_TYPE_RULES}, 12 of them anew, now that the jobs were read.",
+    )
+    rules = {row["job_type"]: row["rule"] for row in company.read_table(acme / company.JOB_TYPE_RULES, RULE_COLUMNS)}
+    assert len(rules) == 14
+    assert [name for name, rule in rules.items() if rule == "excluded_from_production"] == [
+        "Commercial estimate", "Re-Estimate", "Sales Follow-up", "Legacy Sales Visit"
+    ]  # fmt: skip
+    assert folder.complete_folder().written == ()
 
 
 # --- guesses ----------------------------------------------------------------------------------------------------------

@@ -298,6 +298,23 @@ def test_a_first_week_has_no_change_and_still_a_page(newest):
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
+def test_what_a_company_does_not_have_leaves_no_empty_chart_and_no_empty_table():
+    """The only week has no job with an invoice: GPM and Warranty % are no numbers."""
+    page = charts.render_trends(full_weeks([sales(AUG_18, "Blue", 3, 0, 0)]), DEFINITIONS).data
+    titles = re.findall(r"<figcaption[^>]*>([^<]*)", page)
+    assert [title.partition(":")[0] for title in titles] == [
+        "Leads", "Estimates Scheduled", "Estimates", "Total Booked", "$ Produced", "Future Bookings", "$ Collected",
+        "Outstanding A/R",
+    ]  # fmt: skip
+    drawn = base64.b64decode(re.search(r"base64,([^\"]+)", page)[1]).decode()
+    assert "Aug" in drawn
+    assert not re.search(r">(19|20)\d\d<", drawn)
+    assert (
+        charts.render_bars(pd.Series(dtype=int), "No invoice lacks its job.").data == "<p>No invoice lacks its job.</p>"
+    )
+    assert "None." in tables.render_table(pd.DataFrame(columns=["seen"])).data
+
+
 def test_what_is_recorded_is_read_back_and_neither_it_nor_progress_is_shown():
     output = {RECORD_MIME: {"as_of": "2025-09-14"}, "text/plain": "Recorded: as_of"}
     cell = nbformat.v4.new_code_cell("record()", outputs=[nbformat.v4.new_output("display_data", output)])

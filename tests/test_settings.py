@@ -38,7 +38,7 @@ def test_a_value_that_cannot_be_used_is_named_and_not_shown(monkeypatch) -> None
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "../etc", "/etc/passwd"])
 def test_a_time_zone_that_is_none_is_refused(zone, monkeypatch) -> None:
     monkeypatch.setenv("TIME_ZONE", zone)
-    with pytest.raises(UserError, match=r"TIME_ZONE .* is not a time zone name such as"):
+    with pytest.raises(UserError, match=r"TIME_ZONE .* is not a time zone name such as America/New_York"):
         settings.load()
 
 
@@ -142,3 +142,11 @@ def test_no_test_and_no_process_of_a_test_meets_a_company() -> None:
     show = "from stkpi import settings; print(settings.load().bq_project, settings.load().st_client_id)"
     said = subprocess.run([sys.executable, "-c", show], env=os.environ, capture_output=True, text=True, check=True)
     assert said.stdout == "None None\n"
+
+
+def test_a_company_with_credentials_must_say_its_time_zone(monkeypatch) -> None:
+    monkeypatch.setenv("ST_CLIENT_ID", "a-company")
+    with pytest.raises(UserError, match=r"^TIME_ZONE is not set: put your company's into \.env, such as"):
+        settings.load()
+    monkeypatch.setenv("TIME_ZONE", "America/Phoenix")
+    assert settings.load().time_zone == "America/Phoenix"

@@ -1,6 +1,7 @@
 """Validation: a healthy warehouse is all green, and each damage turns exactly the right checks red or yellow."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from zetasql_judge import Judge, of_this_project
 from sandbox import server
 from sandbox.store import Store
 from sandbox.tenant import populate
-from stkpi import warehouse
+from stkpi import company, warehouse
 from stkpi.errors import UserError
 from stkpi.ingest import run as ingest
 from stkpi.kpis.catalog import read_catalog
@@ -150,7 +151,7 @@ DAMAGES = {
     ),
     "a unit has a new name": Damage(
         "UPDATE st_raw_v2.raw_business_units SET name = 'Sedona-Sales' WHERE name = 'Tucson-Comm-Sales'",
-        {"unmapped_units": "red"},
+        {"unmapped_units": "red", "unmatched_names": "yellow"},
         rebuild=True,
     ),
     # --- values that cannot be ---
@@ -396,7 +397,7 @@ def test_a_suite_of_a_table_that_no_kpi_uses_is_not_an_error():
 def test_limits_for_an_unknown_kpi_are_refused(healthy, monkeypatch):
     limits = checks.read_thresholds()
     rule = replace(limits.checks["links"], kpi="lead")
-    monkeypatch.setattr(validation, "read_thresholds", lambda: replace(limits, checks={"links": rule}))
+    monkeypatch.setattr(validation, "read_thresholds", lambda: replace(limits, checks={**limits.checks, "links": rule}))
     with pytest.raises(UserError, match="links names the KPI lead"):
         validation.run()
 
@@ -502,6 +503,40 @@ def test_a_settings_file_that_does_not_hold_together_is_refused(tmp_path, change
     path.write_text(yaml.safe_dump({"expectations": {}, "checks": {"links": rule}}))
     with pytest.raises(UserError, match=r"thresholds\.yml"):
         checks.read_thresholds(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("unmaped_units: {red: 3}", "unmaped_units: there is no such check; did you mean unmapped_units?"),
+        ("links: {red: many}", "thresholds of links: it takes numbers for green and red"),
+        ("links: {green: 1, red: 0}", "green not above red"),
+        ("links: {severity: warning}", "it takes numbers for green and red"),
+        ("links: {items: {jobs to customers: {red: 1}}}", "items with both"),
+    ],
+)
+def test_limits_of_a_company_that_cannot_be_are_refused(text, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        checks.change_limits(checks.read_thresholds(), yaml.safe_load(text))
+
+
+def test_a_company_s_limits_take_the_place_of_the_others_and_its_items_are_added():
+    given = {"links": {"red": 0.5, "items": {"jobs to customers": {"green": 0, "red": 1}}}}
+    rule = checks.change_limits(checks.read_thresholds(), given).checks["links"]
+    assert (rule.green, rule.red, rule.items["jobs to customers"]) == (0.005, 0.5, {"green": 0, "red": 1})
+    assert "payments to invoices" in rule.items
+
+
+def test_a_name_that_nothing_has_is_yellow_with_the_nearest_right_one(healthy, tmp_path, monkeypatch):
+    folder = shutil.copytree(company.SANDBOX_PRESET, tmp_path / "company")
+    (folder / company.JOB_TYPE_RULES).write_text("job_type,rule\nTouchup,warranty\nWarrenty,warranty\n")
+    monkeypatch.setenv("COMPANY", str(folder))
+    (check,) = (check for check in validation.run().checks if check.name == "unmatched_names")
+    assert (check.color, check.found) == (
+        "yellow",
+        f"Warrenty: {folder / company.JOB_TYPE_RULES}, line 3: ServiceTitan has no job type called Warrenty; "
+        "did you mean Warranty?",
+    )
 
 
 # --- comparisons with the past ----------------------------------------------------------------------------------------

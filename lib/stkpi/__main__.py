@@ -179,7 +179,7 @@ def _add_observation_commands(commands: Any) -> None:
 
     command = commands.add_parser("observe", help="note a number that ServiceTitan shows, and hear what it says")
     command.add_argument("--kpi", default="", help="a KPI as people call it, such as Leads")
-    command.add_argument("--bu", dest="unit", default="", help="a rolled-up unit, such as Phoenix-Sales")
+    command.add_argument("--bu", dest="unit", default="", help="a rolled-up unit")
     command.add_argument("--from", dest="first_day", default="", help="first day, such as 2025-08-18 or 8/18/25")
     command.add_argument("--to", dest="last_day", default="", help="last day, included")
     command.add_argument("--value", default="", help="the number as it is shown: 96, $1,234.56 or 39.74%%")

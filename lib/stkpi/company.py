@@ -29,7 +29,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -390,10 +390,13 @@ def append_row(path: Path, columns: Sequence[str], row: Mapping[str, str]) -> No
     append_rows(path, columns, [row])
 
 
-def append_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+def append_rows(
+    path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]], replaced: Collection[int] = ()
+) -> None:
     """Append rows to a CSV file in the layout that it has; a missing file is made, with `columns` as its header.
 
-    The rows that are there stay as they are. A file without the column `guess`, where it is one of `columns`, gets it.
+    The rows that are there stay as they are, but for the lines `replaced` (numbers as `read_rows` gives them), which
+    go. A file without the column `guess`, where it is one of `columns`, gets it.
     """
     layout, header, text = _Layout("utf-8", ",", 0, ()), list(columns), ",".join(columns) + "\n"
     if path.exists() and any(_split(_find_layout(path, columns))):
@@ -405,7 +408,7 @@ def append_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
             header.append(GUESS)
             first = lines[line - 1].rstrip("\r\n")
             lines[line - 1] = f"{first}{layout.delimiter}{GUESS}{lines[line - 1][len(first) :]}"
-        text = "".join(lines)
+        text = "".join(text for number, text in enumerate(lines, start=1) if number not in replaced)
     new = io.StringIO()
     writer = csv.DictWriter(new, header, restval="", delimiter=layout.delimiter, lineterminator="\n")
     writer.writerows(dict(row) for row in rows)

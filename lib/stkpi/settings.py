@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):  # unknown; not a relative path; a folder of time zones
-            raise ValueError("is not a time zone name such as America/Phoenix") from None
+            raise ValueError("is not a time zone name such as America/New_York") from None
         return value
 
 

@@ -7,7 +7,7 @@ confirmed or corrected. The made-up company has its files and gets no proposal.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +25,9 @@ from stkpi.proposal.reports import propose_reports
 from stkpi.proposal.units import Unit, propose_units
 from stkpi.servicetitan.client import Client, RequestFailed
 
-# What must be in the warehouse for any proposal, and what more a proposal by the jobs needs.
+# What must be in the warehouse for any proposal.
 NEEDED = ("business_units", "job_types")
-EVIDENCE = ("jobs", "estimates", "invoices", "payroll")
+UNREAD = "; its jobs were not read yet"  # ends a guess that the jobs may correct
 COLUMNS = ["file", "name", "counts as", "guess"]
 
 
@@ -86,17 +86,18 @@ def complete_folder(config: settings.Settings | None = None) -> Proposal:
     written: list[str] = []
     with warehouse.connect(config) as target:
         units, types = (_read_names(target, name) for name in NEEDED)
-        rows: dict[str, list[dict[str, str]]] = {}
+        rows: dict[str, tuple[list[int], list[dict[str, str]]]] = {}
         if folder != company.SANDBOX_FOLDER:
             rows = _propose_rows(target, config, units, types)
         notes += [str(one) for one in find_unmatched_names(target, config)]
         zone = check_time_zone(read_starts(target, resolve_day(None, config)), config.time_zone)
         notes += [zone] if zone else []
     try:
-        for file, added in rows.items():
+        for file, (replaced, added) in rows.items():
             if added:
-                company.append_rows(folder / file, (*company.COLUMNS[file], company.GUESS), added)
-                written.append(f"{len(added)} lines were added to {company.show_path(folder / file)}.")
+                company.append_rows(folder / file, (*company.COLUMNS[file], company.GUESS), added, replaced)
+                again = f", {len(replaced)} of them anew, now that the jobs were read" * bool(replaced)
+                written.append(f"{len(added)} lines were written to {company.show_path(folder / file)}{again}.")
         if folder != company.SANDBOX_FOLDER:
             written += _complete_yaml(config, own, units)
     except OSError as error:
@@ -150,26 +151,57 @@ def _read_evidence(target: warehouse.Warehouse) -> pd.DataFrame:
 
 def _propose_rows(
     target: warehouse.Warehouse, config: settings.Settings, units: pd.DataFrame, types: pd.DataFrame
-) -> dict[str, list[dict[str, str]]]:
-    """Return the rows that each CSV file lacks. The jobs are only looked at where a name is missing."""
+) -> dict[str, tuple[list[int], list[dict[str, str]]]]:
+    """Return for each CSV file the lines that better guesses replace, and the rows that are to be appended.
+
+    Only a guess that was made before the jobs were read, and that nobody has changed since, is replaced. The jobs are
+    only looked at where a name is missing or such a guess is there.
+    """
     folder = company.find_folder(config)
-    known = {file: company.read_table(folder / file, columns) for file, columns in company.COLUMNS.items()}
-    known_units = {row["business_unit"] for row in known[company.UNITS]}
-    known_types = {row["job_type"] for row in known[company.JOB_TYPE_RULES]}
-    new_types = [name for name in types["name"] if name not in known_types and names_a_rule(name)]
-    if set(units["name"]) <= known_units and not new_types:
+    files = {
+        file: company.read_rows(folder / file, (*columns, company.GUESS)) for file, columns in company.COLUMNS.items()
+    }
+    rules = {row["job_type"] for _, row in files[company.JOB_TYPE_RULES]}
+    is_early = any(row[company.GUESS].endswith(UNREAD) for rows in files.values() for _, row in rows)
+    has_new_units = bool(set(units["name"]) - {row["business_unit"] for _, row in files[company.UNITS]})
+    has_new_types = any(name not in rules and names_a_rule(name) for name in types["name"])
+    if not (is_early or has_new_units or has_new_types):
         return {}
     evidence = _read_evidence(target)
+    found = {}
+    for file, rows in files.items():
+        propose = _propose_units if file == company.UNITS else _propose_rules
+        names = units if file == company.UNITS else types
+        ours = [row for _, row in rows if row[company.GUESS].endswith(UNREAD)] if len(evidence) else []
+        if ours:
+            kept = [row for _, row in rows if row not in ours]
+            ours = [row for row in propose(names, evidence[:0], kept) if row in ours]
+        kept = [row for _, row in rows if row not in ours]
+        lines = [line for line, row in rows if row in ours]
+        found[file] = lines, propose(names, evidence, kept)
+    return found
+
+
+def _propose_units(
+    units: pd.DataFrame, evidence: pd.DataFrame, known: Sequence[Mapping[str, str]]
+) -> list[dict[str, str]]:
     # Where the company pays no job in ServiceTitan, an invoice alone is work.
     work = "worked" if evidence["worked"].sum() else "invoiced"
-    by_unit = _count(units, evidence, "business_unit_id", {"estimated": "estimated", "worked": work})
-    by_type = _count(types, evidence, "job_type_id", {"jobs": "total", "invoiced": "invoiced"})
-    return {
-        company.UNITS: propose_units([Unit(**row) for row in by_unit], known[company.UNITS]),
-        company.JOB_TYPE_RULES: propose_rules(
-            [JobType(row["name"], row["jobs"], row["invoiced"]) for row in by_type], known_types
-        ),
-    }
+    counted = _count(units, evidence, "business_unit_id", {"estimated": "estimated", "worked": work})
+    return _mark(propose_units([Unit(**row) for row in counted], known), evidence)
+
+
+def _propose_rules(
+    types: pd.DataFrame, evidence: pd.DataFrame, known: Sequence[Mapping[str, str]]
+) -> list[dict[str, str]]:
+    counted = _count(types, evidence, "job_type_id", {"jobs": "total", "invoiced": "invoiced"})
+    kinds = [JobType(row["name"], row["jobs"], row["invoiced"]) for row in counted]
+    return _mark(propose_rules(kinds, [row["job_type"] for row in known]), evidence)
+
+
+def _mark(rows: list[dict[str, str]], evidence: pd.DataFrame) -> list[dict[str, str]]:
+    """Say of guesses that were made before the jobs were read that they were."""
+    return rows if len(evidence) else [row | {company.GUESS: row[company.GUESS] + UNREAD} for row in rows]
 
 
 def _count(names: pd.DataFrame, evidence: pd.DataFrame, key: str, columns: dict[str, str]) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,12 @@ INK, GRAY, PALE, MARK, GAIN = "#1f4e79", "#9aa5b1", "#c9d3dd", "#c0392b", "#2e7d
 
 
 def render_bars(values: pd.Series, title: str, kind: str = "count") -> HTML:
-    """Return one chart of horizontal bars, a bar per entry of `values`; `title` says what it shows."""
+    """Return one chart of horizontal bars, a bar per entry of `values`; `title` says what it shows.
+
+    Without entries there is no chart, only the title.
+    """
+    if values.empty:
+        return HTML(f"<p>{html.escape(title)}</p>")
     return render_fragment("charts", charts=[{"title": title, "image": _draw_bars(values, kind)}])
 
 
@@ -63,13 +69,15 @@ def render_waterfall(steps: Sequence[tuple[str, float, str]], title: str) -> HTM
 
 def render_trends(weeks: pd.DataFrame, definitions: Mapping[str, Definition]) -> HTML:
     """Return a chart per KPI: the company's last half year, with the usual level, the mean of the twelve weeks before
-    the newest; weeks that are provisional are gray.
+    the newest; weeks that are provisional are gray. A KPI without a number in these weeks has none.
     """
     if weeks.empty:
         return HTML("")
     kpis = [definition.kpi for definition in definitions.values()]
     total = total_weeks(weeks, kpis).tail(TREND_WEEKS)
-    charts = [_draw_trend(kpi, total[kpi.name], find_provisional(kpi, total)) for kpi in kpis]
+    charts = [
+        _draw_trend(kpi, total[kpi.name], find_provisional(kpi, total)) for kpi in kpis if total[kpi.name].notna().any()
+    ]
     return render_fragment("charts", charts=charts)
 
 
@@ -85,6 +93,8 @@ def _draw_trend(kpi: Kpi, values: pd.Series, provisional: pd.Series) -> dict[str
     axes.plot(values.index[-1:], values.iloc[-1:], "o", color=color)
     if pd.notna(usual):
         axes.axhline(usual, color=MARK, linewidth=1, linestyle="--")
+    week = pd.Timedelta(weeks=1)  # around a single point the axis would be years long
+    axes.set_xlim(values.index[0] - (week if len(values) == 1 else week / 2), values.index[-1] + week / 2)
     locator = mpl.dates.MonthLocator()
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(mpl.dates.ConciseDateFormatter(locator))

@@ -138,7 +138,8 @@ def render_history(weeks: pd.DataFrame, definitions: Mapping[str, Definition], c
 
 
 def render_table(frame: pd.DataFrame) -> HTML:
-    """Return any frame as a table: numbers right-aligned with thousands separators, scrolling inside its own box.
+    """Return any frame as a table: numbers right-aligned with thousands separators, scrolling inside its own box; one
+    without rows is "None."
 
     Money (Decimal) has cents, a float one digit.
     """

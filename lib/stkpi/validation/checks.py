@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,31 @@ def read_thresholds(path: Path = THRESHOLDS) -> Thresholds:
         if rule.severity not in SEVERITIES or rule.green > rule.red:
             raise UserError(f"{path}: {name} needs a severity ({', '.join(SEVERITIES)}) and green not above red.")
     return read
+
+
+def change_limits(limits: Thresholds, changes: Mapping[str, Mapping[str, Any]]) -> Thresholds:
+    """Return the limits with what company.yml says in their place: green, red, and items, which are added.
+
+    Raises UserError for a check that does not exist, or another key.
+    """
+    changed = {"expectations": dict(limits.expectations), "checks": dict(limits.checks)}
+    for name, change in changes.items():
+        where = f"company.yml, thresholds of {name}"
+        found = next((rules for rules in changed.values() if name in rules), None)
+        if found is None:
+            near = get_close_matches(str(name), [*limits.checks, *limits.expectations], n=1, cutoff=0)[0]
+            raise UserError(f"{where}: there is no such check; did you mean {near}?")
+        rule = found[name]
+        try:
+            green, red = (float(change.get(color, getattr(rule, color))) for color in ("green", "red"))
+            items = {**rule.items, **{item: dict(given) for item, given in change.get("items", {}).items()}}
+            is_in_order = all(one["green"] <= one["red"] for one in ({"green": green, "red": red}, *items.values()))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            is_in_order = False
+        if change.keys() - {"green", "red", "items"} or not is_in_order:
+            raise UserError(f"{where}: it takes numbers for green and red, green not above red, and items with both.")
+        found[name] = replace(rule, green=green, red=red, items=items)
+    return Thresholds(**changed)
 
 
 def judge(name: str, rule: Rule, measures: Iterable[Measure]) -> Check:

@@ -16,13 +16,14 @@ from typing import Any
 
 import pandas as pd
 
-from stkpi import settings, warehouse
+from stkpi import company, settings, warehouse
 from stkpi.dates import parse_day
 from stkpi.errors import UserError
 from stkpi.ingest import state
 from stkpi.kpis.definition import Definition, read_definitions
 from stkpi.kpis.sql import provisional_days
 from stkpi.marts import build as marts
+from stkpi.marts.names import find_unmatched_names
 from stkpi.servicetitan.entities import with_all_records
 from stkpi.validation import kpi_checks, series, suites
 from stkpi.validation.checks import (
@@ -31,6 +32,7 @@ from stkpi.validation.checks import (
     Check,
     Measure,
     Rule,
+    change_limits,
     describe_departed,
     fail_check,
     judge,
@@ -96,12 +98,12 @@ class _Sources:
     target: warehouse.Warehouse
     as_of: date
     first_day: date
-    zone: str
+    config: settings.Settings
     definitions: Mapping[str, Definition]
 
     def query(self, name: str, **changed: date) -> pd.DataFrame:
         """Return the rows of the check's SQL."""
-        values = {"as_of": self.as_of, "first_day": self.first_day, "time_zone": self.zone} | changed
+        values = {"as_of": self.as_of, "first_day": self.first_day, "time_zone": self.config.time_zone} | changed
         return self.target.query(read_check_sql(name, self.definitions), **values)
 
     @cached_property
@@ -125,6 +127,11 @@ class _Sources:
         kpis = {name: definition.kpi for name, definition in self.definitions.items()}
         return series.measure_newest_week(self.weeks, kpis, self.as_of, company=company)
 
+    def compare_names(self) -> Iterable[Measure]:
+        """Compare the names in the company's files with those of ServiceTitan."""
+        unmatched = find_unmatched_names(self.target, self.config)
+        return [Measure(one.name, 1, str(one)) for one in unmatched] or [Measure("", 0, "Every name is.")]
+
 
 SERIES: dict[str, Callable[[_Sources, Rule], Iterable[Measure]]] = {
     "coverage": lambda given, rule: series.measure_coverage(given.days, rule.least),
@@ -133,6 +140,7 @@ SERIES: dict[str, Callable[[_Sources, Rule], Iterable[Measure]]] = {
     "company_week": lambda given, _: given.compare_newest_week(company=True),
     "unit_week": lambda given, _: given.compare_newest_week(company=False),
     "entities_read": lambda given, _: series.measure_reads(given.status, datetime.now(UTC)),
+    "unmatched_names": lambda given, _: given.compare_names(),
     "quarantine": lambda given, _: series.measure_quarantine(given.status),
 }
 
@@ -149,7 +157,8 @@ def run(as_of: str = "", weeks: int = WEEKS) -> Validation:
     Raises UserError before the KPI tables were built, where they reach another day than `as_of` (an ISO day, empty: any
     will do), or for a settings or suite file that cannot be used.
     """
-    config, limits = settings.load(), read_thresholds()
+    config = settings.load()
+    limits = change_limits(read_thresholds(), company.read_company(config).thresholds)
     definitions = read_definitions(config)
     own = {name: rule for name, rule in limits.checks.items() if "." not in name}
     if unknown := [(name, rule.kpi) for name, rule in own.items() if rule.kpi and rule.kpi not in definitions]:
@@ -162,7 +171,7 @@ def run(as_of: str = "", weeks: int = WEEKS) -> Validation:
         if as_of and parse_day(as_of, "as_of") != last_day:
             raise UserError(f"The KPI tables reach {last_day}, not {as_of}: build them with that as_of first.")
         newest_monday = last_day + timedelta(days=1) - timedelta(weeks=1, days=(last_day.weekday() + 1) % 7)
-        given = _Sources(target, last_day, newest_monday - timedelta(weeks=weeks), config.time_zone, definitions)
+        given = _Sources(target, last_day, newest_monday - timedelta(weeks=weeks), config, definitions)
         expectations = suites.run_suites(target, prepared, given.first_day, last_day, config.time_zone)
         checks = [*expectations, *(_make_check(given, name, rule) for name, rule in own.items())]
         return Validation(

@@ -36,7 +36,7 @@ EXACT = 1_000_000_000  # larger than any denominator that a company's week has i
 ASKED = ((6, 3), (7, 1), (8, 1), (12, 3), (1, 1), (9, 12))
 WEEK_IN = (8, 1)  # months of which a week is asked about, too
 SEASON = timedelta(days=100)  # what is longer is neither summer nor winter
-DST_ZONE = ZoneInfo("America/Los_Angeles")  # Phoenix equals it in summer and Denver in winter
+DST_ZONE = ZoneInfo("America/Los_Angeles")  # Arizona equals it in summer and Denver in winter
 
 
 @dataclass(frozen=True)

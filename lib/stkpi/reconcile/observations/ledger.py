@@ -59,7 +59,7 @@ class Observation:
 
     @property
     def title(self) -> str:
-        """What the number is about, in words: Leads of Phoenix-Sales, Aug 18 to Aug 24, 2025."""
+        """What the number is about, in words: Leads of North Sales, Aug 18 to Aug 24, 2025."""
         return f"{self.entry.label} of {self.unit}, {format_span(self.first_day, self.last_day)}"
 
     @property

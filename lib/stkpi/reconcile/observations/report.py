@@ -9,7 +9,7 @@ from datetime import date, timedelta
 
 import pandas as pd
 
-from stkpi import settings, warehouse
+from stkpi import company, settings, warehouse
 from stkpi.dates import parse_day
 from stkpi.errors import UserError
 from stkpi.formatting import format_number, format_span, mask_name
@@ -120,11 +120,12 @@ def check_ledger(report: str = "") -> Report:
     export, days = None, fetch.choose_period(checked, covered) if report else None
     if days:
         try:  # the warehouse is closed meanwhile: ServiceTitan may take its time, and other steps want it
-            export = pull_report(Client(config), None, report, first_day=days[0], last_day=days[1])
+            chosen = company.read_company(config).find_choices(report)
+            export = pull_report(Client(config), None, report, first_day=days[0], last_day=days[1], chosen=chosen)
             fresh = fetch.read_totals(export, units, report.removeprefix(PREFIX), days)
             notes.append(f"{len(fresh)} numbers of {export.name} were read, {format_span(*days)}.")
         except UserError as error:
-            notes.append(f"yellow: no report was read. {error} It is named in notebooks/nightly.yml.")
+            notes.append(f"yellow: no report was read. {error} It is named under `reports` in company.yml.")
     with warehouse.connect(config) as target:
         if export and (changed := fetch.describe_changed_columns(target, report, export)):
             notes.append(changed)
@@ -132,6 +133,13 @@ def check_ledger(report: str = "") -> Report:
         checked = check_observations(target, list(newest.values()), definitions, {one.id for one in fresh})
         keep_outcomes(target, checked, definitions)
         return Report(tuple(checked), tuple(notes), read_history(target))
+
+
+def find_totals_report() -> str:
+    """Return the company's saved report with totals by unit, `report:category/id`; empty where company.yml has none."""
+    reports, catalog = company.read_company(settings.load()).reports, read_catalog()
+    named = (report.reference for name, report in reports.items() if name in catalog and catalog[name].report.totals)
+    return next(named, "")
 
 
 def search_kpi(kpi: str, *, careless: bool = False) -> Search:
