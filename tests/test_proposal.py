@@ -23,6 +23,7 @@ from stkpi.proposal import folder
 from stkpi.proposal.clock import check_time_zone
 from stkpi.proposal.job_types import JobType, propose_rules
 from stkpi.proposal.units import Unit, guess_division, propose_units
+from stkpi.reconcile import command as reconcile
 
 UNIT_COLUMNS = (*company.COLUMNS[company.UNITS], company.GUESS)
 RULE_COLUMNS = (*company.COLUMNS[company.JOB_TYPE_RULES], company.GUESS)
@@ -351,6 +352,32 @@ def test_the_saved_report_of_each_kpi_is_found_with_the_date_that_it_is_filtered
     # It has no Job Start Date: a wrong date would be no error, but another number.
     assert reports["gpm"].parameters == {"Filter by": ""}
     assert reports["gpm"].guess.endswith("; choose Filter by: Job Completion Date, Job Creation Date")
+
+
+def test_a_saved_report_is_run_with_the_values_that_its_labels_mean(acme, monkeypatch):
+    seen: list[dict[str, Any]] = []
+    leads = made_up.REPORTS[0]
+    dated = replace(
+        leads,
+        parameters=(FILTERED_BY, *leads.parameters),
+        rows=lambda store, values: seen.append(dict(values)) or leads.rows(store, values),
+    )
+    monkeypatch.setattr(server, "REPORTS", (dated,))
+    acme.mkdir()
+    entry = "reports:\n  leads: {category: marketing, id: 1001, parameters: {Filter by: %s}}\n"
+    (acme / company.FILE).write_text(entry % "Job Creation Date")
+    assert reconcile.run("").matches  # the first report of company.yml, in the newest full week
+    assert seen == [{"From": "2025-09-08", "To": "2025-09-14", "DateType": 2}]
+    (acme / company.FILE).write_text(entry % "Job Created Date")
+    with pytest.raises(
+        UserError, match=r"Filter by cannot be Job Created Date.*Job Completion Date, Job Creation Date"
+    ):
+        reconcile.run("")
+    (acme / company.FILE).write_text("name: Acme\n")
+    with pytest.raises(UserError, match=r"Name the export: .*company\.yml has none under `reports`"):
+        reconcile.run("")
+    with pytest.raises(UserError, match=r"wants Filter by, .*: choose it under `reports` in company\.yml"):
+        reconcile.run("report:marketing/1001")
 
 
 def test_a_tenant_that_refuses_its_reports_is_one_line_and_they_are_looked_up_again(acme, sandbox):
