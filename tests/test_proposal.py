@@ -409,6 +409,13 @@ def test_a_report_that_cannot_be_read_is_named_with_its_line(acme, text, words):
     assert words in str(raised.value)
 
 
+def test_a_report_of_what_is_no_kpi_is_refused(acme):
+    acme.mkdir()
+    (acme / company.FILE).write_text("reports:\n  leeds: {category: a, id: 1}\n")
+    with pytest.raises(UserError, match=r"company\.yml has a report of leeds, which is no KPI: leads, "):
+        folder.complete_folder()
+
+
 @pytest.mark.parametrize("text", ["{name: Acme}\n", "name: Acme\n...\n", "name: >\n  Acme", ""])
 def test_a_key_can_be_appended_to_any_file(acme, text):
     acme.mkdir()

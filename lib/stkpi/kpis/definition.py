@@ -74,9 +74,11 @@ def choose_definitions(
 def read_definitions(config: settings.Settings | None = None) -> dict[str, Definition]:
     """Return the definition that the company has chosen for every KPI, in the catalog's order.
 
-    Raises UserError for a choice in its company.yml that the catalog does not have.
+    Raises UserError for a choice, or a report's KPI, in its company.yml that the catalog does not have.
     """
     own = company.read_company(config or settings.load())
+    if strange := [name for name in own.reports if name not in read_catalog()]:
+        raise UserError(f"company.yml has a report of {strange[0]}, which is no KPI: {', '.join(read_catalog())} are.")
     return choose_definitions({name: own.departures(name) for name in own.definitions})
 
 

@@ -17,6 +17,7 @@ from stkpi import company, settings, warehouse
 from stkpi.errors import UserError
 from stkpi.ingest.run import run_ingest
 from stkpi.kpis.catalog import read_catalog
+from stkpi.kpis.definition import read_definitions
 from stkpi.marts.build import SQL, resolve_day
 from stkpi.marts.names import find_unmatched_names
 from stkpi.proposal.clock import check_time_zone, read_starts
@@ -81,6 +82,7 @@ def complete_folder(config: settings.Settings | None = None) -> Proposal:
     Raises UserError for a file that cannot be read.
     """
     config = config or settings.load()
+    read_definitions(config)  # what is wrong in company.yml is said before anything is written
     folder, own = company.find_folder(config), company.read_company(config)
     notes: list[str] = []
     written: list[str] = []
@@ -118,7 +120,7 @@ def list_guesses(config: settings.Settings) -> pd.DataFrame:
                 found.append((str(company.show_path(folder / file)), name, words, row[company.GUESS]))
     for kpi, report in company.read_company(config).reports.items():
         if report.guess:
-            label = read_catalog()[kpi].label if kpi in read_catalog() else kpi
+            label = read_catalog()[kpi].label
             found.append((str(company.show_path(folder / company.FILE)), label, report.name, report.guess))
     return pd.DataFrame(found, columns=COLUMNS)
 
