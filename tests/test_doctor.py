@@ -21,8 +21,8 @@ from google.cloud import bigquery
 
 from sandbox import server
 from sandbox.store import Store
-from stkpi import __main__, settings
-from stkpi.runs import doctor
+from stkpi import __main__, company, settings
+from stkpi.runs import doctor, sandbox_process
 from stkpi.servicetitan import client
 from stkpi.servicetitan.entities import ENTITIES
 
@@ -65,8 +65,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_all_checks_pass(api, monkeypatch, capsys) -> None:
     assert run(monkeypatch) == 0
     said = capsys.readouterr().out
-    assert [line.split("  ")[0].strip() for line in said.splitlines()] == ["ok"] * 8 + [
-        "All checks passed: `make nightly`."
+    assert [line.split("  ")[0].strip() for line in said.splitlines()] == ["ok"] * 11 + [
+        "A night can run: `make nightly`."
     ]
     assert f"tenant {api.tenant_id}" in said
     feeds = [entity for entity in ENTITIES.values() if entity.incremental == "feed"]
@@ -86,7 +86,7 @@ def test_a_missing_scope_is_named_as_the_developer_portal_names_it(api, monkeypa
     assert text.startswith(f"not permitted (403): {named} At developer.servicetitan.io > My Apps > Edit")
     assert "accept its new version" in text
     assert run(monkeypatch) == 2
-    assert capsys.readouterr().out.endswith("1 to do.\n")
+    assert capsys.readouterr().out.endswith("1 to do before a night can run.\n")
 
 
 def test_where_nothing_is_permitted_the_tenant_is_doubted(api, monkeypatch) -> None:
@@ -109,9 +109,55 @@ def test_a_wrong_secret_is_told_without_showing_it(api, monkeypatch, capsys, nam
 
 def test_a_credential_that_is_not_set_is_told(api, monkeypatch) -> None:
     monkeypatch.delenv("ST_APP_KEY")
-    check, text = to_do()
-    assert check == "ServiceTitan sign-in"
-    assert text.startswith("ST_APP_KEY missing")
+    monkeypatch.setenv("ST_API_URL", SILENT)  # what is missing is said before a server is asked
+    assert to_do() == ("Credentials", "ServiceTitan's credentials are not complete: fill in ST_APP_KEY in .env.")
+
+
+def test_without_any_credential_a_night_can_run_on_the_made_up_company(api, monkeypatch, capsys) -> None:
+    for name in settings.CREDENTIALS:
+        monkeypatch.delenv(name.upper())
+    assert run(monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert "LOOK   Credentials" in said
+    assert "demo: 4 credentials are missing" in said
+    assert "ST_CLIENT_ID, ST_CLIENT_SECRET, ST_APP_KEY, ST_TENANT_ID" in said
+    assert "ServiceTitan sign-in" not in said
+    assert said.endswith("A night can run, on the made-up company: `make nightly`.\n")
+
+
+def test_tables_of_another_tenant_are_told(healthy, sandbox, monkeypatch) -> None:
+    assert findings()["Tenant of the tables"] == (True, f"tenant {sandbox.tenant_id}")
+    monkeypatch.setenv("ST_TENANT_ID", "4711")
+    ok, text = findings()["Tenant of the tables"]
+    assert not ok
+    assert text.startswith(f"This warehouse holds the data of tenant {sandbox.tenant_id}, not of 4711: correct ST_TEN")
+
+
+# --- the company ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_person_should_look_at_stops_no_night(healthy, tmp_path, monkeypatch, capsys) -> None:
+    folder = tmp_path / "company"
+    monkeypatch.setenv("COMPANY", str(folder))
+    assert findings()["Company folder"] == (
+        True,
+        f"{folder} is not there: the next night proposes it, or `make setup` now.",
+    )
+    folder.mkdir()
+    preset = (company.SANDBOX_PRESET / company.UNITS).read_text()
+    lines = [line for line in preset.splitlines() if not line.startswith(("Yuma-Sales,", "Mesa-Sales,"))]
+    lines[0] += ",guess"
+    lines[1] += ",division by name"
+    (folder / company.UNITS).write_text("\n".join(lines).replace("Tucson-Sales,T", "Tuson-Sales,T"))
+    assert run(monkeypatch) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "LOOK   Company folder",
+        "no business unit called Tuson-Sales; did you mean Tucson-Sales?",
+        "Mesa-Sales, Tucson-Sales, Yuma-Sales are in no line of business_units.csv",
+        "entries that are guesses: 1; empty the `guess` of each that is right",
+    ):
+        assert words in said
 
 
 @pytest.mark.parametrize("name", ["ST_API_URL", "ST_AUTH_URL"])
@@ -277,6 +323,7 @@ def google(api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BQ_PROJECT", "some-project")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setattr(sandbox_process, "LOOPBACK", ())  # where the ServiceTitan of these tests is
 
 
 def test_no_google_credentials_are_told(google) -> None:

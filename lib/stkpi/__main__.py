@@ -107,11 +107,12 @@ def _reconcile(options: argparse.Namespace) -> int:
 def _doctor(_: argparse.Namespace) -> int:
     from stkpi.runs import doctor  # noqa: PLC0415 - it imports Google's client, half a second that other commands save
 
-    todo = 0
-    for finding in doctor.examine(settings.load()):
+    config, todo = settings.load(), 0
+    for finding in doctor.examine(config):
         print(finding.format_line(), flush=True)
         todo += not finding.ok
-    print(f"{todo} to do." if todo else "All checks passed: `make nightly`.")
+    ready = "A night can run, on the made-up company" if config.is_demo else "A night can run"
+    print(f"{todo} to do before a night can run." if todo else f"{ready}: `make nightly`.")
     return 2 if todo else 0
 
 
@@ -249,7 +250,7 @@ def main() -> int:
     command.set_defaults(run=_status, tenant=False)
 
     command = commands.add_parser("doctor", help="check what a run needs, and how to get what is missing")
-    command.set_defaults(run=_doctor, tenant=True)
+    command.set_defaults(run=_doctor, tenant=False)
 
     command = commands.add_parser("validate", help="run every check of the warehouse; one line each")
     command.add_argument("--as-of", default="", help="the last day that the KPI tables must have; default: any")

@@ -75,13 +75,25 @@ def claim_warehouse(target: Warehouse, tenant: str) -> None:
 
     Raises UserError if it has another owner: the rows of two companies must never mix.
     """
-    owners = target.query("SELECT tenant FROM st_logs_v2.tenant")["tenant"]
-    if owners.empty:
+    owner = find_owner(target)
+    if owner is None:
         target.execute("INSERT INTO st_logs_v2.tenant (tenant) VALUES (@tenant)", tenant=tenant)
-    elif owners[0] != tenant:
+    else:
+        check_owner(owner, tenant)
+
+
+def find_owner(target: Warehouse) -> str | None:
+    """Return the tenant whose data the warehouse holds; None if it holds none."""
+    owners = target.query("SELECT tenant FROM st_logs_v2.tenant")["tenant"]
+    return None if owners.empty else str(owners[0])
+
+
+def check_owner(owner: str, tenant: str) -> None:
+    """Raise UserError unless the tables are those of the tenant."""
+    if owner != tenant:
         raise UserError(
-            f"This warehouse holds the data of tenant {owners[0]}, not of {tenant}: "
-            "set WAREHOUSE or BQ_PROJECT in .env to another one."
+            f"This warehouse holds the data of tenant {owner}, not of {tenant}: correct ST_TENANT_ID in .env, or set "
+            "WAREHOUSE or DATASETS to another name."
         )
 
 

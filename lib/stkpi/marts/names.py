@@ -35,6 +35,13 @@ def find_unmatched_names(target: Warehouse, config: settings.Settings) -> list[U
     return [one for file in RECORDS for one in _compare(folder / file, _read_names(target, RECORDS[file][1]))]
 
 
+def find_unmapped_units(target: Warehouse, config: settings.Settings) -> list[str]:
+    """Return the names of the units that no line of the company's file has; none before their first ingest."""
+    path = company.find_folder(config) / company.UNITS
+    listed = {row["business_unit"].lower() for row in company.read_table(path, company.COLUMNS[company.UNITS])}
+    return sorted(name for name in _read_names(target, "business_units") if name.lower() not in listed)
+
+
 def _read_names(target: Warehouse, entity: str) -> list[str]:
     try:
         found = target.query(f"SELECT DISTINCT TRIM(name) AS name FROM st_raw_v2.raw_{entity} WHERE name IS NOT NULL")

@@ -26,8 +26,13 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.auth.transport.requests import Request
 from google.cloud import bigquery
 
-from stkpi import log
+from stkpi import company, log
 from stkpi.errors import UserError, WarehouseError
+from stkpi.ingest import state
+from stkpi.kpis.definition import read_definitions
+from stkpi.marts.names import find_unmapped_units, find_unmatched_names
+from stkpi.proposal.folder import list_guesses
+from stkpi.runs import sandbox_process
 from stkpi.servicetitan.client import Client, NotPermitted, RequestFailed
 from stkpi.servicetitan.entities import ENTITIES, Entity
 from stkpi.settings import Settings
@@ -50,22 +55,31 @@ class Finding:
     check: str
     ok: bool
     text: str
+    note: bool = False  # nothing that stops a night, but a person should look at it
 
     def format_line(self) -> str:
         """Return the line to print."""
-        return f"{'ok   ' if self.ok else 'TO DO'}  {self.check:<22}  {self.text}"
+        mark = "LOOK" if self.note else "ok" if self.ok else "TO DO"
+        return f"{mark:<5}  {self.check:<22}  {self.text}"
+
+
+class Note(Exception):
+    """What a check found that does not stop a night, but that a person should look at."""
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run every check that applies to these settings, and yield each finding as it comes."""
     for chain in _list_chains(settings):
         for name, check in chain:
+            note = False
             try:
                 text, ok = check(settings), True
+            except Note as found:
+                text, ok, note = str(found), True, True
             except (UserError, WarehouseError) as error:
                 text, ok = str(error), False
-            yield Finding(name, ok, log.redact(text))
-            if not ok:
+            yield Finding(name, ok, log.redact(text), note)
+            if not ok or (note and check is check_credentials):
                 break
 
 
@@ -80,13 +94,15 @@ def _list_chains(settings: Settings) -> list[list[tuple[str, Check]]]:
         ]
     else:
         warehouse = [("Warehouse", check_warehouse)]
+    warehouse += [("Tenant of the tables", check_tenant_of_tables), ("Company folder", check_company)]
     return [
         [("Python", check_python)],
         [("Time zone", check_time_zone)],
         [("Disk", check_disk)],
-        [("Clock", check_clock)],
         [
+            ("Credentials", check_credentials),
             ("ServiceTitan", check_servicetitan),
+            ("Clock", check_clock),
             ("ServiceTitan sign-in", check_sign_in),
             ("ServiceTitan scopes", check_scopes),
         ],
@@ -145,6 +161,52 @@ def check_clock(settings: Settings) -> str:
             "from the internet (Linux: `sudo timedatectl set-ntp true`; Mac and Windows: Date & Time, automatically)."
         )
     return f"{before:%Y-%m-%d %H:%M} UTC, the same as at ServiceTitan"
+
+
+# --- the company ----------------------------------------------------------------------------------------------------
+
+
+def check_credentials(settings: Settings) -> str:
+    """Check that all of ServiceTitan's credentials are set, before any server is asked; none of them is the demo."""
+    sandbox_process.check_tenant(settings)
+    if settings.is_demo:
+        raise Note(
+            f"demo: {len(settings.missing_credentials)} credentials are missing, so a night runs on a made-up company "
+            f"({settings.sandbox_company}). For your own, fill in {', '.join(settings.missing_credentials)} in .env."
+        )
+    return "all four are set"
+
+
+def check_tenant_of_tables(settings: Settings) -> str:
+    """Check that the tables are those of the tenant in the settings: the rows of two companies must never mix."""
+    with connect(settings, wait=1, read_only=True) as warehouse:
+        try:
+            owner = state.find_owner(warehouse)
+        except warehouse.NotFound:
+            owner = None
+    if owner and settings.st_tenant_id:
+        state.check_owner(owner, settings.st_tenant_id)
+    return f"tenant {owner}" if owner else "nothing was read yet"
+
+
+def check_company(settings: Settings) -> str:
+    """Look at the company's own files: guesses that nobody confirmed, and names that ServiceTitan does not have."""
+    folder = company.find_folder(settings)
+    where = company.show_path(folder)
+    if not folder.exists():
+        raise Note(f"{where} is not there: the next night proposes it, or `make setup` now.")
+    read_definitions(settings)
+    guesses = list_guesses(settings)
+    with connect(settings, wait=1, read_only=True) as warehouse:
+        names = [str(one) for one in find_unmatched_names(warehouse, settings)]
+        unmapped = find_unmapped_units(warehouse, settings)
+    if unmapped:
+        names.append(f"{', '.join(unmapped)} {'are' if len(unmapped) > 1 else 'is'} in no line of {company.UNITS}")
+    if len(guesses):
+        names.append(f"entries that are guesses: {len(guesses)}; empty the `guess` of each that is right")
+    if names:
+        raise Note(f"{where}: {'; '.join(name.rstrip('.') for name in names)}.")
+    return f"{where}: every unit is listed, and nothing is a guess"
 
 
 # --- ServiceTitan -------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def provide_tenant() -> Iterator[bool]:
     if it does not start, if only some credentials are set, or if a made-up company would go to BigQuery.
     """
     current = settings.load()
-    _check_tenant(current)
+    check_tenant(current)
     if not current.is_demo:
         yield False
         return
@@ -56,8 +56,8 @@ def provide_tenant() -> Iterator[bool]:
             sandbox.terminate()
 
 
-def _check_tenant(current: settings.Settings) -> None:
-    """Refuse to guess which company is meant, and to write a made-up one beside real tables."""
+def check_tenant(current: settings.Settings) -> None:
+    """Refuse to guess which company is meant, and to write a made-up one beside real tables. Raises UserError."""
     missing = current.missing_credentials
     if missing and len(missing) < len(settings.CREDENTIALS):
         raise UserError(f"ServiceTitan's credentials are not complete: fill in {' and '.join(missing)} in .env.")
