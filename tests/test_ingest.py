@@ -263,3 +263,27 @@ def test_the_status_is_told_in_words_and_in_the_company_s_time(healthy):
     assert re.fullmatch(
         r" +jobs +(just now|\d+ (minute|hour)s? ago); changes up to [A-Z][a-z]+ \d+, 20\d\d, \d+:\d\d [AP]M", jobs
     )
+
+
+HOLD = """
+import os, sys, time
+from stkpi import warehouse
+with warehouse.connect():
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_command_that_must_wait_says_for_which_program(healthy, capsys):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(UserError) as raised:
+            warehouse.connect(wait=0.1)
+        said = f"{healthy} is open in another program ("
+        assert capsys.readouterr().err.startswith(f"Waiting: {said}")
+        assert str(raised.value).startswith(said.replace("is open", "is still open"))
+        assert f"process {holder.pid})" in str(raised.value)
+        holder.stdin.close()
+    warehouse.connect(wait=0.1).close()

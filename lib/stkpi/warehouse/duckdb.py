@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ _GOOGLESQL = {
 _COMMENT = "=".join(LABEL)
 _OBJECTS = """SELECT schema_name || '.' || table_name, comment FROM duckdb_tables() WHERE NOT internal
 UNION ALL SELECT schema_name || '.' || view_name, comment FROM duckdb_views() WHERE NOT internal"""
+_HOLDER = re.compile(r"lock is held in (.+) \(PID (\d+)\)")
 _PARAMETER = re.compile(r"\$([a-z_]+)")
 
 
@@ -240,19 +242,38 @@ def _select_parameters(statement: str, parameters: dict[str, Any]) -> dict[str, 
 
 
 def _open(path: Path, wait: float, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-    """Open the file; retry for `wait` seconds while another program has it open."""
+    """Open the file; say at once which other program has it open, and retry for `wait` seconds."""
     if read_only and not path.exists():
         return duckdb.connect(config=_CONFIG)
     path.parent.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + wait
+    until, told = time.monotonic() + wait, False
     while True:
         try:
             return duckdb.connect(path, read_only, _CONFIG)
         except duckdb.IOException as error:
             if "lock" not in str(error).lower():
                 raise UserError(f"{path} is not a DuckDB warehouse: set WAREHOUSE in .env to another file.") from error
+            holder = _name_holder(str(error))
             if time.monotonic() > until:
-                raise UserError(
-                    f"Another program has {path} open: close it (perhaps a notebook in JupyterLab) and try again."
-                ) from None
+                raise UserError(f"{path} is still open in {holder}: end that, or wait for it, and try again.") from None
+            if not told:
+                print(f"Waiting: {path} is open in {holder}.", file=sys.stderr, flush=True)
+                told = True
             time.sleep(0.2)
+
+
+def _name_holder(error: str) -> str:
+    """Name the program that has the file open by DuckDB's message, as the person who started it knows it."""
+    held = _HOLDER.search(error)
+    if not held:
+        return "another program"
+    program, number = Path(held[1]).name, held[2]
+    try:
+        words = Path("/proc", number, "cmdline").read_text().split("\0")
+    except OSError:  # not Linux, or another user's
+        words = []
+    if "ipykernel_launcher" in words:
+        program = "a notebook, in JupyterLab or of a night"
+    elif "-m" in words:  # with the command, without its values
+        program = " ".join(["python -m", *words[words.index("-m") + 1 :][:2]]).strip()
+    return f"another program ({program}; process {number})"
