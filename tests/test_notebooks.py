@@ -16,6 +16,7 @@ NBVAL = ["-m", "pytest", "-q", "--no-header", "--nbval-lax", "--nbval-cell-timeo
 
 
 @pytest.mark.usefixtures("healthy")
+@pytest.mark.soak
 def test_every_notebook_runs_from_top_to_bottom_and_a_cell_that_raises_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

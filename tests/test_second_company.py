@@ -1,0 +1,83 @@
+"""The first night of a company that nobody has described: the hvac company, with no folder of its own. Nothing asks a
+question, no figure is empty, and the figures are its truth by the units that were proposed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sandbox import truth
+from sandbox.server import Sandbox
+from sandbox.store import Store
+from sandbox.tenant import LAST_DAY
+from sandbox.truth import JobTypeRules
+from stkpi import company, settings, warehouse
+from stkpi.kpis.catalog import read_catalog
+from stkpi.runs import runner
+
+
+@pytest.fixture(scope="module")
+def night(hvac: Sandbox, tmp_path_factory: pytest.TempPathFactory):
+    """The folder of the first night, whose settings stay for the module."""
+    folder = tmp_path_factory.mktemp("second")
+    own = {"WAREHOUSE": folder / "warehouse.duckdb", "COMPANY": folder / "company", "AS_OF": LAST_DAY.isoformat()}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (hvac.environment | own).items():
+            patch.setenv(name, str(value))
+        assert runner.run_spec(settings.ROOT / "notebooks" / "nightly.yml", runs=folder / "runs") == 0
+        yield next(path for path in (folder / "runs").iterdir() if path.is_dir())
+
+
+def test_the_first_night_is_good_and_no_page_tells_of_another_company(night: Path):
+    summary = json.loads((night / "summary.json").read_text())
+    assert summary["status"] == "ok"
+    assert summary["checks"]["red"] == 0
+    pages = {page.name: page.read_text() for page in [*night.glob("*.html"), night.parent / "index.html"]}
+    assert len(pages) == 1 + len(summary["steps"])
+    for name, page in pages.items():
+        text = re.sub(r"<style.*?</style>|<script.*?</script>", "", page, flags=re.DOTALL)
+        for word in ("Phoenix", "Desert Sun", "Color Studio", "1970", "NaN", ">nan<"):
+            assert word not in text, (name, word)
+
+
+def test_every_figure_is_the_truth_by_the_units_as_proposed(night: Path, hvac_tenant: Store):
+    config = settings.load()
+    units = company.read_table(config.company / company.UNITS, company.COLUMNS[company.UNITS])
+    listed = company.read_table(config.company / company.JOB_TYPE_RULES, company.COLUMNS[company.JOB_TYPE_RULES])
+    by_rule = {
+        rule: frozenset(row["job_type"] for row in listed if row["rule"] == rule)
+        for rule in ("excluded_from_production", "warranty")
+    }
+    rules = JobTypeRules(by_rule["excluded_from_production"], by_rule["warranty"])
+    expected = truth.compute_weekly_kpis(hvac_tenant, units, config.time_zone, LAST_DAY, rules)
+    with warehouse.connect(read_only=True) as target:
+        rows = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu").to_dict("records")
+    found = {(row["business_unit"], row["week_start"]): row for row in rows}
+    assert found.keys() == expected.keys()
+    for where, kpis in expected.items():
+        for name, value in kpis.items():
+            ours = found[where][name]
+            if value is None or pd.isna(ours):
+                assert value is None and pd.isna(ours), (where, name, value, ours)
+            else:
+                assert abs(Fraction(value) - Fraction(ours)) <= Fraction(1, 10**9), (where, name, value, ours)
+    for name in read_catalog():
+        assert any(row[name] for row in rows if not pd.isna(row[name])), name
+
+
+def test_what_was_guessed_is_said(night: Path):
+    folder = settings.load().company
+    rows = company.read_table(folder / company.UNITS, (*company.COLUMNS[company.UNITS], company.GUESS))
+    assert {row["division"] for row in rows} == {"Both"}  # each of them sells and does its work
+    assert all(row[company.GUESS] for row in rows)
+    reports = company.read_company(settings.load()).reports
+    assert reports["leads"].parameters["Filter by"] == "Job Creation Date"
+    page = (night / "03_kpi_build.html").read_text()
+    assert "are guesses until you confirm them" in page
+    assert "O&#39;Brien Heating &amp; Air" in page or "O'Brien Heating &amp; Air" in page
