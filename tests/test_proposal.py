@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import requests
 
-from sandbox import reports as made_up
-from sandbox import server, truth
+from sandbox import truth
+from sandbox.painting import REPORTS
+from sandbox.server import Sandbox
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, TIME_ZONE
 from stkpi import __main__ as command
@@ -64,7 +65,7 @@ def renamed(acme, tenant):
     return Renamed(tenant, names)
 
 
-def test_a_company_with_other_names_has_its_figures_on_the_first_night(renamed, acme, monkeypatch):
+def test_a_company_with_other_names_has_its_figures_on_the_first_night(renamed, acme):
     proposal = folder.complete_folder()
     marts.build_marts(LAST_DAY.isoformat())
     units = company.read_table(acme / company.UNITS, UNIT_COLUMNS)
@@ -72,9 +73,11 @@ def test_a_company_with_other_names_has_its_figures_on_the_first_night(renamed, 
     assert len(units) == len(renamed.names) == 19
     assert len(proposal.guesses) == 19 + len(rules) + len(company.read_company(settings.load()).reports)
     # By its own program the made-up company has the same numbers, for these units and rules.
-    for name, rule in (("NOT_PRODUCTION", "excluded_from_production"), ("WARRANTY", "warranty")):
-        monkeypatch.setattr(truth, name, {row["job_type"] for row in rules if row["rule"] == rule})
-    expected = truth.compute_weekly_kpis(renamed, units, TIME_ZONE, LAST_DAY)
+    by_rule = [
+        frozenset(row["job_type"] for row in rules if row["rule"] == rule)
+        for rule in ("excluded_from_production", "warranty")
+    ]
+    expected = truth.compute_weekly_kpis(renamed, units, TIME_ZONE, LAST_DAY, truth.JobTypeRules(*by_rule))
     with warehouse.connect() as target:
         rows = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu").to_dict("records")
     found = {(row["business_unit"], row["week_start"]): row for row in rows}
@@ -326,13 +329,15 @@ FILTERED_BY = {
 }  # fmt: skip
 
 
-def test_the_saved_report_of_each_kpi_is_found_with_the_date_that_it_is_filtered_by(acme, monkeypatch):
-    dated = [
-        replace(one, parameters=(FILTERED_BY, *one.parameters)) if one.id < 1004 else one for one in made_up.REPORTS
-    ]
-    monkeypatch.setattr(
-        server, "REPORTS", (*dated, *made_up.REPORTS[3:], replace(dated[0], id=1006, name="Leads of last year"))
-    )
+@pytest.fixture
+def save_reports(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`save_reports(*reports)` makes them the ones that the made-up company has saved."""
+    return lambda *reports: monkeypatch.setattr(sandbox, "company", replace(sandbox.company, reports=reports))
+
+
+def test_the_saved_report_of_each_kpi_is_found_with_the_date_that_it_is_filtered_by(acme, save_reports):
+    dated = [replace(one, parameters=(FILTERED_BY, *one.parameters)) for one in REPORTS[:3]]
+    save_reports(*dated, *REPORTS[3:5], replace(dated[0], id=1006, name="Leads of last year"))
     folder.complete_folder()
     reports = company.read_company(settings.load()).reports
     assert {kpi: report.reference for kpi, report in reports.items()} == {
@@ -354,15 +359,15 @@ def test_the_saved_report_of_each_kpi_is_found_with_the_date_that_it_is_filtered
     assert reports["gpm"].guess.endswith("; choose Filter by: Job Completion Date, Job Creation Date")
 
 
-def test_a_saved_report_is_run_with_the_values_that_its_labels_mean(acme, monkeypatch):
+def test_a_saved_report_is_run_with_the_values_that_its_labels_mean(acme, save_reports):
     seen: list[dict[str, Any]] = []
-    leads = made_up.REPORTS[0]
+    leads = REPORTS[0]
     dated = replace(
         leads,
         parameters=(FILTERED_BY, *leads.parameters),
-        rows=lambda store, values: seen.append(dict(values)) or leads.rows(store, values),
+        rows=lambda books, values: seen.append(dict(values)) or leads.rows(books, values),
     )
-    monkeypatch.setattr(server, "REPORTS", (dated,))
+    save_reports(dated)
     acme.mkdir()
     entry = "reports:\n  leads: {category: marketing, id: 1001, parameters: {Filter by: %s}}\n"
     (acme / company.FILE).write_text(entry % "Job Creation Date")
