@@ -157,6 +157,7 @@ def test_numbers_that_the_adopted_definition_does_not_give_leave_the_search_an_a
     assert "96" in capsys.readouterr().out
 
 
+@pytest.mark.soak
 def test_numbers_of_two_definitions_are_not_adopted_but_named(folder, tenant, monkeypatch, capsys):
     for value in (31, 96, 73):
         observe(monkeypatch, WEEK, value)

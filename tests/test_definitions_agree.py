@@ -22,9 +22,9 @@ from stkpi.reconcile.definitions.ways import list_ways
 from stkpi.warehouse import Warehouse
 
 # Each draw is held against the first week, the last and some drawn ones of every unit. What a comparison knows of its
-# rows takes as long as all the rest: a few draws ask for it.
+# rows takes as long as all the rest: some of the long draws ask for it.
 SEEDS = [
-    *((seed, 1, seed == 0) for seed in range(5)),
+    *((seed, 1, False) for seed in range(5)),
     *(pytest.param(seed, 2, seed % 10 == 5, marks=pytest.mark.soak) for seed in range(5, 45)),
 ]
 

@@ -113,7 +113,9 @@ def statuses(report: ingest.IngestReport) -> dict[str, str]:
     return {result.entity: result.status for result in report.entities}
 
 
-@pytest.mark.parametrize(("name", "seed"), [("painting", 2), ("painting", 7), ("hvac", 3)])
+@pytest.mark.parametrize(
+    ("name", "seed"), [("painting", 2), pytest.param("painting", 7, marks=pytest.mark.soak), ("hvac", 3)]
+)
 def test_every_kpi_of_every_unit_week_and_day_equals_the_truth(name, seed, serve, use, tmp_path, monkeypatch):
     store = Store(name)
     populate(store, seed=seed, scale=SCALE)

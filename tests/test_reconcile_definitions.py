@@ -230,7 +230,7 @@ def judge() -> Judge:
     return found
 
 
-@pytest.mark.parametrize("draws", [2, pytest.param(6, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("draws", [0, pytest.param(6, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("kpi", read_catalog().values(), ids=lambda kpi: kpi.name)
 def test_every_query_is_googlesql_without_floats(kpi, judge, draws):
     rng = np.random.default_rng(draws)

@@ -222,7 +222,6 @@ def small():
         ("jobs", {"hasUnusedAppointments": "true"}, [2]),
         ("jobs", {"technicianId": 5}, [1]),
         ("jobs", {"sort": "-ModifiedOn"}, [3, 2, 1]),
-        ("jobs", {"sort": "+completedOn"}, [1, 3, 2]),
         ("jobs", {"expand": "everything"}, [1, 2, 3]),
         ("appointments", {}, [11, 12, 13]),
         ("appointments", {"active": "Any"}, [11, 12, 13, 14]),

@@ -278,7 +278,8 @@ def small(serve, monkeypatch) -> Store:
     return store
 
 
-@pytest.mark.parametrize("engine", ["duckdb", pytest.param("bigquery", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("engine", ["duckdb", "bigquery"])
 def test_old_and_new_live_side_by_side(engine, small, tmp_path, request, monkeypatch, capsys):
     old = OldFile(tmp_path / "old.duckdb") if engine == "duckdb" else OldProject(request.getfixturevalue("emulator"))
     old.run(SCRIPT)

@@ -176,7 +176,7 @@ class EntityReader:
     def split_windows(self, start: datetime, end: datetime) -> Iterator[Window]:
         """Split a range into windows of one month, or of several where months have few rows."""
         rows_a_month = self.count_rows(Window(start, end)) * 30 / ((end - start) / timedelta(days=1))
-        return windows.split_by_month(start, end, int(min(12, max(1, WINDOW_ROWS // max(1, rows_a_month)))))
+        return windows.split_by_month(start, end, int(min(120, max(1, WINDOW_ROWS // max(1, rows_a_month)))))
 
     def make_result(self, error: str | None, seconds: float) -> EntityResult:
         """Make the result; `error` is what stopped the ingest, without a full stop."""
