@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from sandbox import server
 from sandbox.store import Store
-from sandbox.tenant import LAST_DAY, populate
+from sandbox.tenant import LAST_DAY, TIME_ZONE, populate
 from stkpi import company, settings
 from stkpi.ingest import run as ingest
 from stkpi.marts import build as marts
@@ -116,6 +116,7 @@ def pytest_configure(config: pytest.Config) -> None:
     shutil.copytree(company.SANDBOX_PRESET, folder)
     config.add_cleanup(lambda: shutil.rmtree(folder.parent))
     os.environ["COMPANY"] = str(folder)
+    os.environ["TIME_ZONE"] = TIME_ZONE  # whoever names a company says it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

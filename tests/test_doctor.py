@@ -114,8 +114,8 @@ def test_a_credential_that_is_not_set_is_told(api, monkeypatch) -> None:
 
 
 def test_without_any_credential_a_night_can_run_on_the_made_up_company(api, monkeypatch, capsys) -> None:
-    for name in settings.CREDENTIALS:
-        monkeypatch.delenv(name.upper())
+    for name in (*map(str.upper, settings.CREDENTIALS), "COMPANY", "TIME_ZONE"):
+        monkeypatch.delenv(name)
     assert run(monkeypatch) == 0
     said = capsys.readouterr().out
     assert "LOOK   Credentials" in said

@@ -220,7 +220,7 @@ def answers(url: str) -> bool:
 
 
 def test_without_credentials_a_sandbox_serves_as_long_as_its_command_lives():
-    empty = dict.fromkeys(map(str.upper, settings.CREDENTIALS), "")
+    empty = dict.fromkeys([*map(str.upper, settings.CREDENTIALS), "COMPANY", "TIME_ZONE"], "")
     environment = os.environ | empty | {"SANDBOX_SCALE": "0.01", "AS_OF": "2025-08-24"}
     with subprocess.Popen(
         [sys.executable, "-c", WITHIN], env=environment, stdout=subprocess.PIPE, text=True

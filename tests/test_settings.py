@@ -59,6 +59,7 @@ def test_an_unknown_sandbox_company_is_refused_with_those_that_exist(monkeypatch
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a fresh clone: no company is named, no credential is set, and there is no file of settings."""
     monkeypatch.delenv("COMPANY")
+    monkeypatch.delenv("TIME_ZONE")
 
 
 @pytest.mark.usefixtures("nothing_set")
@@ -115,6 +116,45 @@ def test_a_second_company_has_its_own_settings_warehouse_and_runs(tmp_path, monk
     assert (read.runs, read.warehouse) == (settings.RUNS / "acme", settings.RUNS / "acme" / "warehouse.duckdb")
 
 
+@pytest.mark.usefixtures("nothing_set")
+def test_a_company_that_is_named_is_never_the_made_up_one(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("COMPANY", str(tmp_path))
+    monkeypatch.setenv("TIME_ZONE", "America/Denver")
+    assert not settings.load().is_demo
+    with pytest.raises(UserError, match=r"credentials are not complete: fill in ST_CLIENT_ID and"):  # noqa: SIM117 inside
+        with sandbox_process.provide_tenant():
+            pytest.fail("a tenant was provided")
+
+
+def test_a_second_company_without_settings_does_not_get_those_of_the_first(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("ENV_FILE")
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    monkeypatch.setenv("COMPANY", "companies/acme")
+    (tmp_path / ".env").write_text("ST_TENANT_ID=1\n")
+    with pytest.raises(UserError, match=r"^companies/acme/\.env is not there, and the settings in \.env are another"):
+        settings.load()
+    (tmp_path / ".env").write_text("ST_TENANT_ID=1\nCOMPANY=companies/acme\n")  # its only company is there
+    assert settings.load().st_tenant_id == "1"
+
+
+@pytest.mark.parametrize("line", ["cak1.SECRET\n", "x9SECRET==\n"])
+def test_a_line_that_may_be_a_secret_is_not_shown(tmp_path, monkeypatch, line) -> None:
+    file = tmp_path / "other.env"
+    file.write_text(f"ST_TENANT_ID=1\n{line}")
+    monkeypatch.setenv("ENV_FILE", str(file))
+    with pytest.raises(UserError, match=r"^A line of other\.env sets what nothing reads") as raised:
+        settings.load()
+    assert "SECRET" not in str(raised.value)
+
+
+def test_settings_in_another_encoding_are_told(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "other.env"
+    file.write_bytes("# José\nST_TENANT_ID=1\n".encode("cp1252"))
+    monkeypatch.setenv("ENV_FILE", str(file))
+    with pytest.raises(UserError, match=r"^other\.env is not UTF-8 text: save it as UTF-8\.$"):
+        settings.load()
+
+
 def test_a_name_that_nothing_reads_is_told_with_the_nearest_one(tmp_path, monkeypatch) -> None:
     file = tmp_path / "other.env"
     file.write_text("ST_CLIENT_ID=a\nST_CLIENTSECRET=b\n")
@@ -145,6 +185,7 @@ def test_no_test_and_no_process_of_a_test_meets_a_company() -> None:
 
 
 def test_a_company_with_credentials_must_say_its_time_zone(monkeypatch) -> None:
+    monkeypatch.delenv("TIME_ZONE")
     monkeypatch.setenv("ST_CLIENT_ID", "a-company")
     with pytest.raises(UserError, match=r"^TIME_ZONE is not set: put your company's into \.env, such as"):
         settings.load()

@@ -68,7 +68,7 @@ def _status(_: argparse.Namespace) -> int:
 
 def _repair(options: argparse.Namespace) -> int:
     if options.table:
-        done = repair.run_old(options.table, not options.apply, options.first, options.last)
+        done = repair.run_old(options.table, options.dry_run or not options.apply, options.first, options.last)
     else:
         done = repair.run(options.dry_run, options.first, options.last)
     print(f"{done.coverage.to_string()}\n\n{done.methods.to_string(index=False)}\n")
@@ -82,7 +82,8 @@ def _repair(options: argparse.Namespace) -> int:
 
 def _takeover(options: argparse.Namespace) -> int:
     found = takeover.compare_old(options.old)
-    print(f"{found.tables.to_string(index=False)}\n{len(found.views)} views were saved to {takeover.FOLDER}/*.sql.")
+    print(found.tables.to_string(index=False))
+    print(f"{len(found.views)} views were saved to {settings.load().runs / 'takeover'}/*.sql.")
     return 0
 
 

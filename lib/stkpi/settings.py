@@ -77,9 +77,9 @@ class Settings(BaseSettings):
     @property
     def is_demo(self) -> bool:
         """Whether nothing of a company's own is set: commands then talk to the made-up company."""
-        return len(self.missing_credentials) == len(CREDENTIALS) and (
-            not self.bq_project or bool(self.bigquery_emulator_host)
-        )
+        is_named = self.company != COMPANY and not self.company.is_relative_to(RUNS)
+        bigquery = bool(self.bq_project) and not self.bigquery_emulator_host
+        return len(self.missing_credentials) == len(CREDENTIALS) and not bigquery and not is_named
 
     def compute_today(self) -> date:
         """Return the day that it is in the tenant's time zone."""
@@ -131,20 +131,38 @@ def load() -> Settings:
 def _find_file() -> Path:
     """Return the file of settings; it may be missing, unless ENV_FILE names it."""
     if named := os.environ.get("ENV_FILE"):
-        if not Path(named).exists():
+        if not (ROOT / named).exists():
             raise UserError(f"The file of settings that ENV_FILE names is not there: {named}.")
-        return Path(named)
-    of_company = ROOT / os.environ.get("COMPANY", "") / ".env"
-    return of_company if of_company.exists() else ROOT / ".env"
+        return ROOT / named
+    company, file = os.environ.get("COMPANY", ""), ROOT / ".env"
+    folder = ROOT / company
+    if (folder / ".env").exists():
+        return folder / ".env"
+    # Settings of one company must not read its records into the files of another one.
+    is_another = company and folder != COMPANY and not folder.is_relative_to(RUNS)
+    if is_another and file.exists() and dotenv_values(file).get("COMPANY") != company:
+        raise UserError(
+            f"{company}/.env is not there, and the settings in .env are another company's: copy .env.example to it."
+        )
+    return file
 
 
 def _check_names(file: Path) -> None:
     """Refuse a name that nothing reads: a typing error would leave its setting at the default, without a word."""
     known = {name.upper() for name in Settings.model_fields}
-    for name in dotenv_values(file) if file.is_file() else ():
-        if name.upper() not in known:
-            nearest = get_close_matches(name.upper(), sorted(known), n=1, cutoff=0)[0]
-            raise UserError(f"Nothing reads {name} in {file.name}; did you mean {nearest}?")
+    try:
+        names = dotenv_values(file) if file.is_file() else {}
+    except UnicodeDecodeError:
+        raise UserError(f"{file.name} is not UTF-8 text: save it as UTF-8.") from None
+    for name in names:
+        if name.upper() in known:
+            continue
+        nearest = get_close_matches(name.upper(), sorted(known), n=1)
+        if not nearest:  # not shown: it may be a secret on a line of its own
+            raise UserError(
+                f"A line of {file.name} sets what nothing reads: .env.example has the names that there are."
+            )
+        raise UserError(f"Nothing reads {name} in {file.name}; did you mean {nearest[0]}?")
 
 
 def _read(*files: Path) -> Settings:

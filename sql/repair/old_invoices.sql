@@ -4,7 +4,7 @@
 SELECT
   old.id,
   CAST(old.id AS STRING) AS _key,
-  -- A row without a date is in every window: its day is not known.
+  -- The day of a row without a date is not known: it is only looked at when all days are.
   COALESCE(old.createdOn, current_rows.createdOn, TIMESTAMP '2000-01-02 00:00:00+00') AS createdOn,
   old.modifiedOn,
   old.referenceNumber,

@@ -143,7 +143,9 @@ class EntityReader:
     def make_filters(self, window: Window) -> dict[str, Any]:
         """Make the list parameters that select the rows of a window."""
         start, end = self.entity.window
-        return {start: _format_timestamp(window.start), end: _format_timestamp(window.end)}
+        # A server may refuse year 1, and year 9999.
+        after = {} if window.start == FIRST else {start: _format_timestamp(window.start)}
+        return after | ({} if window.end == LAST else {end: _format_timestamp(window.end)})
 
     def count_rows(self, window: Window | None = None) -> int:
         """Return how many rows the server counts, in a window or in all."""

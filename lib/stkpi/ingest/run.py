@@ -28,7 +28,7 @@ from stkpi.ingest.load import define_raw_table
 from stkpi.ingest.progress import Progress
 from stkpi.ingest.read import EntityReader, EntityResult, ingest_entity
 from stkpi.servicetitan.client import Client
-from stkpi.servicetitan.entities import Entity, select_entities
+from stkpi.servicetitan.entities import ENTITIES, Entity, select_entities
 
 MODES = ("incremental", "window", "full")
 THREADS = 4
@@ -122,6 +122,8 @@ def describe_status() -> list[str]:
         parts = [format_age(now - row["last_read"])]
         if row["unfinished"]:
             parts.append("its whole history is not read yet: run again, and it goes on")
+        elif ENTITIES[row["entity"]].incremental == "whole":
+            parts.append("the whole list")
         elif pd.notna(row["watermark"]):
             parts.append(f"changes up to {format_moment(row['watermark'], config.time_zone)}")
         if row["quarantined"]:

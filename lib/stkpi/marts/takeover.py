@@ -17,7 +17,6 @@ from stkpi.errors import UserError
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.warehouse.schema import Columns
 
-FOLDER = settings.ROOT / "runs" / "takeover"
 PARTS = ("raw", "ref", "dim", "mart", "logs")
 REAL_IDS = {"purchase_orders": "purchaseOrderId", "returns": "returnId", "payroll_adjustments": "adjustment_id"}
 # A gross pay item has no id of its own there. The number tells equal items apart.
@@ -43,13 +42,15 @@ class Takeover:
     views: tuple[Path, ...]
 
 
-def compare_old(pattern: str, folder: Path = FOLDER) -> Takeover:
+def compare_old(pattern: str, folder: Path | None = None) -> Takeover:
     """Compare the raw tables of an older pipeline with ours, and save its views as text.
 
     pattern: its names, as DATASETS has ours
+    folder: where the files go; default: `takeover` in the company's runs
     Raises UserError for a pattern that is not one of another pipeline, and before the first ingest.
     """
     config = settings.load()
+    folder = folder or config.runs / "takeover"
     if pattern == config.datasets:
         raise UserError(f"OLD={pattern} are our own names: set OLD to those of the other program, such as st_{{}}_v2.")
     with warehouse.connect(config, read_only=True) as target:
@@ -74,21 +75,24 @@ def _compare_table(
     target: warehouse.Warehouse, name: str, columns: Columns, ours: Mapping[str, Columns], folder: Path
 ) -> dict[str, object]:
     entity = ENTITIES.get(_name_entity(name))
-    count = int(target.query(f"SELECT COUNT(*) AS n FROM {name}")["n"][0])
+    dataset, _, table = name.rpartition(".")
+    quoted = f"{dataset}.`{table}`"
+    count = int(target.query(f"SELECT COUNT(*) AS n FROM {quoted}")["n"][0])
     shown = [column for column, kind in columns.items() if kind in _SHOWN_TYPES or column in _SHOWN]
     listed = ", ".join(f"`{column}`" for column in shown)
-    if entity and entity.table in ours:
-        is_pay = entity.name == "payroll"
+    is_pay = entity is not None and entity.name == "payroll"
+    keys = {"employeeId", "jobId", "date", "amount"} if is_pay else {REAL_IDS.get(entity.name, "id") if entity else ""}
+    if entity and entity.table in ours and keys <= columns.keys():
         key = _NUMBERED if is_pay else f"CAST(`{REAL_IDS.get(entity.name, 'id')}` AS STRING)"
         known = _NUMBERED if is_pay else "CAST(id AS STRING)"
         only = target.query(
             f"""SELECT {listed}
-FROM (SELECT *, {key} AS real_key FROM {name}) AS old
+FROM (SELECT *, {key} AS real_key FROM {quoted}) AS old
 LEFT JOIN (SELECT DISTINCT {known} AS known_key FROM {entity.table}) AS ours ON old.real_key = ours.known_key
 WHERE ours.known_key IS NULL"""
         )
     else:  # nothing that we read is like it
-        only = target.query(f"SELECT {listed} FROM {name}")
+        only = target.query(f"SELECT {listed} FROM {quoted}")
     file = folder / f"{_show(name)}.csv"
     only.to_csv(file, index=False)
     return {"table": _show(name), "rows": count, "only there": len(only), "file": file}

@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m stkpi.runs.alerts", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--exit-code", type=int, required=True, help="the exit code of the nightly run")
     parser.add_argument("--link", required=True, help="the URL of the run")
-    parser.add_argument("--runs", type=Path, default=settings.ROOT / "runs", help="the folder of all runs")
+    parser.add_argument("--runs", type=Path, help="the folder of all runs; default: the company's")
     options = parser.parse_args(arguments)
     try:
         config = settings.load()
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    result = read_result(options.runs, options.exit_code)
+    result = read_result(options.runs or config.runs, options.exit_code)
     github = GitHub(config.github_api_url, config.github_repository, config.github_token.get_secret_value())
     news: News | None = None
     failures: list[NotSent] = []

@@ -59,14 +59,14 @@ def provide_tenant() -> Iterator[bool]:
 def check_tenant(current: settings.Settings) -> None:
     """Refuse to guess which company is meant, and to write a made-up one beside real tables. Raises UserError."""
     missing = current.missing_credentials
-    if missing and len(missing) < len(settings.CREDENTIALS):
-        raise UserError(f"ServiceTitan's credentials are not complete: fill in {' and '.join(missing)} in .env.")
-    made_up = bool(missing) or urlsplit(current.st_api_url).hostname in LOOPBACK
+    made_up = len(missing) == len(settings.CREDENTIALS) or urlsplit(current.st_api_url).hostname in LOOPBACK
     if made_up and current.bq_project and not current.bigquery_emulator_host:
         raise UserError(
             "The made-up company is never written to BigQuery: fill in ServiceTitan's credentials in .env "
             f"({', '.join(name.upper() for name in settings.CREDENTIALS)}), or leave BQ_PROJECT out."
         )
+    if missing and not current.is_demo:
+        raise UserError(f"ServiceTitan's credentials are not complete: fill in {' and '.join(missing)} in .env.")
 
 
 def _read_exports(sandbox: subprocess.Popen[str]) -> dict[str, str]:

@@ -250,6 +250,10 @@ def _open(path: Path, wait: float, *, read_only: bool) -> duckdb.DuckDBPyConnect
     while True:
         try:
             return duckdb.connect(path, read_only, _CONFIG)
+        except duckdb.ConnectionException:  # for reading and for writing at once, in this very program
+            raise UserError(
+                f"{path} is open already, in this program: close it first, as `with connect()` does."
+            ) from None
         except duckdb.IOException as error:
             if "lock" not in str(error).lower():
                 raise UserError(f"{path} is not a DuckDB warehouse: set WAREHOUSE in .env to another file.") from error

@@ -121,7 +121,8 @@ def _read_write(tokens: Sequence[Token], place: int, pattern: str) -> tuple[Writ
     while end < len(tokens):
         text, joins = tokens[end].text, tokens[end].token_type in _JOINTS
         # Two words side by side: the name is over. A project may have dashes in its name.
-        if not joins and (name[-1:].isalnum() or not _NAME.fullmatch(text)):
+        is_name = tokens[end].token_type is TokenType.IDENTIFIER or _NAME.fullmatch(text)
+        if not joins and (name[-1:].isalnum() or not is_name):
             break
         name += text
         end += 1
