@@ -19,13 +19,14 @@ from google.cloud import bigquery
 from sandbox import tenant as tenants
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
-from stkpi import __main__, warehouse
+from stkpi import __main__, settings, warehouse
 from stkpi.errors import UserError
 from stkpi.ingest import run as ingest
 from stkpi.ingest import state
 from stkpi.marts import build as marts
 from stkpi.marts import invoice_repair as repair
 from stkpi.marts import takeover
+from stkpi.runs import runner
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.warehouse import Warehouse, ensure_tables
 from stkpi.warehouse.bigquery import BigQueryWarehouse
@@ -285,7 +286,12 @@ def test_old_and_new_live_side_by_side(engine, small, tmp_path, request, monkeyp
     old.run(SCRIPT)
     before = old.dump()
     point(monkeypatch, old.settings, {"DATASETS": "st_{}_v3"})
-    assert command(monkeypatch, "ingest") == 0
+    for line in ("doctor", "setup", "ingest"):
+        assert command(monkeypatch, line) == 0, line
+        assert old.dump() == before, line
+    # Its checks do not all like a company of three weeks.
+    assert runner.run_spec(settings.ROOT / "notebooks" / "nightly.yml", runs=tmp_path / "runs") in (0, 1)
+    assert old.dump() == before
     for line in ("rebuild", "ingest --entities jobs", "status", "repair", "repair --table st_raw_v2.raw_invoices"):
         assert command(monkeypatch, line) == 0, line
         assert old.dump() == before, line
