@@ -289,9 +289,10 @@ def test_old_and_new_live_side_by_side(engine, small, tmp_path, request, monkeyp
     for line in ("doctor", "setup", "ingest"):
         assert command(monkeypatch, line) == 0, line
         assert old.dump() == before, line
-    # Its checks do not all like a company of three weeks.
-    assert runner.run_spec(settings.ROOT / "notebooks" / "nightly.yml", runs=tmp_path / "runs") in (0, 1)
-    assert old.dump() == before
+    if engine == "duckdb":  # on the emulator a night takes minutes; its statements are those of the commands
+        # Its checks do not all like a company of three weeks.
+        assert runner.run_spec(settings.ROOT / "notebooks" / "nightly.yml", runs=tmp_path / "runs") in (0, 1)
+        assert old.dump() == before
     for line in ("rebuild", "ingest --entities jobs", "status", "repair", "repair --table st_raw_v2.raw_invoices"):
         assert command(monkeypatch, line) == 0, line
         assert old.dump() == before, line
