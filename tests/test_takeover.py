@@ -3,6 +3,7 @@
 The old warehouse is tests/data/old_warehouse.sql, on DuckDB and on the emulator of BigQuery.
 """
 
+import shutil
 import sys
 import uuid
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from google.cloud import bigquery
 from sandbox import tenant as tenants
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
-from stkpi import __main__, settings, warehouse
+from stkpi import __main__, company, settings, warehouse
 from stkpi.errors import UserError
 from stkpi.ingest import run as ingest
 from stkpi.ingest import state
@@ -285,7 +286,8 @@ def test_old_and_new_live_side_by_side(engine, small, tmp_path, request, monkeyp
     old = OldFile(tmp_path / "old.duckdb") if engine == "duckdb" else OldProject(request.getfixturevalue("emulator"))
     old.run(SCRIPT)
     before = old.dump()
-    point(monkeypatch, old.settings, {"DATASETS": "st_{}_v3"})
+    folder = shutil.copytree(company.SANDBOX_PRESET, tmp_path / "company")  # a night may add to it
+    point(monkeypatch, old.settings, {"DATASETS": "st_{}_v3", "COMPANY": str(folder)})
     for line in ("doctor", "setup", "ingest"):
         assert command(monkeypatch, line) == 0, line
         assert old.dump() == before, line

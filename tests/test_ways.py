@@ -110,8 +110,13 @@ def test_before_the_first_build_there_is_one_sentence(monkeypatch, tmp_path):
 
 @pytest.mark.soak
 def test_the_pages_of_a_run_and_the_files_beside_them(healthy, tmp_path):
+    week = {"business_unit": "Phoenix-Sales", "first_day": "2025-08-18", "last_day": "2025-08-24"}
     steps = [
-        {"name": name, "notebook": str(NOTEBOOKS / f"{number}_{name}.ipynb")}
+        {
+            "name": name,
+            "notebook": str(NOTEBOOKS / f"{number}_{name}.ipynb"),
+            "parameters": week if number == "06" else {},
+        }
         for number, name in (("02", "invoice_repair"), ("05", "leads_diagnostics"), ("06", "booked_diagnostics"))
     ]
     spec = tmp_path / "spec.yml"
