@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import signed_in
 from test_sandbox_server import ids, url, walk
-from test_sandbox_tenant import balances, everything
+from test_sandbox_tenant import balances, contents, everything
 
 from sandbox.companies import COMPANIES
 from sandbox.hvac import HVAC
@@ -197,7 +197,7 @@ def test_settings_have_feeds(request, company, resource):
     assert {row["active"] for row in rows} == {True, False}
 
 
-def test_bookings_and_memberships_belong_to_jobs_and_customers(hvac_tenant):
+def test_calls_bookings_and_memberships_belong_to_jobs_and_customers(hvac_tenant):
     jobs = {job["id"]: job for job in hvac_tenant.rows("jobs")}
     bookings = {row["id"]: row for row in hvac_tenant.rows("bookings")}
     memberships = {row["id"]: row for row in hvac_tenant.rows("memberships")}
@@ -211,6 +211,10 @@ def test_bookings_and_memberships_belong_to_jobs_and_customers(hvac_tenant):
         if job["membershipId"]
     )
     assert {row["active"] for row in memberships.values()} == {True, False}
+    calls = {row["leadCall"]["id"]: row for row in hvac_tenant.rows("calls")}
+    assert {id for id, row in calls.items() if row["id"]} == {job["leadCallId"] for job in jobs.values()} - {None}
+    assert all(jobs[row["id"]]["leadCallId"] == id for id, row in calls.items() if row["id"])
+    assert sum(not row["id"] for row in calls.values()) > 1
 
 
 # --- its reports
@@ -278,31 +282,34 @@ def test_two_columns_of_a_report_have_one_label(hvac):
     [leads] = [report for report in HVAC.reports if "Leads" in report.name]
     labels = Counter(field["label"] for field in leads.fields)
     assert [label for label, number in labels.items() if number > 1] == ["Campaign"]
-    [row] = run(hvac, leads.name, DateType=date_type(hvac, "Job Creation Date"), BusinessUnitId=unit_ids(OBRIEN))
-    assert (row["CampaignCategory"], row["Campaign"], row["JobNumber"]) == (None, "Radio Delmarva", "24-10243")
-    assert row["CreatedDate"] == "2024-11-01T14:44:42.5-04:00"
+    rows = run(hvac, leads.name, DateType=date_type(hvac, "Job Creation Date"), BusinessUnitId=unit_ids(OBRIEN))
+    assert {(row["CampaignCategory"], row["Campaign"]) for row in rows} == {(None, "Radio Delmarva")}
+    assert {row["JobNumber"]: row["CreatedDate"] for row in rows} == {
+        "24-10253": "2024-10-31T09:42:54.4567-04:00",
+        "24-10254": "2024-10-31T00:21:03.1234567-04:00",
+    }
 
 
 # --- the truth
 
 
 def test_a_week_counted_by_hand(hvac_tenant, weekly):
-    """Plumbing with its retired unit, from Monday 2024-09-23.
+    """Plumbing with its retired unit, from Monday 2024-09-09.
 
-    Jobs 24-10169, 24-10172 and 24-10175 are of an estimate type, for three customers; the second was booked on Tuesday
-    at 23:43, which is Wednesday in UTC. Two estimates were sold: one of job 24-10169, one by mail in Drains (old).
+    Jobs 24-10150 and 24-10151 are of an estimate type, for two customers; the first was booked in Drains (old) on
+    Tuesday at 21:26, which is Wednesday in UTC. Two estimates were sold: one by mail, one of job 24-10151.
     """
-    monday = date(2024, 9, 23)
-    assert weekly["Plumbing", monday]["leads"] == 3
-    assert weekly["Plumbing", monday]["total_booked"] == Decimal("5520.97") + Decimal("766.84") == Decimal("6287.81")
-    [job] = [job for job in hvac_tenant.rows("jobs") if job["jobNumber"] == "24-10172"]
-    assert (job["createdOn"], job["businessUnitId"]) == ("2024-09-25T03:43:31.4567Z", *unit_ids("Plumbing"))
-    [mailed] = [row for row in hvac_tenant.rows("estimates") if row["subtotal"] == 766.84]
-    assert (mailed["jobId"], mailed["businessUnitName"]) == (None, "Drains (old)")
+    monday = date(2024, 9, 9)
+    assert weekly["Plumbing", monday]["leads"] == 2
+    assert weekly["Plumbing", monday]["total_booked"] == Decimal("3071.13") + Decimal("7544.67") == Decimal("10615.80")
+    [job] = [job for job in hvac_tenant.rows("jobs") if job["jobNumber"] == "24-10150"]
+    assert (job["createdOn"], job["businessUnitId"]) == ("2024-09-11T01:26:35.7Z", *unit_ids("Drains (old)"))
+    [mailed] = [row for row in hvac_tenant.rows("estimates") if row["subtotal"] == 3071.13]
+    assert (mailed["jobId"], mailed["businessUnitName"]) == (None, "Plumbing")
     daily = compute_daily_kpis(hvac_tenant, HVAC.list_rollups(), HVAC.time_zone, monday + timedelta(6), HVAC.rules)
     days = [daily["Plumbing", monday + timedelta(day)] for day in range(7)]
-    assert [day["leads"] for day in days] == [1, 1, 1, 0, 0, 0, 0]
-    assert [float(day["total_booked"]) for day in days] == [0, 0, 766.84, 0, 5520.97, 0, 0]
+    assert [day["leads"] for day in days] == [0, 2, 0, 0, 0, 0, 0]
+    assert [float(day["total_booked"]) for day in days] == [0, 0, 0, 0, 0, 3071.13, 7544.67]
 
 
 def test_the_truth_begins_when_the_imports_end_and_knows_the_successor(weekly):
@@ -326,7 +333,7 @@ def test_nights_change_the_company_as_the_other_one():
     numbers = [job["jobNumber"] for job in store.rows("jobs")]
     assert len(set(numbers)) == len(numbers)
     assert sum(number.startswith("25-5") for number in numbers) > 40
-    for resource in RESOURCES:
-        kept = [id for id in store.column(resource, "id")[store.present(resource)].tolist() if id > 0]
-        assert len(np.unique(kept)) == len(kept), resource
-        assert all((r["modifiedOn"] or r["createdOn"]) < "2025-09-17T04:00:00" for r in store.rows(resource))
+    for name, resource in RESOURCES.items():
+        kept = [id for id in store.column(name, resource.id_path)[store.present(name)].tolist() if id > 0]
+        assert len(np.unique(kept)) == len(kept), name
+        assert all((r["modifiedOn"] or r["createdOn"]) < "2025-09-17T04:00:00" for r in contents(store, name))

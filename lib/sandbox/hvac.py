@@ -181,5 +181,4 @@ HVAC = Company(
     reports=REPORTS,
     numbers_by_year=True,
     is_untidy=True,
-    has_members=True,
 )

@@ -22,6 +22,8 @@ from sandbox.organization import Company
 from sandbox.records import DAY, HOUR, Application, Bill, JobRef, JobType, Line, Offer, Party, Stamp, Unit, Visit
 from sandbox.store import Store
 
+# What comes with a job or an order has its id from it: nothing else of a tenant depends on whether it is written.
+BILLS, CALLS, BOOKINGS, MEMBERSHIPS = 6_000_000, 7_000_000, 8_000_000, 9_000_000
 TEST_NAMES = ("Test", "TESTING - do not dispatch", "Contest Winner", "Latest Homes LLC", "Account test")
 _GIVEN = ("Aro", "Bela", "Corin", "Dalla", "Edrin", "Fenna", "Galo", "Hesper", "Ivo", "Junia", "Kiro", "Lumi", "Mavin")
 _FIRST = (
@@ -271,7 +273,7 @@ def plan_lead(desk: Desk, unit: Unit, created: int, job_type: JobType, party: Pa
 
 
 def _open_job(desk: Desk, party: Party, unit: Unit, job_type: JobType, created: int) -> JobRef:
-    """Give a new job its ids and numbers, and write the booking that it came from and the membership sold with it.
+    """Give a new job its ids and numbers, and write the booking or call that it came from and the membership with it.
 
     Where numbers are no ids, its first invoice has its own.
     """
@@ -286,15 +288,24 @@ def _open_job(desk: Desk, party: Party, unit: Unit, job_type: JobType, created: 
         id=id_,
         number=number,
         type_name=job_type.name,
-        booking_id=next(ids) if company.has_members and id_ % 4 == 0 else None,
-        membership_id=next(ids) if company.has_members and id_ % 6 == 0 else None,
+        booking_id=BOOKINGS + id_ if id_ % 4 == 0 else None,
+        call_id=CALLS + id_ if id_ % 4 == 2 else None,
+        membership_id=MEMBERSHIPS + id_ if id_ % 6 == 0 else None,
         imported=id_ % 5 == 0 and desk.clock.to_local_day(created) < desk.imports_end,
     )
     if ref.booking_id:
         desk.store.add("bookings", records.make_booking(company, ref.booking_id, ref, created, job_type))
+    if ref.call_id:
+        _write_call(desk, ref, ref.call_id, created, job_type)
     if ref.membership_id:
         desk.store.add("memberships", records.make_membership(company, ref.membership_id, party, unit, created))
     return ref
+
+
+def _write_call(desk: Desk, ref: JobRef, id_: int, created: int, job_type: JobType | None = None) -> None:
+    """Write the call that a job came from; without a job, one that led to none."""
+    row = records.make_call(desk.company, id_, ref, created, job_type)
+    desk.store.add("calls", row, datetime.fromtimestamp(created, UTC))
 
 
 def write_lead(desk: Desk, lead: Lead) -> None:
@@ -411,6 +422,8 @@ def write_production(desk: Desk, unit: Unit, created: int) -> None:
     if start < desk.now and (not canceled or rng.random() < 0.2):
         _write_pay(desk, ref, cents, start)
         _write_purchases(desk, ref, cents, start)
+        if ref.id % 5 == 0:  # a bill without a purchase order
+            _write_vendor_bill(desk, ref, ref.id, start, goods=cents * 3 // 100 or 4_200)
         desk.done.append(ref.id)
 
 
@@ -633,7 +646,7 @@ def _write_pay(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
 
 
 def _write_purchases(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
-    """Write purchase orders, a few of them canceled, and what went back to the vendor."""
+    """Write purchase orders, a few of them canceled, the bills of some, and what went back to the vendor."""
     rng, ids, store = desk.rng, desk.ids, desk.store
     for _ in range(rng.choices((0, 1, 2), (35, 50, 15))[0]):
         created = draw_moment(desk, desk.clock.to_local_day(start) - int(rng.random() * 3))
@@ -648,10 +661,22 @@ def _write_purchases(desk: Desk, ref: JobRef, cents: int, start: int) -> None:
             desk.company, id_, ref, stamp, status, goods=goods, tax=goods * 8 // 100, shipping=shipping
         )
         store.add("purchase_orders", row)
+        if status != "Pending" and id_ % 3 == 0:
+            _write_vendor_bill(
+                desk, ref, id_, created, goods=goods, tax=goods * 8 // 100, shipping=shipping, order_id=id_
+            )
         back = created + int(rng.random() * 15 * DAY)
         if rng.random() < 0.10 and back < desk.now:
             status = rng.choice(("Returned", "CreditReceived", "Pending", "Canceled"))
             store.add("returns", records.make_vendor_return(next(ids), ref, id_, back, cents=goods // 3, status=status))
+
+
+def _write_vendor_bill(desk: Desk, ref: JobRef, source_id: int, since: int, **money: Any) -> None:
+    """Write what a vendor bills some days after a job began, or after the order `source_id`."""
+    created = since + (1 + source_id % 9) * DAY
+    if created < desk.now:
+        stamp = Stamp(created, min(created + source_id % 4 * DAY, desk.now - 1))
+        desk.store.add("vendor_bills", records.make_vendor_bill(BILLS + source_id, ref, stamp, **money))
 
 
 def _write_loose_end(desk: Desk, day: int) -> None:
@@ -662,8 +687,8 @@ def _write_loose_end(desk: Desk, day: int) -> None:
     party = rng.choice(desk.parties) if desk.parties else write_party(desk, unit, moment)
     id_ = next(ids)
     ref = JobRef(party, unit, id_, desk.make_number(id_, moment))
-    if desk.company.has_members:
-        desk.store.add("bookings", records.make_booking(desk.company, next(ids), ref, moment))
+    desk.store.add("bookings", records.make_booking(desk.company, BOOKINGS + id_, ref, moment))
+    _write_call(desk, ref, CALLS + id_, moment)
     _write_bills(desk, ref, draw_cents(rng, 120), moment, moment)
     sold = _avoid_known_week(desk, moment + int(rng.random() * 5 * DAY), unit)
     bought = rng.random() < 0.7 and sold < desk.now

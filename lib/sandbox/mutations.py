@@ -1,7 +1,8 @@
 """What happens between two nights: some 400 changes to a populated store, on the local day `step` after LAST_DAY.
 
 New jobs, completions, late sales (some of which leave `modifiedOn` alone), corrected amounts, deactivated records,
-merged customers, payments of old invoices, pay that is late, corrected or deleted. Records of the known case are
+merged customers, payments of old invoices, pay that is late, corrected or deleted, corrected vendor bills, calls that
+are classified anew, memberships that end, and a booking that is deleted. Records of the known case are
 left alone, so its figures hold after any number of steps; balances stay totals less active applications.
 """
 
@@ -30,6 +31,7 @@ from sandbox.records import (
     format_calendar_day,
     format_instant,
 )
+from sandbox.resources import RESOURCES
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, compute_shares
 
@@ -48,13 +50,14 @@ def mutate_store(store: Store, seed: int, step: int) -> None:
     _edit_money(desk, day)
     _edit_people(desk, day)
     _edit_payroll(desk, day)
+    _edit_bills_and_contacts(desk, day)
 
 
 def _pick_rows(
     desk: Desk, resource: str, number: int, within: np.ndarray | None = None
 ) -> Iterator[tuple[int, Record]]:
     """Yield `number` random rows that are present and not of the known case, among those where `within` holds."""
-    ids = desk.store.column(resource, "id")
+    ids = desk.store.column(resource, RESOURCES[resource].id_path)
     eligible = desk.store.present(resource) & ((ids >= desk.company.first_id) | (ids < 0))  # a null id is negative
     if within is not None:
         eligible &= within
@@ -249,3 +252,20 @@ def _edit_payroll(desk: Desk, day: int) -> None:
         )
         for _ in range(1 if n % 8 else 2):  # without an id, only their number tells equal rows apart
             store.add("payroll", item)
+
+
+def _edit_bills_and_contacts(desk: Desk, day: int) -> None:
+    def correct(bill: Record, _: int) -> None:
+        bill["billAmount"] = f"{Decimal(bill['billAmount']) + Decimal('12.5'):.2f}"
+
+    def end(membership: Record, moment: int) -> None:
+        membership.update(status="Canceled", active=False, cancellationDate=format_instant(moment))
+
+    _edit_rows(desk, "vendor_bills", day, 10, correct)
+    _edit_rows(desk, "memberships", day, 3, end)
+    for row, call in list(_pick_rows(desk, "calls", 10)):
+        moment = draw_moment(desk, day)
+        call["leadCall"] |= {"callType": "Excused", "modifiedOn": format_instant(moment)}
+        desk.store.replace("calls", row, call, datetime.fromtimestamp(moment, UTC))
+    for row, _ in list(_pick_rows(desk, "bookings", 1)):
+        desk.store.remove("bookings", row)

@@ -47,7 +47,6 @@ class Company:
       `rules` are those that a person would write into job_type_rules.csv.
     - `numbers_by_year`: jobs have numbers such as 24-10233, and so have their invoices; else a number is the id.
     - `is_untidy`: some records were imported, some invoices name no customer, amounts have up to 19 decimals.
-    - `has_members`: it takes bookings online and sells memberships.
     """
 
     name: str
@@ -82,7 +81,6 @@ class Company:
     reports: tuple[Report, ...]
     numbers_by_year: bool = False
     is_untidy: bool = False
-    has_members: bool = False
     known: KnownCase | None = None
 
     @cached_property

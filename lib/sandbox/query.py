@@ -92,7 +92,14 @@ def _mask_by_column(store: Store, resource: str, test: Filter, values: list[Any]
 def _get_leaves(record: Any, path: str) -> list[Any]:
     """Return the values at a path of which one step is a list."""
     head, _, rest = path.partition(".")
+    if isinstance(record.get(head), dict):
+        return _get_leaves(record[head], rest)
     return [item[rest] if rest else item for item in record.get(head) or []]
+
+
+def _count_seconds(duration: str) -> int:
+    hours, minutes, seconds = map(int, duration.split(":"))
+    return (hours * 60 + minutes) * 60 + seconds
 
 
 def _make_record_test(test: Filter, values: list[Any], comparer: str) -> Callable[[dict[str, Any]], bool]:
@@ -101,6 +108,8 @@ def _make_record_test(test: Filter, values: list[Any], comparer: str) -> Callabl
         wanted = {str(v).casefold() for v in values}
         return lambda record: any(str(v).casefold() in wanted for v in _get_leaves(record, test.path))
     value = values[0]
+    if test.test == "lasts":
+        return lambda record: _count_seconds(get_value(record, test.path)) >= value
     if test.test == "contains":
         return lambda record: value.casefold() in (get_value(record, test.path) or "").casefold()
     compare = {
@@ -147,7 +156,7 @@ def _sort_rows(store: Store, resource: str, rows: np.ndarray, params: Params) ->
     name = text.lstrip("+- ")
     if not name or not described:
         return rows
-    sortable = {path.lower(): path for path in described}
+    sortable = {path.rpartition(".")[2].lower(): path for path in described}
     if name.lower() not in sortable:
         raise BadParameter("sort", text)
     keys = store.column(resource, sortable[name.lower()])[rows]
@@ -176,5 +185,5 @@ def select_rows(store: Store, resource: str, params: Params) -> np.ndarray:
         keys = store.column(other, key)[_mask_rows(store, other, requested, comparer)]
         mask &= np.isin(store.column(resource, own), keys)
     if spec.active and (wanted := parse_active(params, spec.active)) is not None:
-        mask &= store.column(resource, "active") == wanted
+        mask &= store.column(resource, spec.active_path) == wanted
     return _sort_rows(store, resource, np.flatnonzero(mask), params)

@@ -101,6 +101,7 @@ class JobRef(NamedTuple):
     number: str | None = None
     type_name: str | None = None
     booking_id: int | None = None
+    call_id: int | None = None
     membership_id: int | None = None
     imported: bool = False
 
@@ -287,7 +288,7 @@ def make_job(
         **_make_creation(company, id_, stamp.created, imported=ref.imported),
         "modifiedOn": format_instant(stamp.modified),
         "tagTypeIds": [company.first_setting_id + 301 + id_ % 4] if id_ % 4 == 0 else [],
-        "leadCallId": None if id_ % 2 else id_ + 7_000_000,
+        "leadCallId": ref.call_id,
         "partnerLeadCallId": None,
         "bookingId": ref.booking_id,
         "soldById": None if id_ % 3 else company.pick_technician(id_),
@@ -372,6 +373,78 @@ def make_membership(company: Company, id_: int, party: Party, unit: Unit, create
         "importId": None,
         "memo": None,
         "customFields": [],
+    }
+
+
+def make_call(company: Company, id_: int, ref: JobRef, created: int, job_type: JobType | None = None) -> Record:
+    """Make a telecom call: a row of the job that it led to, with the call in it; without a job, the row's id is 0."""
+    party, written = ref.party, format_instant(created)
+    kind = "Booked" if ref.id else ("Unbooked", "Excused", "Abandoned", "NotLead")[id_ % 4]
+    return {
+        "id": ref.id or 0,
+        "jobNumber": ref.number,
+        "projectId": 0,
+        "businessUnit": _make_reference(ref.unit.id, ref.unit.name) if ref.id else None,
+        "type": job_type and {"id": job_type.id, "name": job_type.name, "modifiedOn": written},
+        "leadCall": {
+            "createdOn": written,
+            "active": id_ % 10 != 0,
+            "id": id_,
+            "receivedOn": written,
+            "duration": f"00:{id_ % 9:02}:{id_ % 60:02}",
+            "from": f"6025550{id_ % 1000:03}",
+            "to": "6025559000",
+            "direction": "Inbound",
+            "callType": kind,
+            "reason": None
+            if ref.id
+            else {"id": company.first_setting_id + 801, "name": "Price", "lead": True, "active": True},
+            "recordingUrl": None,
+            "voiceMailUrl": None,
+            "createdBy": None,
+            "customer": None if kind == "Abandoned" else _make_reference(party.customer_id, party.name),
+            "campaign": None
+            if id_ % 4 == 0
+            else _make_reference(company.first_setting_id + 201 + id_ % 6, company.campaigns[id_ % 6]),
+            "modifiedOn": written,
+            "agent": None
+            if kind == "Abandoned"
+            else {"id": company.pick_employee(id_), "name": "Office", "externalId": None},
+            "sid": f"CA{id_:016x}",
+            "tags": [{"id": company.first_setting_id + 301, "typeName": "Call back"}] if id_ % 7 == 0 else [],
+        },
+    }
+
+
+def export_call(record: Record) -> Record:
+    """Return a call as the export gives it: flat, and with the job as a part of it."""
+    call = record["leadCall"]
+    same = (
+        "id",
+        "duration",
+        "from",
+        "to",
+        "direction",
+        "recordingUrl",
+        "createdOn",
+        "modifiedOn",
+        "campaign",
+        "active",
+    )
+    return {
+        **{name: call[name] for name in same},
+        "status": "Completed",
+        "type": call["callType"],
+        "voiceMailPath": call["voiceMailUrl"],
+        "reason": call["reason"] and _make_reference(call["reason"]["id"], call["reason"]["name"]),
+        "customer": call["customer"],
+        "location": None,
+        "job": {"id": record["id"], "number": record["jobNumber"]} if record["id"] else None,
+        "agent": call["agent"] and _make_reference(call["agent"]["id"], call["agent"]["name"]),
+        "createdBy": call["createdBy"],
+        "excuseMemo": "",
+        "tag": ", ".join(tag["typeName"] for tag in call["tags"]),
+        "lead": None,
     }
 
 
@@ -709,6 +782,48 @@ def make_purchase_order(
         "summary": "",
         "items": [],
         "customFields": [],
+    }
+
+
+def make_vendor_bill(
+    id_: int, ref: JobRef, stamp: Stamp, *, goods: int, tax: int = 0, shipping: int = 0, order_id: int | None = None
+) -> Record:
+    """Make an accounting vendor bill, of a purchase order (`order_id`) or of none; its money is strings.
+
+    `billAmount` is goods, tax and shipping together (cents).
+    """
+    written = format_instant(stamp.created)
+    return {
+        "id": id_,
+        "purchaseOrderId": order_id,
+        "syncStatus": ("Pending", "Posted", "Exported")[id_ % 3],
+        "referenceNumber": f"B{id_}",
+        "vendorNumber": None if id_ % 4 else f"V-{id_ % 1000}",
+        "summary": None,
+        "billDate": written,
+        "billAmount": format_money(goods + tax + shipping),
+        "taxAmount": format_money(tax),
+        "shippingAmount": format_money(shipping),
+        "landedCostMethod": "None",
+        "otherAmount": "0.00",
+        "createdBy": "office",
+        "createdOn": written,
+        "modifiedOn": format_instant(stamp.modified),
+        "termName": "Net 30",
+        "dueDate": format_instant(stamp.created + 30 * DAY),
+        "shipToDescription": None,
+        "postDate": None,
+        "batch": None,
+        "businessUnit": _make_reference(ref.unit.id, ref.unit.name),
+        "taxZone": None,
+        "vendor": _make_reference(31 + id_ % 3, "Supply"),
+        "shipTo": None,
+        "budgetCodeId": None,
+        "items": [],
+        "customFields": [],
+        "jobId": ref.id,
+        "jobNumber": ref.number,
+        "dateReconciled": None,
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["date", "int", "text", "bool", "number"]
-Test = Literal["from", "before", "until", "is", "among", "has", "contains", "balance"]
+Test = Literal["from", "before", "until", "is", "among", "has", "contains", "balance", "lasts"]
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,9 @@ class Filter:
     """What one query parameter asks: the field at `path` (dots lead into objects) holds against its value.
 
     `from` >=, `before` <, `until` <=, `is` =, `among` any of a comma-separated list, `has` a list field with any of
-    them, `contains` a part of a text, `balance` compared as `balanceFilter.Comparer` says. Texts ignore case, null
-    never matches. With `via` = (resource, key, own field) the test is on another resource's rows, joined by key.
+    them, `contains` a part of a text, `balance` compared as `balanceFilter.Comparer` says, `lasts` a duration
+    (`00:01:30`) of so many seconds or more. Texts ignore case, null never matches. With `via` = (resource, key, own
+    field) the test is on another resource's rows, joined by key.
     """
 
     path: str
@@ -32,9 +33,10 @@ class Filter:
 
 @dataclass(frozen=True)
 class Resource:
-    """A list endpoint (`path` is its module and name), its parameters and whether it has an export twin.
+    """A list endpoint (`path` is its module, version and name), its parameters and whether it has an export twin.
 
-    `active` names the parameter without which only active rows are listed, if there is one; `export_flags` are
+    `active` names the parameter without which only active rows are listed, if there is one; the record says whether it
+    is at `active_path`, and its id is at `id_path`. `export_flags` are
     the flags that the records of the export have and those of the list lack. `sort` and `order_by` are the fields that
     the description names for these parameters; where it names none, do not count on any.
     """
@@ -42,6 +44,8 @@ class Resource:
     path: str
     filters: dict[str, Filter]
     active: Literal["active", "activeState"] | None = "active"
+    active_path: str = "active"
+    id_path: str = "id"
     export: bool = True
     export_flags: tuple[str, ...] = ()
     join_keys: tuple[str, ...] = ()
@@ -49,10 +53,23 @@ class Resource:
     order_by: tuple[str, ...] = ()
 
     @property
+    def list_path(self) -> str:
+        """The path of the list, with `{tenant}`."""
+        module, version, name = self.path.split("/", 2)
+        return f"/{module}/{version}/tenant/{{tenant}}/{name}"
+
+    @property
+    def export_path(self) -> str:
+        """The path of the export twin, all of which are v2."""
+        module, _, name = self.path.split("/", 2)
+        return f"/{module}/v2/tenant/{{tenant}}/export/{name.removesuffix('/paginated')}"
+
+    @property
     def columns(self) -> dict[str, Kind]:
         """Return the paths of the fields to keep as columns, with their kinds."""
         own = [f for f in self.filters.values() if f.has_column and not f.via]
-        always = {"id": "int"} | ({"active": "bool"} if self.active else {}) | dict.fromkeys(self.join_keys, "int")
+        always = {self.id_path: "int"} | dict.fromkeys(self.join_keys, "int")
+        always |= {self.active_path: "bool"} if self.active else {}
         return always | {f.path: f.kind for f in own}
 
 
@@ -82,9 +99,15 @@ def _match_total(path: str) -> dict[str, Filter]:
 
 _SORT = ("id", "modifiedOn", "createdOn")
 _IDS = _match_any("int", ids="id")
-_CHANGES = _match_period("createdOn", "createdOnOrAfter", "createdBefore") | _match_period(
-    "modifiedOn", "modifiedOnOrAfter", "modifiedBefore"
-)
+
+
+def _match_changes(prefix: str = "") -> dict[str, Filter]:
+    return _match_period(f"{prefix}createdOn", "createdOnOrAfter", "createdBefore") | _match_period(
+        f"{prefix}modifiedOn", "modifiedOnOrAfter", "modifiedBefore"
+    )
+
+
+_CHANGES = _match_changes()
 _ADDRESS = {name: Filter(f"address.{name}", "text", "is") for name in ("street", "unit", "city", "state", "zip")} | {
     "country": Filter("address.country", "text", "is"),
     "latitude": Filter("address.latitude", "number", "is"),
@@ -96,7 +119,7 @@ _FIRST_APPOINTMENT = ("appointments", "id", "firstAppointmentId")
 
 RESOURCES: dict[str, Resource] = {
     "jobs": Resource(
-        "jpm/jobs",
+        "jpm/v2/jobs",
         _IDS
         | _CHANGES
         | _match_period("completedOn", "completedOnOrAfter", "completedBefore")
@@ -125,7 +148,7 @@ RESOURCES: dict[str, Resource] = {
         sort=_SORT,
     ),
     "appointments": Resource(
-        "jpm/appointments",
+        "jpm/v2/appointments",
         _IDS
         | _CHANGES
         | _match_period("start", "startsOnOrAfter", "startsBefore")
@@ -139,7 +162,7 @@ RESOURCES: dict[str, Resource] = {
         sort=_SORT,
     ),
     "job_types": Resource(
-        "jpm/job-types",
+        "jpm/v2/job-types",
         _IDS
         | _CHANGES
         | _match_part(name="name")
@@ -149,7 +172,7 @@ RESOURCES: dict[str, Resource] = {
         order_by=_SORT,
     ),
     "invoices": Resource(
-        "accounting/invoices",
+        "accounting/v2/invoices",
         _IDS
         | _CHANGES
         | _match_period("invoiceDate", "invoicedOnOrAfter", "invoicedOnBefore")
@@ -165,7 +188,7 @@ RESOURCES: dict[str, Resource] = {
         active="activeState",
     ),
     "payments": Resource(
-        "accounting/payments",
+        "accounting/v2/payments",
         _IDS
         | _CHANGES
         | _match_period("date", "paidOnAfter", "paidOnBefore")
@@ -178,7 +201,7 @@ RESOURCES: dict[str, Resource] = {
         active="activeState",
     ),
     "estimates": Resource(
-        "sales/estimates",
+        "sales/v2/estimates",
         _IDS
         | _CHANGES
         | _match_period("soldOn", "soldAfter", "soldBefore")
@@ -189,7 +212,7 @@ RESOURCES: dict[str, Resource] = {
         order_by=_SORT,
     ),
     "payroll": Resource(
-        "payroll/gross-pay-items",
+        "payroll/v2/gross-pay-items",
         _CHANGES
         # Operators saw `dateOnOrBefore` leave out the rows of the day itself: an exclusive end at midnight.
         | _match_period("date", "dateOnOrAfter", "dateOnOrBefore")
@@ -201,9 +224,9 @@ RESOURCES: dict[str, Resource] = {
         export_flags=("active",),
         join_keys=("jobId",),
     ),
-    "activity_codes": Resource("payroll/activity-codes", _CHANGES, export_flags=("isDiscretionary",)),
+    "activity_codes": Resource("payroll/v2/activity-codes", _CHANGES, export_flags=("isDiscretionary",)),
     "payroll_adjustments": Resource(
-        "payroll/payroll-adjustments",
+        "payroll/v2/payroll-adjustments",
         _CHANGES
         | _match_any("int", employeeIds="employeeId")
         | {
@@ -211,27 +234,27 @@ RESOURCES: dict[str, Resource] = {
             "postedOnOrBefore": Filter("postedOn", "date", "until"),
         },
     ),
-    "customers": Resource("crm/customers", _IDS | _CHANGES | _match_part(name="name") | _ADDRESS, sort=_SORT),
+    "customers": Resource("crm/v2/customers", _IDS | _CHANGES | _match_part(name="name") | _ADDRESS, sort=_SORT),
     "locations": Resource(
-        "crm/locations",
+        "crm/v2/locations",
         _IDS | _CHANGES | _match_part(name="name") | _match_value("int", customerId="customerId") | _ADDRESS,
         sort=_SORT,
     ),
     "campaigns": Resource(
-        "marketing/campaigns",
+        "marketing/v2/campaigns",
         _IDS | _CHANGES | _match_part(name="name") | _match_list("text", campaignPhoneNumber="campaignPhoneNumbers"),
         export=False,
         sort=(*_SORT, "name"),
     ),
     "bookings": Resource(
-        "crm/bookings",
+        "crm/v2/bookings",
         _IDS | _CHANGES | _match_value("text", externalId="externalId"),
         active=None,
         export_flags=("active",),
         sort=_SORT,
     ),
     "memberships": Resource(
-        "memberships/memberships",
+        "memberships/v2/memberships",
         _IDS
         | _CHANGES
         | _match_any("int", customerIds="customerId")
@@ -239,7 +262,7 @@ RESOURCES: dict[str, Resource] = {
         | _match_value("int", duration="duration"),
     ),
     "purchase_orders": Resource(
-        "inventory/purchase-orders",
+        "inventory/v2/purchase-orders",
         _IDS
         | _CHANGES
         | _match_period("date", "dateOnOrAfter", "dateBefore")
@@ -251,7 +274,7 @@ RESOURCES: dict[str, Resource] = {
         sort=_SORT,
     ),
     "returns": Resource(
-        "inventory/returns",
+        "inventory/v2/returns",
         _IDS
         | _CHANGES
         | _match_period("returnDate", "returnDateOnOrAfter", "returnDateBefore")
@@ -262,13 +285,51 @@ RESOURCES: dict[str, Resource] = {
         | _match_any("text", syncStatuses="syncStatus"),
         sort=_SORT,
     ),
-    "business_units": Resource("settings/business-units", _IDS | _CHANGES | _match_part(name="name")),
-    "technicians": Resource(
-        "settings/technicians", _IDS | _CHANGES | _match_part(name="name") | _match_any("int", userIds="userId")
+    "vendor_bills": Resource(
+        "accounting/v2/inventory-bills/paginated",
+        _IDS
+        | _CHANGES
+        | _match_period("billDate", "dateFrom", "dateTo")
+        | _match_period("dateReconciled", "dateReconciledOnOrAfter", "dateReconciledBefore")
+        | _match_value("int", batchId="batch.id", batchNumber="batch.number")
+        | _match_value("text", billNumber="referenceNumber", jobNumber="jobNumber")
+        | _match_any("int", businessUnitIds="businessUnit.id")
+        | _match_any("text", syncStatuses="syncStatus")
+        | {
+            "minCost": Filter("billAmount", "number", "from"),
+            "maxCost": Filter("billAmount", "number", "until"),
+            "purchaseOrderNumber": Filter("number", "text", "is", ("purchase_orders", "id", "purchaseOrderId")),
+        },
+        active=None,
+        export_flags=("active",),
+        join_keys=("purchaseOrderId",),
     ),
-    "tag_types": Resource("settings/tag-types", _CHANGES),
+    # A row is of the job that a call led to (id 0 where there is none), with the call in `leadCall`.
+    "calls": Resource(
+        "telecom/v3/calls",
+        _match_any("int", ids="leadCall.id")
+        | _match_changes("leadCall.")
+        | _match_value("int", campaignId="leadCall.campaign.id", agentId="leadCall.agent.id")
+        | _match_value("int", agentExternalId="leadCall.agent.externalId")
+        | _match_value("text", phoneNumberCalled="leadCall.to", callerPhoneNumber="leadCall.from", sid="leadCall.sid")
+        | _match_value("text", agentName="leadCall.agent.name")
+        | _match_list("text", tag="leadCall.tags.typeName")
+        | {
+            "createdAfter": Filter("leadCall.createdOn", "date", "from"),
+            "modifiedAfter": Filter("leadCall.modifiedOn", "date", "from"),
+            "minDuration": Filter("leadCall.duration", "int", "lasts"),
+        },
+        active_path="leadCall.active",
+        id_path="leadCall.id",
+        sort=tuple(f"leadCall.{name}" for name in _SORT),
+    ),
+    "business_units": Resource("settings/v2/business-units", _IDS | _CHANGES | _match_part(name="name")),
+    "technicians": Resource(
+        "settings/v2/technicians", _IDS | _CHANGES | _match_part(name="name") | _match_any("int", userIds="userId")
+    ),
+    "tag_types": Resource("settings/v2/tag-types", _CHANGES),
     "employees": Resource(
-        "settings/employees",
+        "settings/v2/employees",
         _IDS
         | _CHANGES
         | _match_part(name="name")

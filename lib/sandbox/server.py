@@ -32,6 +32,7 @@ from sandbox.companies import COMPANIES
 from sandbox.faults import FAULTS, Order, Reply, Request, parse_order
 from sandbox.mutations import mutate_store
 from sandbox.query import BadParameter, Params, parse_active, parse_moment, parse_value, select_rows
+from sandbox.records import Record, export_call
 from sandbox.reports import DATE_TYPE_SET, DATE_TYPES, Report
 from sandbox.resources import RESOURCES
 from sandbox.store import Store
@@ -49,8 +50,13 @@ _SMALLEST_GZIP = 512
 _REPORTS_CHANGED = "2024-07-01T00:00:00Z"
 _VALUE_SETS = {"business-units": "business_units", "technicians": "technicians", "job-types": "job_types"}
 _SET_FIELDS = [{"name": "Id", "label": "Id"}, {"name": "Name", "label": "Name"}]
-_LISTS = {resource.path: name for name, resource in RESOURCES.items()}
-_API_PATH = re.compile(r"/(?P<module>[\w-]+)/v2/tenant/(?P<tenant>[^/]+)/(?P<rest>.+)")
+_LISTS = {resource.list_path: name for name, resource in RESOURCES.items()}
+_EXPORTS = {resource.export_path: name for name, resource in RESOURCES.items() if resource.export}
+# Beside the list in pages, the description has one that answers a bare array of its rows.
+_ARRAYS = {path.removesuffix("/paginated"): name for path, name in _LISTS.items() if path.endswith("/paginated")}
+# Whose records the export gives in another shape than the list.
+_EXPORTED: dict[str, Callable[[Record], Record]] = {"calls": export_call}
+_API_PATH = re.compile(r"/(?P<module>[\w-]+)/v\d/tenant/(?P<tenant>[^/]+)/(?P<rest>.+)")
 
 
 class Limiter:
@@ -238,7 +244,7 @@ class Sandbox:
         reply = proceed(request)
         if reply.status != HTTPStatus.OK:
             return reply
-        resource = _LISTS[request.path.replace(f"/v2/tenant/{self.tenant_id}", "").strip("/")]
+        resource = _LISTS[self._generalize(request.path)]
         ids = [row["id"] for row in orjson.loads(reply.body)["data"][: args.get("rows", 1)]]
         with self.lock:
             for row in np.flatnonzero(np.isin(self.store.column(resource, "id"), ids)).tolist():
@@ -284,11 +290,23 @@ class Sandbox:
         module, rest = parts["module"], parts["rest"]
         if module == "reporting":
             return self._answer_reporting(request, rest.split("/"))
-        exported = rest.startswith("export/")
-        resource = _LISTS.get(f"{module}/{rest.removeprefix('export/')}")
-        if request.method != "GET" or not resource or (exported and not RESOURCES[resource].export):
-            return make_problem(404, "Resource not found.")
-        return (self._answer_export if exported else self._answer_list)(resource, request.params)
+        path = self._generalize(request.path)
+        for paths, answer in (
+            (_LISTS, self._answer_list),
+            (_EXPORTS, self._answer_export),
+            (_ARRAYS, self._answer_array),
+        ):
+            if request.method == "GET" and path in paths:
+                return answer(paths[path], request.params)
+        return make_problem(404, "Resource not found.")
+
+    def _generalize(self, path: str) -> str:
+        """Return the path as the description has it."""
+        return path.replace(f"/tenant/{self.tenant_id}/", "/tenant/{tenant}/")
+
+    def _answer_array(self, resource: str, params: Params) -> Reply:
+        page = self._answer_list(resource, params)
+        return _answer_json(orjson.loads(page.body)["data"])
 
     def _answer_list(self, resource: str, params: Params) -> Reply:
         page, size, total = _read_paging(params, 50, MAX_PAGE_SIZE)
@@ -321,7 +339,13 @@ class Sandbox:
                 records, position, more = self.store.feed(resource, position, self.settings.export_page_size)
                 if wanted is not None:
                     records = [r for r in records if orjson.loads(r[0])["active"] is wanted]
-        rows = [_add_flags(record, RESOURCES[resource].export_flags, active) for record, active in records]
+        reshape = _EXPORTED.get(resource)
+        rows = [
+            orjson.dumps(reshape(orjson.loads(record)) | ({} if active else {"active": False}))
+            if reshape
+            else _add_flags(record, RESOURCES[resource].export_flags, active)
+            for record, active in records
+        ]
         head = b'{"hasMore":%b,"continueFrom":"%b","data":[' % (
             b"true" if more else b"false",
             _encode_position(resource, position).encode(),

@@ -25,7 +25,9 @@ Traps, planted on purpose:
 - Payments: partial, over several invoices, unapplied, refunds, inactive, to inactive and to unknown invoices, applied
   days after they came in; locations left with $0.01, $9.99, $10.00, $10.01 or a credit.
 - Payroll: null ids with equal rows, `jobId` 0, adjustments that are repeated as items, items up to 45 days late.
-- Purchases: canceled orders, tax and shipping in the total, orders without a job, returns (some inactive).
+- Purchases: canceled orders, tax and shipping in the total, orders without a job, returns (some inactive), vendor bills
+  of orders that count and of canceled ones, without an order, without a job.
+- Calls: rows whose id is the job's, 0 for all that led to none; the export has them in another shape.
 - Only in the hvac company: customers, locations, jobs and invoices that came with an import and say that they were
   created in year 1, invoices without a customer, 10 and 19 decimals, numbers that are no ids.
 """
