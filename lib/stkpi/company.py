@@ -1,7 +1,7 @@
 """A company's own folder: its name, the definitions it adopted, and its CSV files.
 
     company.yml         name; definitions that depart from the default, each with its date and evidence; the saved
-                        report of each KPI; limits of checks that differ
+                        report of each KPI; limits of checks that differ; other endpoints to read
     business_units.csv  the rolled-up unit, region, division and segment of each ServiceTitan unit
     job_type_rules.csv  job types that are excluded from production, or are warranty work
     observed.csv        numbers that somebody read off ServiceTitan
@@ -18,6 +18,10 @@ with its parameters by their labels:
 
     reports:
       leads: {category: marketing, id: 1001, name: Leads, parameters: {Filter by: Job Creation Date}}
+
+Any list or export feed of ServiceTitan's API becomes a raw table by its name (stkpi.servicetitan.endpoints):
+
+    extra: [telecom/calls, crm/bookings, memberships/memberships]
 
 What the product proposed says why in its `guess` (a column of the CSV files, a key of a report). Without it, it counts
 as confirmed.
@@ -48,7 +52,7 @@ SANDBOX_FOLDER = settings.RUNS / "sandbox" / "painting" / "company"
 SANDBOX_PRESET = settings.SANDBOX / "company"
 
 FILE = "company.yml"
-KEYS = ("name", "definitions", "reports", "thresholds")
+KEYS = ("name", "definitions", "reports", "thresholds", "extra")
 EXAMPLE = "One looks like {adopted_on: 2025-09-14, choices: {status: completed}, evidence: [leads-1]}."
 REPORT_EXAMPLE = "One looks like {category: marketing, id: 1001, parameters: {Filter by: Job Creation Date}}."
 UNITS, JOB_TYPE_RULES, OBSERVED = "business_units.csv", "job_type_rules.csv", "observed.csv"
@@ -107,6 +111,7 @@ class Company:
 
     definitions: the adoptions of each KPI, oldest first; reports: the saved report of each KPI
     thresholds: limits by the name of the check, as the file has them; keys: the keys that the file has, empty or not
+    extra: the endpoints of ServiceTitan's API that are read besides those that the KPIs need
     """
 
     folder: Path
@@ -115,6 +120,7 @@ class Company:
     reports: Mapping[str, SavedReport] = field(default_factory=dict)
     thresholds: Mapping[str, Any] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
+    extra: tuple[str, ...] = ()
 
     def find_adoption(self, kpi: str) -> Adoption | None:
         """Return the adoption in force: the newest that is not undone."""
@@ -183,7 +189,17 @@ def read_company(config: settings.Settings) -> Company:
         {str(kpi): _read_report(path, kpi, entry) for kpi, entry in _read_entries(path, content, "reports")},
         dict(_read_entries(path, content, "thresholds")),
         frozenset(content),
+        _read_extra(path, content),
     )
+
+
+def _read_extra(path: Path, content: Any) -> tuple[str, ...]:
+    names = content.get("extra") or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise _error(
+            path, content.lc.key("extra")[0], "extra must be a list of endpoints: [telecom/calls, crm/bookings]."
+        )
+    return tuple(names)
 
 
 def _read_entries(path: Path, content: Any, key: str) -> list[tuple[Any, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,18 @@ def substitute_line(text: bytes, reason: str) -> bytes:
     return orjson.dumps({"seq": whole["seq"], "digest": whole["digest"], "record": record, "refused": reason}) + b"\n"
 
 
-def write_landing(path: Path, pages: Iterable[Page], repeats: bool = False) -> Landing:
+def _find_identity(record: dict[str, Any], place: Sequence[str]) -> Any:
+    value: Any = record
+    for name in place:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def write_landing(path: Path, pages: Iterable[Page], repeats: bool = False, place: Sequence[str] = ("id",)) -> Landing:
     """Stream pages into a landing file at `path` (…ndjson.gz), with one page in memory at a time.
 
     repeats: equal rows without an id are different rows (payroll), not one row that was read twice
+    place: the names that lead to a record's id
     Raises RequestFailed from the pages; then no file is left at `path`.
     """
     landing, content = Landing(path), hashlib.sha256()
@@ -78,7 +86,7 @@ def write_landing(path: Path, pages: Iterable[Page], repeats: bool = False) -> L
                 out.write(text)
                 content.update(digest.encode())
                 landing.names.update(record)
-                identity = record.get("id")
+                identity = _find_identity(record, place)
                 if identity is None:
                     identity = f"{digest}-{landing.fetched}" if repeats else digest
                 landing.seen.add(identity)

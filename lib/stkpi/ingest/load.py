@@ -64,11 +64,15 @@ def load_pages(target: Warehouse, folder: Path, reading: Reading, pages: Iterabl
     Raises RequestFailed from the pages, and RuntimeError if not all landed rows were loaded; then nothing is merged.
     """
     started, entity, window = time.perf_counter(), reading.entity, reading.window
-    slices = entity.incremental == "slices"
-    landed = landing.write_landing(folder / f"{entity.name}.ndjson.gz", pages, repeats=slices)
+    landed = landing.write_landing(
+        folder / f"{entity.identifier}.ndjson.gz",
+        pages,
+        repeats=entity.keyless,
+        place=entity.find_place("id").split("."),
+    )
     # An interrupted load resumes by its content. DuckDB has nothing to resume, and parses each new statement again.
     content = f"_{landed.digest[:20]}" if target.remote else ""
-    stage, typed = f"st_stage_v2.landing_{entity.name}{content}", f"st_stage_v2.typed_{entity.name}{content}"
+    stage, typed = (f"st_stage_v2.{step}_{entity.identifier}{content}" for step in ("landing", "typed"))
     rows = target.load_file(
         stage, landed.path, [(field.name, field.type) for field in LANDING], landing.substitute_line
     )
@@ -91,11 +95,12 @@ def load_pages(target: Warehouse, folder: Path, reading: Reading, pages: Iterabl
         "seconds": round(time.perf_counter() - started, 3),
         "now": datetime.now(UTC),
     }
-    # A slice is replaced: rows of its days that did not come again were deleted in ServiceTitan.
-    replaced = window if slices and landed.complete else None
-    days = {"first": replaced.start.date(), "end": replaced.end.date()} if replaced else {}
-    parameters["oldest_deleted"] = _find_oldest_deleted(target, entity, typed, days) if replaced else None
-    statements = _choose_statements(target, entity, typed, replaces=bool(replaced))
+    # Where rows have no key, what was read is replaced: a row that did not come again is deleted, or has changed.
+    slice = window if entity.incremental == "slices" else None
+    replaces = entity.keyless and landed.complete and (slice is not None or entity.incremental == "whole")
+    days = {"first": slice.start.date(), "end": slice.end.date()} if slice and replaces else {}
+    parameters["oldest_deleted"] = _find_oldest_deleted(target, entity, typed, days) if replaces else None
+    statements = _choose_statements(target, entity, typed, replaces=replaces)
     target.run_transaction(*statements, **parameters, **days)
     target.drop(stage, typed)
     landed.path.unlink()
@@ -125,7 +130,7 @@ def define_raw_table(entity: Entity) -> Table:
         columns + metadata,
         partition="TIMESTAMP_TRUNC(createdOn, MONTH)",
         cluster=("_key",),
-        description=f"ServiceTitan's {entity.path.partition('/')[0]} API, {entity.path.rpartition('/')[2]}.",
+        description=f"ServiceTitan's {entity.path.partition('/')[0]} API, {entity.resource}.",
     )
 
 
@@ -189,12 +194,17 @@ def _find_oldest_deleted(target: Warehouse, entity: Entity, typed: str, days: di
 
 
 def deleted_rows_sql(entity: Entity, typed: str) -> str:
-    """Return the query for the oldest creation of the rows from @first to before @end that did not come again."""
+    """Return the query for the oldest creation of the rows of the slice, or of all, that did not come again."""
     return f"""-- Unbounded: a slice is a range of calendar days, and its rows may have been created at any time.
 SELECT MIN(T.createdOn) AS oldest
 FROM {entity.table} AS T
 LEFT JOIN {typed} AS S ON T._key = S._key
-WHERE T.`date` >= @first AND T.`date` < @end AND S._key IS NULL"""
+WHERE {_replaced_sql(entity)} AND S._key IS NULL"""
+
+
+def _replaced_sql(entity: Entity) -> str:
+    """Return the condition on the raw table (T) for the rows that a reading replaces."""
+    return "T.`date` >= @first AND T.`date` < @end" if entity.incremental == "slices" else "TRUE"
 
 
 def quarantine_sql(typed: str) -> tuple[str, str]:
@@ -212,7 +222,7 @@ def merge_sql(entity: Entity, typed: str, bound: str = "TRUE", *, replaces: bool
     """Return the MERGE of the typed rows: the newest record of each key wins, an unchanged row stays as it is.
 
     bound: a condition on the raw table (T) that holds for all rows with these keys; not used with `replaces`
-    replaces: delete the rows of the slice (@first to before @end) that did not come again
+    replaces: delete the rows of the slice (@first to before @end), or of the whole table, that did not come again
     """
     sources = [field.name for field in entity.fields] + ["_key", "_hash", "_record"]
     columns = [field.name for field in (*entity.fields, *METADATA)]
@@ -221,7 +231,7 @@ def merge_sql(entity: Entity, typed: str, bound: str = "TRUE", *, replaces: bool
     on, delete = f"T._key = S._key AND {bound}", ""
     if replaces:
         on = "T._key = S._key"
-        delete = "\nWHEN NOT MATCHED BY SOURCE AND T.`date` >= @first AND T.`date` < @end THEN DELETE"
+        delete = f"\nWHEN NOT MATCHED BY SOURCE AND {_replaced_sql(entity)} THEN DELETE"
     return f"""MERGE INTO {entity.table} AS T
 USING (
   SELECT {", ".join(f"`{name}`" for name in sources)}

@@ -110,7 +110,10 @@ class EntityReader:
         """Load the rows that the list gives for `params`; read again while fewer come than the server counts."""
         params = {**dict(self.entity.everything), **params}
         for _ in range(READS):
-            pages = self.client.read_pages(self.entity.path, params, PAGE_SIZE)
+            if self.entity.is_feed:
+                pages = self.client.read_feed(self.entity.path, "")
+            else:
+                pages = self.client.read_pages(self.entity.path, params, PAGE_SIZE)
             if self.load(self.entity.path, pages, window, cycle):
                 return
         self.incomplete.append(str(window or "the list"))
@@ -234,6 +237,9 @@ def _read_entity(reader: EntityReader) -> None:
         reader.read_list({})
         state.advance_watermark(reader.target, entity, reader.run_id)
         return
+    if entity.is_feed:
+        _read_only_feed(reader, last)
+        return
     if reader.days:
         for window in reader.split_windows(*_to_instants(reader, *reader.days)):
             reader.read_window(window)
@@ -267,14 +273,29 @@ def _read_history(reader: EntityReader, last: State) -> None:
         state.write_state(reader.target, reader.entity, reader.run_id, State(last.watermark))
 
 
+def _read_only_feed(reader: EntityReader, last: State) -> None:
+    """Read a feed that no list stands beside: what changed, all of it at first, or what changed since the first day."""
+    if reader.days:
+        _read_changes(reader, reader.days[0].isoformat())
+        return
+    since = None if reader.mode == "full" else last.watermark
+    _read_changes(reader, f"{since - reader.entity.lookback:%Y-%m-%d}" if since else "")
+    state.advance_watermark(reader.target, reader.entity, reader.run_id)
+
+
 def _read_feed(reader: EntityReader, watermark: datetime) -> None:
     """Read changes from the export feed, with an overlap, and from the filters for changes that the feed may miss."""
     since = watermark - reader.entity.lookback
     for name in reader.entity.also:
         reader.read_list({name: _format_timestamp(since)})
+    _read_changes(reader, f"{since:%Y-%m-%d}")
+
+
+def _read_changes(reader: EntityReader, start: str) -> None:
+    """Read the export feed from a day on, or from its beginning."""
     path = reader.entity.feed_path
     batch: list[Page] = []
-    for page in reader.client.read_feed(path, f"{since:%Y-%m-%d}"):
+    for page in reader.client.read_feed(path, start):
         batch.append(page)
         if len(batch) == FEED_PAGES:
             reader.load(path, batch)

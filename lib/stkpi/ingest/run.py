@@ -28,7 +28,8 @@ from stkpi.ingest.load import define_raw_table
 from stkpi.ingest.progress import Progress
 from stkpi.ingest.read import EntityReader, EntityResult, ingest_entity
 from stkpi.servicetitan.client import Client
-from stkpi.servicetitan.entities import ENTITIES, Entity, select_entities
+from stkpi.servicetitan.endpoints import list_entities, select_entities
+from stkpi.servicetitan.entities import Entity
 
 MODES = ("incremental", "window", "full")
 THREADS = 4
@@ -57,15 +58,15 @@ def run_ingest(
 ) -> IngestReport:
     """Read entities from ServiceTitan into the raw tables.
 
-    entities: comma-separated names of the registry, or "all"
+    entities: comma-separated names of the registry or of `extra` in company.yml, or "all"
     mode: incremental (what changed since the watermark; everything, if there is none yet), window (what was created
         from window_start to window_end, both days included, in the tenant's time zone) or full (everything again)
     Raises UserError, before anything is written, for wrong parameters, missing or refused credentials, an API that
     cannot be reached, or a warehouse that another program has open.
     """
-    chosen = select_entities(entities)
-    days = _parse_days(mode, window_start, window_end)
     config = settings.load()
+    chosen = select_entities(entities, config)
+    days = _parse_days(mode, window_start, window_end)
     client = Client(config)
     client.check_access()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
@@ -116,13 +117,16 @@ def describe_status() -> list[str]:
     """
     config, now = settings.load(), datetime.now(UTC)
     found = read_status()
+    known = list_entities(config)
     lines = [f"The last reading of each list, with times in {config.time_zone}:"]
     width = max(map(len, found["entity"]))
     for row in found.to_dict("records"):
         parts = [format_age(now - row["last_read"])]
         if row["unfinished"]:
             parts.append("its whole history is not read yet: run again, and it goes on")
-        elif ENTITIES[row["entity"]].incremental == "whole":
+        elif row["entity"] not in known:
+            parts.append("no longer read: `extra` in company.yml does not name it")
+        elif known[row["entity"]].incremental == "whole":
             parts.append("the whole list")
         elif pd.notna(row["watermark"]):
             parts.append(f"changes up to {format_moment(row['watermark'], config.time_zone)}")

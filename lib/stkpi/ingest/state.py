@@ -175,7 +175,7 @@ def count_stored(target: Warehouse, entity: Entity, window: Window | None = None
     if window:
         # As text: a quarantined record has no typed date, and ISO dates sort as text.
         column, length = ("date", 10) if entity.incremental == "slices" else ("createdOn", 19)
-        value = f"SUBSTR(JSON_VALUE(_record, '$.{column}'), 1, {length})"
+        value = f"SUBSTR(JSON_VALUE(_record, '$.{entity.find_place(column)}'), 1, {length})"
         where = f"WHERE {value} >= @start AND {value} < @end"
         values |= {"start": window.start.isoformat()[:length], "end": window.end.isoformat()[:length]}
     return int(target.query(f"SELECT COUNT(*) AS n FROM ({held}) AS held {where}", **values)["n"][0])

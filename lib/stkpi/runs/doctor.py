@@ -34,6 +34,7 @@ from stkpi.marts.names import find_unmapped_units, find_unmatched_names
 from stkpi.proposal.folder import list_guesses
 from stkpi.runs import sandbox_process
 from stkpi.servicetitan.client import Client, NotPermitted, RequestFailed
+from stkpi.servicetitan.endpoints import list_entities
 from stkpi.servicetitan.entities import ENTITIES, Entity
 from stkpi.settings import Settings
 from stkpi.warehouse import DATASETS, connect
@@ -247,16 +248,16 @@ def check_scopes(settings: Settings) -> str:
         return None
 
     today = datetime.now(UTC).date().isoformat()
-    feeds = [entity for entity in ENTITIES.values() if entity.incremental == "feed"]
+    entities = list_entities(settings).values()
+    lists = [entity for entity in entities if not entity.is_feed]
+    feeds = [entity for entity in entities if entity.is_feed or entity.incremental == "feed"]
     calls: list[tuple[Entity, str, dict[str, Any]]] = [
-        *((entity, entity.path, {"pageSize": 1}) for entity in ENTITIES.values()),
+        *((entity, entity.path, dict(entity.everything) | {"pageSize": 1}) for entity in lists),
         *((entity, entity.feed_path, {"from": today}) for entity in feeds),
     ]
     with ThreadPoolExecutor(4) as pool:
         errors = list(pool.map(call, [path for _, path, _ in calls], [params for _, _, params in calls]))
-    refused = [
-        entity.path for (entity, _, _), error in zip(calls, errors, strict=True) if isinstance(error, NotPermitted)
-    ]
+    refused = [entity for (entity, _, _), error in zip(calls, errors, strict=True) if isinstance(error, NotPermitted)]
     if len(refused) == len(calls):
         raise UserError(
             "ServiceTitan refuses every endpoint (403): check ST_TENANT_ID in .env, and that the API application is "
@@ -275,14 +276,14 @@ def check_scopes(settings: Settings) -> str:
     return f"all {len(calls)} endpoints can be read"
 
 
-def _name_scope(path: str) -> str:
+def _name_scope(entity: Entity) -> str:
     """Return the developer portal's name for the scope of an endpoint.
 
-    >>> _name_scope("payroll/v2/tenant/{tenant}/gross-pay-items")
+    >>> _name_scope(ENTITIES["payroll"])
     'Payroll > Gross Pay Items'
     """
-    module, *_, resource = path.split("/")
-    return f"{_MODULES.get(module, module.title())} > {resource.replace('-', ' ').title()}"
+    module = entity.path.partition("/")[0]
+    return f"{_MODULES.get(module, module.title())} > {entity.resource.replace('-', ' ').title()}"
 
 
 # --- the warehouse ------------------------------------------------------------------------------------------------

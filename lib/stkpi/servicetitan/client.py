@@ -176,11 +176,11 @@ class Client:
     def read_feed(self, path: str, start: str) -> Iterator[Page]:
         """Yield the pages of an export feed up to its present end. Raises RequestFailed.
 
-        start: a continuation token, or a day such as 2025-08-18
+        start: a continuation token, or a day such as 2025-08-18; empty for the beginning of the feed
         """
         token = start
         for _ in range(MAX_PAGES):
-            page = self.get(path, {"from": token})
+            page = self.get(path, {"from": token} if token else {})
             yield page
             if not page.has_more:
                 return

@@ -7,12 +7,11 @@ ServiceTitan's published v2 API description (2026-03).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
-
-from stkpi.errors import UserError
 
 Type = Literal["INT64", "STRING", "NUMERIC", "FLOAT64", "BOOL", "TIMESTAMP", "DATE", "JSON"]
 
@@ -51,6 +50,9 @@ class Entity:
     also: more list filters, for changes that do not update modifiedOn
     lookback: how far behind the watermark an incremental run starts
     known: top-level fields that stay in the record only; a field in neither `fields` nor `known` is drift
+    keyless: whether rows may come without an id: their key is a digest of the row, and an ordinal among equal ones
+    is_feed: whether `path` is an export feed itself, which no list stands beside
+    may_be_empty: whether there are companies that have no such records at all
     """
 
     name: str
@@ -62,11 +64,24 @@ class Entity:
     also: tuple[str, ...] = ()
     lookback: timedelta = timedelta(days=1)
     known: tuple[str, ...] = ()
+    keyless: bool = False
+    is_feed: bool = False
+    may_be_empty: bool = False
+
+    @property
+    def identifier(self) -> str:
+        """Its name as a part of the names of tables and files."""
+        return re.sub(r"\W", "_", self.name)
 
     @property
     def table(self) -> str:
         """The raw table, with its dataset."""
-        return f"st_raw_v2.raw_{self.name}"
+        return f"st_raw_v2.raw_{self.identifier}"
+
+    @property
+    def resource(self) -> str:
+        """What the endpoint lists, as ServiceTitan calls it."""
+        return self.path.partition("{tenant}/")[2].removesuffix("/paginated")
 
     @property
     def grows(self) -> bool:
@@ -80,9 +95,12 @@ class Entity:
 
     @property
     def feed_path(self) -> str:
-        """The export twin of the list endpoint."""
-        head, _, tail = self.path.rpartition("/")
-        return f"{head}/export/{tail}"
+        """The export feed: the twin of the list, or the endpoint itself."""
+        return self.path if self.is_feed else self.path.replace("{tenant}/", "{tenant}/export/")
+
+    def find_place(self, column: str) -> str:
+        """Return where in the record the value of a column is, without `$.`; the name itself where it is no column."""
+        return next((field.sources[0] for field in self.fields if field.name == column), column)
 
     @property
     def known_names(self) -> frozenset[str]:
@@ -152,7 +170,8 @@ _HISTORY = (
         _json("tagTypeIds estimateIds"),
         # The export feed adds `active`, which the list lacks: read from both, one job would have two hashes.
         incremental="modified",
-        known="active jobGeneratedLeadSource notificationsEnabled partnerLeadCallId customFields externalData",
+        known="active jobGeneratedLeadSource notificationsEnabled partnerLeadCallId customFields externalData"
+        " equipmentIds isAutoDispatched summaryOfWork",
     ),
     _make_entity(
         "appointments",
@@ -164,7 +183,7 @@ _HISTORY = (
         _instants("start end arrivalWindowStart arrivalWindowEnd"),
         _CREATED,
         everything=_ANY,
-        known="specialInstructions",
+        known="specialInstructions appointmentSummaries",
     ),
     _make_entity(
         "invoices",
@@ -207,7 +226,8 @@ _HISTORY = (
         _json("items"),
         everything=_ANY,
         also=("soldAfter",),
-        known="summary externalLinks budgetCodeId proposalTagName",
+        known="summary externalLinks budgetCodeId proposalTagName requireDepositOnSignature depositAmount"
+        " depositPercent",
     ),
     _make_entity(
         "payments",
@@ -246,6 +266,7 @@ _HISTORY = (
         _CREATED,
         window=("dateOnOrAfter", "dateOnOrBefore"),
         incremental="slices",
+        keyless=True,
         # Operators saw gross pay items appear until about 45 days after their date.
         lookback=timedelta(days=45),
         known="active customerName locationName locationAddress locationZip zoneName taxZoneName laborTypeCode"
@@ -298,7 +319,7 @@ _HISTORY = (
         _instants("date requiredOn sentOn receivedOn"),
         _CREATED,
         _json("items"),
-        known="shipTo budgetCodeId summary customFields",
+        known="shipTo budgetCodeId summary customFields createdById",
     ),
     _make_entity(
         "returns",
@@ -312,7 +333,28 @@ _HISTORY = (
         _CREATED,
         _json("items"),
         everything=_ANY,
-        known="budgetCodeId memo batch canceledById canceledReason customFields externalData",
+        known="budgetCodeId memo batch canceledById canceledReason customFields externalData returnTypeId",
+    ),
+    _make_entity(
+        "vendor_bills",
+        "accounting",
+        # Without /paginated, the answer is a bare array, which says neither how many rows there are nor whether more.
+        "inventory-bills/paginated",
+        _ints("id purchaseOrderId jobId"),
+        (
+            Field("businessUnitId", "INT64", ("businessUnit.id",)),
+            Field("vendorId", "INT64", ("vendor.id",)),
+        ),
+        _strings("jobNumber referenceNumber vendorNumber syncStatus"),
+        _money("billAmount taxAmount shippingAmount otherAmount"),
+        _instants("billDate dueDate postDate dateReconciled"),
+        _CREATED,
+        _json("items"),
+        # As with jobs, the export feed adds `active`.
+        incremental="modified",
+        known="active batch budgetCodeId createdBy customFields landedCostMethod shipTo shipToDescription summary"
+        " taxZone termName",
+        may_be_empty=True,
     ),
 )
 
@@ -330,6 +372,7 @@ _REFERENCES = (
         incremental="whole",
         known="email currency phoneNumber invoiceHeader invoiceMessage defaultTaxRate authorizationParagraph"
         " acknowledgementParagraph address materialSku franchiseId conceptCode corporateContractNumber tagTypeIds"
+        " certifiedSentriconSpecialistCode"
         " tenant externalData",
     ),
     _make_entity(
@@ -345,7 +388,7 @@ _REFERENCES = (
         everything=_ANY,
         incremental="whole",
         known="skills tagTypeIds summary enforceRecurringServiceEventSelection invoiceSignaturesRequired externalData"
-        " isSmartDispatched",
+        " isSmartDispatched customFieldTypeIds defaultEstimateSoldAction",
     ),
     _make_entity(
         "technicians",
@@ -388,6 +431,7 @@ _REFERENCES = (
         _CREATED,
         everything=_ANY,
         incremental="whole",
+        known="isDiscretionary",
     ),
     _make_entity(
         "tag_types",
@@ -416,22 +460,6 @@ _REFERENCES = (
 )
 
 ENTITIES: dict[str, Entity] = {entity.name: entity for entity in _REFERENCES + _HISTORY}
-
-
-def select_entities(names: str) -> tuple[Entity, ...]:
-    """Return the entities of a comma-separated list, or all for "all", in the order of the registry.
-
-    Raises UserError for an unknown entity.
-
-    >>> [entity.name for entity in select_entities("invoices, jobs")]
-    ['jobs', 'invoices']
-    """
-    if names.strip().lower() in ("", "all"):
-        return tuple(ENTITIES.values())
-    wanted = {name.strip() for name in names.split(",") if name.strip()}
-    if unknown := sorted(wanted - ENTITIES.keys()):
-        raise UserError(f"Unknown entity {', '.join(unknown)}. Choose from: {', '.join(ENTITIES)}.")
-    return tuple(entity for entity in ENTITIES.values() if entity.name in wanted)
 
 
 # --- the GoogleSQL that derives from the registry -------------------------------------------------------------------
@@ -498,12 +526,13 @@ def projection_sql(entity: Entity, landing: str) -> str:
     text_fields = [f for f in entity.fields if f.type not in ("STRING", "JSON")]
     extracted = ",\n    ".join(f"{_extraction_sql(f)} AS `{f.name}`" for f in entity.fields)
     typed = ",\n    ".join(f"{_value_sql(f)} AS `{f.name}`" for f in entity.fields)
-    if entity.incremental == "slices":
+    key = "`id`"
+    if entity.keyless:
         # Neither the id nor any pair of fields is a key here: the ordinal distinguishes equal rows.
         ordinal = "CAST(ROW_NUMBER() OVER (PARTITION BY digest ORDER BY seq) AS STRING)"
-        key = f"COALESCE(`id`, CONCAT(digest, '-', {ordinal}))"
-    else:
-        key = "`id`"
+        key = f"CONCAT(digest, '-', {ordinal})"
+        if any(field.name == "id" for field in entity.fields):
+            key = f"COALESCE(`id`, {key})"
     reasons = "\n      ".join(
         f"WHEN `{f.name}` IS NOT NULL AND {_cast_sql(f)} IS NULL"
         f" THEN CONCAT('{f.name} is not {f.type}: ', SUBSTR(`{f.name}`, 1, 40))"

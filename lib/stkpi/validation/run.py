@@ -24,6 +24,7 @@ from stkpi.kpis.definition import Definition, read_definitions
 from stkpi.kpis.sql import provisional_days
 from stkpi.marts import build as marts
 from stkpi.marts.names import find_unmatched_names
+from stkpi.servicetitan.endpoints import list_entities
 from stkpi.servicetitan.entities import with_all_records
 from stkpi.validation import kpi_checks, series, suites
 from stkpi.validation.checks import (
@@ -139,7 +140,9 @@ SERIES: dict[str, Callable[[_Sources, Rule], Iterable[Measure]]] = {
     "daily_volume": lambda given, _: series.measure_volume(given.days, given.as_of),
     "company_week": lambda given, _: given.compare_newest_week(company=True),
     "unit_week": lambda given, _: given.compare_newest_week(company=False),
-    "entities_read": lambda given, _: series.measure_reads(given.status, datetime.now(UTC)),
+    "entities_read": lambda given, _: series.measure_reads(
+        given.status, datetime.now(UTC), list_entities(given.config)
+    ),
     "unmatched_names": lambda given, _: given.compare_names(),
     "quarantine": lambda given, _: series.measure_quarantine(given.status),
 }

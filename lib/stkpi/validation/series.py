@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -27,7 +27,8 @@ def measure_coverage(days: pd.DataFrame, least: float) -> Iterator[Measure]:
 
     days: entity, day, records; a row for every day from the entity's first record on. The usual is the median of the
     entity's whole months, by the days of the month that are in `days`. Too small to say are the month in which an
-    entity begins and those in which fewer than `least` rows are usual; an entity that never had any is missing.
+    entity begins and those in which fewer than `least` rows are usual; an entity that never had any is missing, unless
+    there are companies that have none.
     """
     for entity, rows in _by_entity(days):
         by_month = rows.groupby(pd.DatetimeIndex(rows.index).to_period("M")).agg(["sum", "size"])
@@ -35,7 +36,7 @@ def measure_coverage(days: pd.DataFrame, least: float) -> Iterator[Measure]:
         whole = by_month[by_month["size"] == days_in_month]
         usual = (whole if len(whole) else by_month)["sum"].median()
         expected = usual * by_month["size"] / days_in_month
-        if by_month["sum"].sum() == 0:
+        if by_month["sum"].sum() == 0 and not ENTITIES[entity].may_be_empty:
             yield Measure(entity, 1, "no rows at all")
         for month, found, rows_expected in list(zip(by_month.index, by_month["sum"], expected, strict=True))[1:]:
             if rows_expected >= max(least, 1):
@@ -48,7 +49,8 @@ def measure_silence(days: pd.DataFrame, as_of: date) -> Iterator[Measure]:
     for entity, rows in _by_entity(days):
         busy = rows.index[rows > 0]
         if busy.empty:
-            yield Measure(entity, np.inf, "no rows at all")
+            if not ENTITIES[entity].may_be_empty:
+                yield Measure(entity, np.inf, "no rows at all")
             continue
         quiet = (pd.Timestamp(as_of) - busy[-1]).days
         recent = busy[busy >= busy[-1] - timedelta(weeks=WEEKS)]
@@ -115,10 +117,10 @@ def compute_z_score(value: float, before: pd.Series, least: float) -> float:
     return (value - usual) / max(variation, least)
 
 
-def measure_reads(status: pd.DataFrame, now: datetime) -> Iterator[Measure]:
+def measure_reads(status: pd.DataFrame, now: datetime, entities: Iterable[str] = ENTITIES) -> Iterator[Measure]:
     """Measure per entity how many hours ago it was read last; `status` as ingest.state gives it."""
     read = status.set_index("entity")["last_read"]
-    for entity in ENTITIES:
+    for entity in entities:
         if entity in read:
             hours = (now - read[entity]).total_seconds() / 3600
             yield Measure(entity, hours, f"read {hours:,.0f} hours ago")
