@@ -27,7 +27,8 @@ from stkpi.servicetitan.windows import Window
 
 Record = dict[str, Any]
 EDITED = (
-    "jobs", "appointments", "estimates", "invoices", "payments", "payroll", "purchase_orders", "returns", "customers"
+    "jobs", "appointments", "estimates", "invoices", "payments", "payroll", "purchase_orders", "returns", "customers",
+    "vendor_bills",
 )  # fmt: skip
 CLOCK = count()
 
@@ -123,6 +124,9 @@ class Editor:
                 other = {"jobId": rng.choice((None, self.link(job))), "amount": self.money()}
             case "purchase_orders":
                 other = {"jobId": self.link(job), "total": self.money(), "status": rng.choice(("Sent", "Canceled"))}
+            case "vendor_bills":
+                order = rng.choice((None, self.some("purchase_orders")["id"]))
+                other = {"jobId": self.link(job), "purchaseOrderId": order, "billAmount": str(self.money())}
             case "returns":
                 other = {"jobId": self.link(job), "returnAmount": self.money(), "active": rng.random() < 0.8}
             case _:

@@ -237,6 +237,10 @@ def costs(tenant):
     tenant.add("purchase_orders", id=1, jobId=101, status="Sent", total=55.0)
     tenant.add("purchase_orders", id=2, jobId=101, status="Canceled", total=1000.0)
     tenant.add("purchase_orders", id=3, jobId=102, status="Received", total=20.0)
+    tenant.add("vendor_bills", id=1, jobId=101, purchaseOrderId=None, billAmount="8.00")
+    tenant.add("vendor_bills", id=2, jobId=101, purchaseOrderId=1, billAmount="55.00")  # its order is counted
+    tenant.add("vendor_bills", id=3, jobId=101, purchaseOrderId=2, billAmount="4.00")  # its order is canceled
+    tenant.add("vendor_bills", id=4, jobId=None, purchaseOrderId=None, billAmount="900.00")
     tenant.add("returns", id=1, jobId=101, returnAmount=15.0, active=True)
     tenant.add("returns", id=2, jobId=101, returnAmount=700.0, active=False)
     return tenant
@@ -245,7 +249,7 @@ def costs(tenant):
 def test_margins_and_warranty(costs):
     week = costs.week("Phoenix-Production")
     assert week["gpm"] == Fraction(1000 - 280 - 20, 1000)
-    assert week["gpm_full"] == Fraction(1000 - (280 + 55 + 100 - 15) - (20 + 20), 1000)
+    assert week["gpm_full"] == Fraction(1000 - (280 + 55 + 8 + 4 + 100 - 15) - (20 + 20), 1000)
     assert week["warranty_rate"] == Fraction(40, 1000)
     assert costs.week("Phoenix-Sales")["gpm"] is None
 
@@ -386,8 +390,8 @@ def test_leads_report_has_a_row_per_estimate_and_times_with_the_offset(tenant):
 def test_job_cost_report_splits_the_cost_that_the_margin_takes(costs):
     paint, touchup = costs.report("FOREMAN Job Cost", [PRODUCTION])
     assert (paint["Labor Pay"], paint["Payroll Adjustments"], paint["Returns"]) == (300, -20, 15)
-    assert (paint["Materials + Equip. + PO/Bill Costs"], paint["Jobs Total Costs"]) == (155, 420)
-    assert (paint["Jobs Gross Margin %"], paint["Primary Technician"]) == (0.58, "Bo Painter")
+    assert (paint["Materials + Equip. + PO/Bill Costs"], paint["Jobs Total Costs"]) == (167, 432)
+    assert (paint["Jobs Gross Margin %"], paint["Primary Technician"]) == (0.568, "Bo Painter")
     assert (touchup["Jobs Total Costs"], touchup["Jobs Gross Margin %"]) == (40, None)
 
 

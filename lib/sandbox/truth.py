@@ -129,7 +129,7 @@ class Job:
     estimates: list[Estimate] = field(default_factory=list)
     subtotal: Decimal = ZERO
     parts: Decimal = ZERO
-    purchases: Decimal = ZERO
+    purchases: Decimal = ZERO  # its purchase orders, and the vendor bills of no order among them
     returns: Decimal = ZERO
     pay: list[tuple[int | None, bool, Decimal]] = field(default_factory=list)  # employee, is an adjustment, amount
 
@@ -290,9 +290,15 @@ def _add_costs(store: Store, books: Books) -> None:
             job.pay.append(
                 (item.get("employeeId"), item["grossPayItemType"] == "CustomBonus", _parse_money(item["amount"]))
             )
+    counted = set()
     for order in store.rows("purchase_orders"):
         if (job := books.jobs.get(order.get("jobId"))) and order["status"] != "Canceled":
             job.purchases += _parse_money(order["total"])
+            counted.add((order["id"], job.id))
+    for bill in store.rows("vendor_bills"):
+        job = books.jobs.get(bill["jobId"])
+        if job and (bill["purchaseOrderId"], job.id) not in counted:
+            job.purchases += _parse_money(bill["billAmount"])
     for item in _iterate_active(store, "returns"):
         if job := books.jobs.get(item.get("jobId")):
             job.returns += _parse_money(item["returnAmount"])

@@ -1,6 +1,6 @@
 -- Grain: one row per record that a KPI may count; of a payment one per application, and one for what is unapplied.
 -- Source: raw_jobs, raw_appointments, raw_estimates, raw_invoices, raw_payments, raw_payroll, raw_purchase_orders,
--- raw_returns; active or not.
+-- raw_returns, raw_vendor_bills; active or not.
 -- Purpose: what the last build saw of each record: its version, the job and invoice that it belongs to, and the first
 -- and last business day on which it counts (or was entered: a definition may count by that). The next build compares, and finds what changed, moved or is gone.
 -- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
@@ -69,6 +69,10 @@ days AS (
   UNION ALL
   SELECT 'returns', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, NULL, NULL
   FROM st_raw_v2.raw_returns
+  WHERE (createdOn >= @created_from OR createdOn IS NULL) AND jobId IS NOT NULL
+  UNION ALL
+  SELECT 'vendor_bills', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, NULL, NULL
+  FROM st_raw_v2.raw_vendor_bills
   WHERE (createdOn >= @created_from OR createdOn IS NULL) AND jobId IS NOT NULL
 ),
 

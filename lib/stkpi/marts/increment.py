@@ -30,7 +30,10 @@ RECORDS = "st_ref_v2.records"
 # Any row may depend on these: where one of them changes, everything is computed.
 REFERENCES = ("st_ref_v2.dim_business_units", "st_ref_v2.dim_job_types")
 # The entities that are in RECORDS; of customers only the names count, and those are compared whole.
-COMPARED = "('jobs', 'appointments', 'estimates', 'invoices', 'payments', 'payroll', 'purchase_orders', 'returns')"
+COMPARED = (
+    "('jobs', 'appointments', 'estimates', 'invoices', 'payments', 'payroll', 'purchase_orders', 'returns', "
+    "'vendor_bills')"
+)
 # A window that was being read while the last build started may have been committed after it.
 OVERLAP = timedelta(days=1)
 WEEK = timedelta(days=7)
