@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 from bigquery_proxy import Proxy
+from browser import describe_missing
 from emulator import MISSING, find_python, start, told
 from filelock import FileLock
 
@@ -126,8 +127,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What was not run is said at the end, where it is seen."""
-    line = told(str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
-    if line:
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", ())]
+    for line in filter(None, (told(reasons), describe_missing(reasons))):
         terminalreporter.write_line(line, red=True, bold=True)
 
 

@@ -346,7 +346,7 @@ def test_index_lists_what_a_run_did():
         "1,200 rows loaded",
         "1 min 1 s",
         "&lt;jobs&gt;",
-        "sandbox data",
+        "made-up data",
     ):
         assert expected in index
     assert 'href="20250914-020000-000/01_ingest.html"' in index

@@ -64,7 +64,7 @@ class Night:
 def night(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     process = start(runs, spec(tmp_path_factory.mktemp("spec"), STEPS), "-p", "rows=7")
-    terminal, complaints = process.communicate(timeout=60)
+    terminal, complaints = process.communicate(timeout=300)
     assert complaints == ""
     return Night(process.returncode, terminal, runs)
 

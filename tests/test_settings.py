@@ -16,7 +16,7 @@ from stkpi import settings
 from stkpi.errors import UserError
 from stkpi.runs import sandbox_process
 
-OF_GITHUB = {"GITHUB_TOKEN", "GITHUB_REPOSITORY", "GITHUB_API_URL"}  # which its workflow sets
+OF_GITHUB = {"GITHUB_TOKEN", "GITHUB_REPOSITORY", "GITHUB_API_URL", "CI", "CLOUD_RUN_JOB"}  # which a service sets
 
 
 def test_a_file_of_another_name_is_read_and_the_environment_wins(tmp_path, monkeypatch) -> None:

@@ -1,7 +1,8 @@
 """A company's own folder: its name, the definitions it adopted, and its CSV files.
 
     company.yml         name; definitions that depart from the default, each with its date and evidence; the saved
-                        report of each KPI; limits of checks that differ; other endpoints to read
+                        report of each KPI; limits of checks that differ; other endpoints to read; whether pages show
+                        customers' names
     business_units.csv  the rolled-up unit, region, division and segment of each ServiceTitan unit
     job_type_rules.csv  job types that are excluded from production, or are warranty work
     observed.csv        numbers that somebody read off ServiceTitan
@@ -52,9 +53,10 @@ SANDBOX_FOLDER = settings.RUNS / "sandbox" / "painting" / "company"
 SANDBOX_PRESET = settings.SANDBOX / "company"
 
 FILE = "company.yml"
-KEYS = ("name", "definitions", "reports", "thresholds", "extra")
+KEYS = ("name", "definitions", "reports", "thresholds", "extra", "customer_names")
 EXAMPLE = "One looks like {adopted_on: 2025-09-14, choices: {status: completed}, evidence: [leads-1]}."
 REPORT_EXAMPLE = "One looks like {category: marketing, id: 1001, parameters: {Filter by: Job Creation Date}}."
+NAMES = ("full", "initials")  # how pages show customers' names
 UNITS, JOB_TYPE_RULES, OBSERVED = "business_units.csv", "job_type_rules.csv", "observed.csv"
 COLUMNS = {
     UNITS: ("business_unit", "rollup", "region", "division", "segment"),
@@ -112,6 +114,7 @@ class Company:
     definitions: the adoptions of each KPI, oldest first; reports: the saved report of each KPI
     thresholds: limits by the name of the check, as the file has them; keys: the keys that the file has, empty or not
     extra: the endpoints of ServiceTitan's API that are read besides those that the KPIs need
+    customer_names: one of NAMES; empty: full on a person's own machine, initials on pages that are shared
     """
 
     folder: Path
@@ -121,6 +124,11 @@ class Company:
     thresholds: Mapping[str, Any] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
     extra: tuple[str, ...] = ()
+    customer_names: str = ""
+
+    def shows_names(self, config: settings.Settings) -> bool:
+        """Whether the pages with single rows show customers' names in full."""
+        return self.customer_names == "full" or (not self.customer_names and not config.shares_pages)
 
     def find_adoption(self, kpi: str) -> Adoption | None:
         """Return the adoption in force: the newest that is not undone."""
@@ -176,6 +184,10 @@ def read_company(config: settings.Settings) -> Company:
     for key in content:
         if key not in KEYS:
             raise _error(path, content.lc.key(key)[0], f"{key} is unknown; did you mean {_nearest(str(key), KEYS)}?")
+    names = str(content.get("customer_names") or "")
+    if names not in ("", *NAMES):
+        line = content.lc.key("customer_names")[0]
+        raise _error(path, line, f"customer_names is {names}: write {' or '.join(NAMES)}.")
     definitions: Any = content.get("definitions") or CommentedMap()
     adoptions: dict[str, tuple[Adoption, ...]] = {}
     for kpi, entries in definitions.items():
@@ -190,6 +202,7 @@ def read_company(config: settings.Settings) -> Company:
         dict(_read_entries(path, content, "thresholds")),
         frozenset(content),
         _read_extra(path, content),
+        names,
     )
 
 

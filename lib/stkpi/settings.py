@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     time_zone: str = "UTC"  # of nobody: `load` wants it to be said
     as_of: date | None = None
     company: Path = COMPANY
+    ci: str | None = None  # set by GitHub and other services whose files more people can read
+    cloud_run_job: str | None = None  # set by Cloud Run
 
     github_token: SecretStr | None = None
     github_repository: str | None = None
@@ -68,6 +70,11 @@ class Settings(BaseSettings):
         """The folder of the company's runs: `runs/`, and one in it for each other company."""
         alone = self.company == COMPANY or self.company.is_relative_to(RUNS)
         return RUNS if alone else RUNS / self.company.name
+
+    @property
+    def shares_pages(self) -> bool:
+        """Whether the pages are written by a service, where others than their owner can read them."""
+        return bool(self.ci or self.cloud_run_job)
 
     @property
     def missing_credentials(self) -> tuple[str, ...]:

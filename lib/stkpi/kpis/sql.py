@@ -462,6 +462,97 @@ def fact_rows_sql(definition: Definition, table: str) -> str:
     return f"SELECT * FROM {MART}.{table} WHERE business_unit = @unit AND {within} ORDER BY event_date"
 
 
+# --- figures and rows for people to look at ---------------------------------------------------------------------------
+
+
+def figures_sql(definitions: Mapping[str, Definition]) -> str:
+    """Return the SELECT of every KPI for the periods in @periods, a JSON list of {first_day, last_day}: a row per
+    period and place (`place_kind` is company, region or unit), with the columns of the KPI tables, whose last day is
+    @as_of.
+    """
+    flows, levels = _group_flows(definitions), _levels(definitions)
+    columns = [definition.kpi.name for definition in levels]
+    return _fill(
+        "figures",
+        flows=[_fill_flow(flow, "") for flow in flows],
+        levels=[f"SUM(daily.{name}) AS {name}" for name in columns],
+        sources=[*(flow.name for flow in flows), *(["levels"] if levels else [])],
+        columns=_shown_columns(definitions, "levels.{0}"),
+    )
+
+
+@dataclass(frozen=True)
+class Drill:
+    """The rows behind the figures of KPIs that share a fact table, and what of them each KPI looks at.
+
+    is_balance: a row is what is open on a day, and not what happened on one
+    parts: the column of what a row adds to an operand of a measure; keys: of what is counted once, however many rows
+    name it; known: from which day on a row counts
+    named: columns by which people know a row, besides its job
+    """
+
+    table: str
+    sql: str
+    is_balance: bool
+    parts: Mapping[str, str]
+    keys: Mapping[str, str]
+    known: str | None
+    named: tuple[str, ...]
+
+
+_NAMED = re.compile(r"(?!job_|customer_)\w+_(number|name|type|status)")
+
+
+def list_drills(definitions: Mapping[str, Definition]) -> dict[str, Drill]:
+    """Return for each KPI the rows behind it; KPIs that look at the same rows share one."""
+    facts = name_facts(definitions)
+    groups: dict[tuple[str, bool], list[Definition]] = {}
+    for name, definition in definitions.items():
+        groups.setdefault((facts[name], _is_balance(definition)), []).append(definition)
+    found: dict[str, Drill] = {}
+    for (table, is_balance), sharing in groups.items():
+        drill = _make_drill(table, sharing, is_balance)
+        found |= dict.fromkeys((definition.kpi.name for definition in sharing), drill)
+    return {name: found[name] for name in definitions}
+
+
+def _is_balance(definition: Definition) -> bool:
+    """Whether all that ever happened counts, so that only what is left of it tells people something."""
+    return str(definition["window"].says[0]) == "ever"
+
+
+def _make_drill(table: str, sharing: Sequence[Definition], is_balance: bool) -> Drill:
+    measures = [definition["measure"].says for definition in sharing]
+    first = sharing[0]
+    parts = {each: f"part_{n}" for n, each in enumerate(dict.fromkeys(o for m in measures for o in operands(m)))}
+    keys = {
+        each: f"key_{n}" for n, each in enumerate(dict.fromkeys(m["distinct"] for m in measures if "distinct" in m))
+    }
+    record = [each for each in first.kpi.report.key.values() if each != "job_number"]
+    known = next(iter(filter(None, (definition["window"].known_by for definition in sharing))), None)
+    balance: dict[str, Any] = {}
+    if is_balance:
+        measure, (operand, *_) = measures[0], list(parts) or ["rows"]
+        per = measure.get("per")
+        balance = {
+            "columns": list(dict.fromkeys([*filter(None, [per]), *record])) or ["unit_name"],
+            "amount": row_value_sql(operand),
+            "within": within_sql("facts.event_date", first["window"], first["shift"], *["days.as_of_day"] * 2),
+            "per": per,
+            "least": measure.get("least"),
+        }
+        parts, named = {operand: "part_0"}, tuple(record)
+    else:
+        named = tuple(dict.fromkeys([*record, *(each for each in first.kpi.columns if _NAMED.fullmatch(each))]))
+    columns = [f"facts.{name}" for name in (*parts.values(), *keys.values())]
+    columns += [f"facts.{known} AS known"] if known else []
+    columns += [f"CAST(facts.{column} AS STRING) AS {column}" for column in named]
+    computed = [f"{row_value_sql(operand)} AS {name}" for operand, name in parts.items()]
+    computed += [f"CAST({column} AS STRING) AS {name}" for column, name in keys.items()]
+    filled = _fill("rows", table=table, balance=balance, computed=computed, columns=columns or ["1 AS counted"])
+    return Drill(table, filled, is_balance, parts, keys, known, named)
+
+
 def definition_sql(definition: Definition) -> str:
     """Return a definition as one SELECT of one `value` over the candidates, with @business_unit, @first_day, @last_day
     and @time_zone: the SQL by which an engineer can check a number by hand.

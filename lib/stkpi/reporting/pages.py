@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import jinja2
 import nbformat
@@ -17,6 +19,7 @@ from stkpi.formatting import format_day
 from stkpi.reporting.record import RECORD_MIME
 
 HERE = Path(__file__).parent
+ASSETS = HERE / "assets"  # what the pages share: libraries (see LICENSES.txt), script and style
 # Error markers are papermill's; the page says the error at its top instead.
 PAPERMILL_MARKS = ("papermill-error-cell-tag",)
 
@@ -31,6 +34,17 @@ def _format_duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def _format_weekday(text: str) -> str:
+    day = date.fromisoformat(text)
+    return f"{day:%A}, {format_day(day)}"
+
+
+def link_figure(cell: Mapping[str, Any], place: str, period: str) -> str:
+    """Return the address of a figure on the page Explore; of days that it does not have, the page itself."""
+    given = {"period": period, "place": place, "kpi": cell["kpi"]}
+    return f"explore.html#{urlencode(given)}" if period else "explore.html"
+
+
 def _format_elapsed(run: Mapping[str, Any]) -> str:
     elapsed = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
     return _format_duration(elapsed.total_seconds())
@@ -38,6 +52,7 @@ def _format_elapsed(run: Mapping[str, Any]) -> str:
 
 _templates = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
 _templates.filters |= {"when": _format_instant, "duration": _format_duration, "elapsed": _format_elapsed}
+_templates.filters |= {"weekday": _format_weekday, "explore": link_figure}
 
 
 def _render_body(notebook: nbformat.NotebookNode) -> str:
@@ -89,6 +104,25 @@ def render_notebook(notebook: nbformat.NotebookNode, *, error: str | None = None
     )
 
 
-def render_index(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page that lists the runs, in the order given: newest first."""
-    return _templates.get_template("index.html").render(runs=runs, style=(HERE / "style.css").read_text())
+def render_index(runs: Sequence[Mapping[str, Any]], **values: Any) -> str:
+    """Return the home page of a company: its newest figures, what needs a person, and below the runs, newest first.
+
+    values: `home` (see `site.describe_home`), problems, checks, running, others; without `home` there are no figures
+    """
+    style = (ASSETS / "site.css").read_text(encoding="utf-8")
+    return _templates.get_template("index.html").render(runs=runs, style=style, **values)
+
+
+def render_explore(name: str, folder: str) -> str:
+    """Return the page Explore of a company, whose data are in `folder` (relative to the page)."""
+    return _templates.get_template("explore.html").render(name=name, folder=folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, and a kill, never meets half of it."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

@@ -100,12 +100,18 @@ def describe_change(now: float, before: float, kpi: Kpi) -> tuple[str, str]:
 
 def describe_against_usual(now: float, usual: float, kpi: Kpi) -> str:
     """Return a number beside its usual level: `$84, 12% above usual`."""
-    number, (words, _) = format_rounded(now, kpi.kind), describe_change(now, usual, kpi)
+    number, (words, _) = format_rounded(now, kpi.kind), describe_level(now, usual, kpi)
+    return f"{number}, {words}" if words else number
+
+
+def describe_level(now: float, usual: float, kpi: Kpi) -> tuple[str, str]:
+    """Return how far a number is from its usual level (`12% above usual`), and whether it is good, bad or flat."""
+    words, mood = describe_change(now, usual, kpi)
     if words.startswith("from "):
-        return f"{number}, usually {format_rounded(usual, kpi.kind)}"
-    if not words:
-        return number
-    return f"{number}, as usual" if words == "no change" else f"{number}, {words[1:]} {_SIDES[words[0]]} usual"
+        return f"usually {format_rounded(usual, kpi.kind)}", mood
+    if words == "no change":
+        return "as usual", mood
+    return (f"{words[1:]} {_SIDES[words[0]]} usual" if words else ""), mood
 
 
 _SIDES = {"+": "above", "-": "below"}

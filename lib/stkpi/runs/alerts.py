@@ -105,7 +105,7 @@ def read_result(runs: Path, exit_code: int) -> NightlyResult:
 
     exit_code: the exit code of the run; a code other than 0 is a failure whatever the files say
     """
-    folder = max((path.parent for path in runs.glob("*/summary.json")), default=runs)
+    folder = max((path.parent for path in runs.glob("[0-9]*/summary.json")), default=runs)
     summary, validation = (_read_json(folder / f"{name}.json") for name in ("summary", "validation"))
     checks = [check for check in validation.get("checks", ()) if check["color"] != "green"]
     critical = [check for check in checks if check["color"] == "red" and check["severity"] == "critical"]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,13 +36,14 @@ from papermill.iorw import LocalHandler, papermill_io
 
 from stkpi import settings
 from stkpi.errors import UserError, WarehouseError
-from stkpi.reporting import pages
-from stkpi.runs import history, sandbox_process
+from stkpi.reporting import pages, site
+from stkpi.runs import history, home, sandbox_process
 
 AT_ONCE = 2
 TYPES = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,)}
 LOOKS_SECRET = re.compile(r"secret|password|token|credential|(^|_)key(_|$)", re.IGNORECASE)
 ATOMIC = "atomic:"
+PAGES = "pages"  # the step that the runner does itself
 
 
 @dataclass(frozen=True)
@@ -106,20 +107,10 @@ class _AtomicFiles(LocalHandler):
     """Write notebooks atomically: papermill rewrites its output at every cell, and a kill would leave half of it."""
 
     def write(self, buf: str, path: str) -> None:
-        _write(Path(path.removeprefix(ATOMIC)), buf)
+        pages.write_text(Path(path.removeprefix(ATOMIC)), buf)
 
 
 papermill_io.register(ATOMIC, _AtomicFiles())
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that a reader, and a kill, never meets half of it."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 # --- the spec and its parameters ------------------------------------------------------------------------------------
@@ -249,9 +240,9 @@ def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
         if error is None:
             status, error = figures.pop("status", "ok"), figures.pop("error", None)
         for name, content in figures.pop("files", {}).items():
-            _write(folder / Path(name).name, content)
+            pages.write_text(folder / Path(name).name, content)
         html = f"{step.output}.html"
-        _write(folder / html, pages.render_notebook(notebook, error=error, sandbox=sandbox))
+        pages.write_text(folder / html, pages.render_notebook(notebook, error=error, sandbox=sandbox))
     return Outcome(step.name, status, round(time.monotonic() - started, 1), html, error, usage_error, figures)
 
 
@@ -360,7 +351,7 @@ def _run_steps(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading
 
     def record(event: str, **details: Any) -> None:
         history.append_event(file, event=event, run_id=run_id, **details)
-        _write(index, pages.render_index(history.read_runs(file, running=run_id)))
+        home.write_home(runs, running=run_id)
 
     def report(outcome: Outcome) -> None:
         rows = sum(entity["loaded"] for entity in outcome.figures.get("ingest", {}).values())
@@ -371,10 +362,16 @@ def _run_steps(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading
     started_at = history.format_now()
     record("started", sandbox=sandbox)
     outcomes = _run_graph(steps, lambda step: _execute(step, folder, sandbox), report, stop)
-    _write(folder / "summary.json", json.dumps(summarize(run_id, started_at, outcomes), indent=2))
-    if validation := _merge_figures(outcomes).get("validation"):
-        _write(folder / "validation.json", json.dumps(validation, indent=2))
+    figures = _merge_figures(outcomes)
+    if "tables" in figures:
+        outcomes.append(_write_site(runs, run_id, figures))
+        report(outcomes[-1])
+    pages.write_text(folder / "summary.json", json.dumps(summarize(run_id, started_at, outcomes), indent=2))
+    if validation := figures.get("validation"):
+        pages.write_text(folder / "validation.json", json.dumps(validation, indent=2))
     status = _combine_statuses(outcomes)
+    if status == "ok":
+        home.point_to(runs, run_id)
     if stop.is_set() and status == "failed":
         status = "interrupted"
     record("finished", status=status)
@@ -385,6 +382,20 @@ def _run_steps(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading
     if bad and all(outcome.usage_error for outcome in bad):
         return 2
     return 0 if status == "ok" else 1
+
+
+def _write_site(runs: Path, run_id: str, figures: Mapping[str, Any]) -> Outcome:
+    """Write the pages of the figures that the run built; any error becomes part of the outcome."""
+    started = time.monotonic()
+    try:
+        written = site.write_site(runs, run_id, date.fromisoformat(figures["as_of"]), figures.get("explained"))
+    except Exception as raised:  # the figures are in the warehouse all the same
+        explained = isinstance(raised, UserError | WarehouseError)
+        first_line = (str(raised).splitlines() or [""])[0]
+        error = first_line if explained else f"{type(raised).__name__}: {first_line}"
+        return Outcome(PAGES, "failed", round(time.monotonic() - started, 1), error=error)
+    seconds = round(time.monotonic() - started, 1)
+    return Outcome(PAGES, "ok", seconds, html=f"../{site.EXPLORE}", figures={"lines": [written.line]})
 
 
 def _to_dict(outcome: Outcome) -> dict[str, Any]:

@@ -1,0 +1,447 @@
+"""Write what people open: the data of the page Explore, and what the home page says of the newest build.
+
+A page that is opened as a file may load scripts and nothing else, so every data file is a script that hands its content
+to `book.add`. Figures come formatted; money of rows as whole numbers of its last digit. Rows are packed (JSON, gzip,
+base64), by fact table and month.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pandas as pd
+
+from stkpi import company, settings, warehouse
+from stkpi.formatting import format_day, format_moment, format_number, mask_name
+from stkpi.ingest import state
+from stkpi.kpis.catalog import BOTH, Kpi
+from stkpi.kpis.days import read_days
+from stkpi.kpis.definition import Definition, read_definitions
+from stkpi.kpis.sql import Drill, list_drills, operands, split_operand
+from stkpi.reconcile.observations.ledger import read_ledger
+from stkpi.reconcile.observations.outcomes import (
+    MATCHED,
+    UNMATCHED,
+    Checked,
+    check_observations,
+    read_api_numbers,
+)
+from stkpi.reporting import pages
+from stkpi.reporting.figures import (
+    COMPANY,
+    WEEK,
+    Book,
+    Figure,
+    Period,
+    list_parts,
+    name_place,
+    read_book,
+    select_kpis,
+)
+
+DATA = "data"
+HOME, EXPLORE = "home.json", "explore.html"
+WEEKS = 13  # that a page has at once, with the same weeks a year ago
+ROW_WEEKS = 106  # two years and the running week: older figures have no rows behind them
+_CHOICE = re.compile(r"\b\w+=\w+: ")  # what a command is told; the words after it say the same
+_EPOCH = pd.Timestamp(0)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What was written: figures and rows of how many weeks, and its size in bytes."""
+
+    figures: int
+    rows: int
+    bytes: int
+
+    @property
+    def line(self) -> str:
+        """What the terminal shows."""
+        return f"{self.figures:,} figures and {self.rows:,} rows behind them, {self.bytes / 1e6:.1f} MB"
+
+
+def write_site(runs: Path, run_id: str, as_of: date, explained: Mapping[str, str] | None = None) -> Site:
+    """Write the data of the newest build for the pages in the folder `runs`, and the page Explore.
+
+    as_of: the last day of the KPI tables; explained: how numbers that are not ours come about, by their ids
+    """
+    config = settings.load()
+    definitions, own = read_definitions(config), company.read_company(config)
+    with warehouse.connect(config, read_only=True) as target:
+        checked = check_observations(target, [*read_ledger(), *read_api_numbers(target)], definitions)
+        noted = {(one.observation.first_day, one.observation.last_day) for one in checked}
+        book = read_book(target, definitions, as_of, noted)
+        last_read = state.read_status(target)["last_read"].max()
+        data = runs / DATA / run_id
+        data.mkdir(parents=True, exist_ok=True)
+        rows = _write_rows(target, data, book, definitions, is_masked=not own.shows_names(config))
+    numbers = [describe_number(one, explained or {}) for one in checked]
+    name = own.name or company.find_folder(config).name
+    content = describe_book(book, definitions, own, name) | {"numbers": numbers, "rowsets": rows.manifest}
+    content |= {"masked": not own.shows_names(config), "since": str(_first_row_day(book))}
+    recent, earlier = split_figures(book)
+    _write_script(data / "figures.js", "figures", content | {"figures": recent})
+    _write_script(data / "earlier.js", "earlier", earlier)
+    shutil.copytree(pages.ASSETS, runs / "assets", dirs_exist_ok=True)
+    pages.write_text(runs / EXPLORE, pages.render_explore(name, f"{DATA}/{run_id}"))
+    for old in (runs / DATA).iterdir():
+        if old.is_dir() and old != data:
+            shutil.rmtree(old)
+    home = describe_home(book, definitions, own, checked, numbers)
+    read_at = None if pd.isna(last_read) else format_moment(last_read.to_pydatetime(), config.time_zone)
+    home |= {"name": name, "run_id": run_id, "as_of": as_of.isoformat(), "read_at": read_at}
+    pages.write_text(runs / DATA / HOME, json.dumps(home, indent=1))
+    size = sum(file.stat().st_size for file in [*data.iterdir(), *(runs / "assets").iterdir()])
+    return Site(sum(len(figures) for places in book.figures.values() for figures in places.values()), rows.count, size)
+
+
+def _write_script(path: Path, name: str, content: Any) -> None:
+    path.write_text(f"book.add({json.dumps(name)}, {orjson.dumps(content).decode()});\n", encoding="utf-8")
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def describe_book(book: Book, definitions: Mapping[str, Definition], own: company.Company, name: str) -> dict[str, Any]:
+    """Return what the page Explore has to choose from: KPIs, places and periods."""
+    drills = list_drills(definitions)
+    return {
+        "company": name,
+        "asOf": book.as_of.isoformat(),
+        "through": f"{book.as_of:%A}, {format_day(book.as_of)}",
+        "kpis": [describe_kpi(definition, own, drills[key]) for key, definition in definitions.items()],
+        "units": [
+            {"name": unit, "region": row["region"], "division": row["division"]} for unit, row in book.units.iterrows()
+        ],
+        "periods": [
+            {
+                "id": period.id,
+                "kind": period.kind,
+                "first": period.first.isoformat(),
+                "last": period.last.isoformat(),
+                "label": period.label,
+                "running": period.is_running,
+                "before": period.before,
+                "days": {
+                    key: [str(day) for day in days]
+                    for key, definition in definitions.items()
+                    if (days := _find_days(definition, period)) != (period.first, period.last)
+                },
+            }
+            for period in book.periods.values()
+        ],
+    }
+
+
+def describe_kpi(definition: Definition, own: company.Company, drill: Drill) -> dict[str, Any]:
+    """Return what a person wants to know of a KPI, and where the rows behind it are."""
+    kpi, measure = definition.kpi, definition["measure"].says
+    saved, adoption = own.reports.get(kpi.name), own.find_adoption(kpi.name)
+    sums = list_parts(definition) or [kpi.name]
+    return {
+        "id": kpi.name,
+        "label": kpi.label,
+        "sentence": kpi.sentence,
+        "kind": kpi.kind,
+        "division": kpi.division,
+        "report": describe_report(kpi, saved.name if saved else ""),
+        "since": f"Counted so since {format_day(adoption.adopted_on)}: {definition.describe()}." if adoption else "",
+        "date": definition["date"].why,
+        "known": bool(definition["window"].known_by),
+        "rows": drill.table + ("_open" if drill.is_balance else ""),
+        "key": drill.keys[measure["distinct"]] if "distinct" in measure else "",
+        "parts": [
+            {"id": drill.parts[operand], "label": _humanize(name)}
+            for operand, name in zip(operands(measure), sums, strict=False)
+        ],
+    }
+
+
+def describe_report(kpi: Kpi, name: str = "") -> str:
+    """Return the ServiceTitan report that shows a KPI: its name, where it is, and by which date it must be filtered."""
+    basis = f", Filter by {kpi.report.basis}" if kpi.report.basis else ""
+    return f"{name or kpi.report.name} ({kpi.report.where}{basis})"
+
+
+def split_figures(book: Book) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the figures by place and period: what a page has at once, and the earlier weeks."""
+    weeks = [period for period in book.periods.values() if period.kind == WEEK]
+    shown = weeks[: WEEKS + weeks[0].is_running]
+    at_once = {period.id for period in shown} | {period.before for period in shown}
+    at_once |= {period.id for period in book.periods.values() if period.kind != WEEK}
+    recent: dict[str, Any] = {}
+    earlier: dict[str, Any] = {}
+    for place, periods in book.figures.items():
+        for period, figures in periods.items():
+            part = recent if period in at_once else earlier
+            part.setdefault(place, {})[period] = {kpi: _shorten(figure) for kpi, figure in figures.items()}
+    return recent, earlier
+
+
+def _shorten(figure: Figure) -> list[Any]:
+    """The fields of a figure, without those at its end that are empty."""
+    found = list(asdict(figure).values())
+    while found and found[-1] in ("", None):
+        found.pop()
+    return found
+
+
+def _find_days(definition: Definition, period: Period) -> tuple[date, date]:
+    """The days on which the rows of a period lie; those of a balance are found by the period's last day."""
+    first, last, _ = read_days(definition["window"], definition["shift"], period.first, period.last)
+    return (period.first, last) if first == date.min else (first, last)
+
+
+def _humanize(name: str) -> str:
+    """A column as people call it: `invoice_number` is "Invoice #"."""
+    words = name.replace("_", " ")
+    for ending in (" id", " number"):
+        words = f"{words.removesuffix(ending)} #" if words.endswith(ending) else words
+    return words[0].upper() + words[1:]
+
+
+# --- numbers of ServiceTitan ------------------------------------------------------------------------------------------
+
+
+def describe_number(one: Checked, explained: Mapping[str, str]) -> dict[str, str]:
+    """Return a number that ServiceTitan showed, beside ours, for a page."""
+    seen, kind = one.observation, one.observation.entry.kind
+    return {
+        "kpi": seen.kpi,
+        "place": name_place("unit", seen.unit),
+        "first": seen.first_day.isoformat(),
+        "last": seen.last_day.isoformat(),
+        "title": seen.title,
+        "shown": seen.shown,
+        "ours": format_number(one.ours, kind),
+        "outcome": one.outcome,
+        "why": one.why or seen.note,
+        "how": _CHOICE.sub("", explained.get(seen.id, "")),
+        "source": f"{seen.report or seen.source}, read {format_day(seen.read_on)} by {seen.read_by}",
+    }
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Rows:
+    manifest: dict[str, Any]
+    count: int
+
+
+def _first_row_day(book: Book) -> date:
+    newest = book.as_of - timedelta(days=book.as_of.weekday())
+    return max(newest - timedelta(weeks=ROW_WEEKS), min(period.first for period in book.periods.values()))
+
+
+def _write_rows(
+    target: warehouse.Warehouse,
+    folder: Path,
+    book: Book,
+    definitions: Mapping[str, Definition],
+    *,
+    is_masked: bool,
+) -> _Rows:
+    first_day = _first_row_day(book)
+    days = sorted({period.last for period in book.periods.values() if period.last >= first_day})
+    values = {"first_day": first_day, "days": json.dumps([{"last_day": str(day)} for day in days])}
+    drills = {(drill.table, drill.is_balance): drill for drill in list_drills(definitions).values()}
+    manifest, count = {}, 0
+    for drill in drills.values():
+        found = target.query(drill.sql, **values)
+        name = drill.table + ("_open" if drill.is_balance else "")
+        kinds = _list_kinds(drill, definitions)
+        chunks = []
+        for chunk, rows in _split_rows(found, drill):
+            chunks.append(chunk)
+            packed = gzip.compress(orjson.dumps(_pack(rows, drill, book, is_masked)), 6, mtime=0)
+            _write_script(folder / f"{name}.{chunk}.js", f"{name}.{chunk}", base64.b64encode(packed).decode())
+        manifest[name] = {
+            "chunks": chunks,
+            "balance": drill.is_balance,
+            "named": [{"id": column, "label": _humanize(column)} for column in drill.named],
+            "kinds": kinds,
+        }
+        count += len(found)
+    return _Rows(manifest, count)
+
+
+def _list_kinds(drill: Drill, definitions: Mapping[str, Definition]) -> dict[str, str]:
+    """How the parts of a row are written: money, or a count; what is no amount is a flag or a number of something."""
+    amounts = {name for definition in definitions.values() for name in definition.kpi.terms if name[:3] != "is_"}
+    return {
+        column: "money" if all(term in amounts for _, term in split_operand(operand)) else "count"
+        for operand, column in drill.parts.items()
+    }
+
+
+def _split_rows(found: pd.DataFrame, drill: Drill) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the rows of each month, or of each day that a balance is of, with its name."""
+    names = found["as_of_day" if drill.is_balance else "day"].astype(str)
+    for chunk, rows in found.groupby(names if drill.is_balance else names.str.slice(0, 7)):
+        yield str(chunk), rows
+
+
+def _pack(rows: pd.DataFrame, drill: Drill, book: Book, is_masked: bool) -> dict[str, Any]:
+    """Return rows as lists by column: days as days since 1970, units as their place in the book."""
+    units = {unit: n for n, unit in enumerate(book.units.index)}
+    customers = rows["customer"].map(mask_name) if is_masked else rows["customer"]
+    found: dict[str, Any] = {
+        "day": _count_days(rows["day"]),
+        "unit": [units.get(unit, -1) for unit in rows["unit"]],
+        "id": _to_texts(rows["job_id"].astype("Int64").astype("string")),
+        "customer": _to_texts(customers),
+    }
+    found |= {column: _to_texts(rows[column]) for column in ("job", "type", "status", *drill.named)}
+    found |= {column: _to_texts(rows[column]) for column in drill.keys.values()}
+    if drill.known:
+        found["known"] = _count_days(rows["known"])
+    scales = {}
+    for column in drill.parts.values():
+        found[column], scales[column] = _to_whole(rows[column])
+    return found | {"scales": scales}
+
+
+def _count_days(days: pd.Series) -> list[int]:
+    return ((pd.to_datetime(days) - _EPOCH).dt.days).tolist()
+
+
+def _to_texts(column: pd.Series) -> list[str | None]:
+    texts: list[str | None] = column.astype(object).where(column.notna(), None).tolist()
+    return texts
+
+
+def _to_whole(column: pd.Series) -> tuple[list[int], int]:
+    """Return exact numbers as whole ones, and how many decimals these have: none, or two at least."""
+    exact = [value if isinstance(value, Decimal) else Decimal(int(value)) for value in column.fillna(0).tolist()]
+    digits = max((-int(value.normalize().as_tuple().exponent) for value in exact), default=0)
+    scale = max(digits, 2) if digits > 0 else 0
+    return [int(value.scaleb(scale)) for value in exact], scale
+
+
+# --- the home page ----------------------------------------------------------------------------------------------------
+
+
+def describe_home(
+    book: Book,
+    definitions: Mapping[str, Definition],
+    own: company.Company,
+    checked: Sequence[Checked],
+    numbers: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    """Return what the home page shows of the newest full week, ready to be shown."""
+    counts = {outcome: sum(one.outcome == outcome for one in checked) for outcome in (MATCHED, UNMATCHED)}
+    differing = [
+        dict(number) | {"period": _find_period(book, one)}
+        for one, number in zip(checked, numbers, strict=True)
+        if one.outcome == UNMATCHED
+    ]
+    home: dict[str, Any] = {"numbers": counts, "differing": differing, "week": None}
+    if not book.weeks:
+        return home
+    week = book.weeks[0]
+    units = book.units.reset_index()
+    kpis = [definition.kpi for definition in definitions.values()]
+    marks = {
+        (one.observation.kpi, one.observation.unit): one.outcome
+        for one in checked
+        if (one.observation.first_day, one.observation.last_day) == (week.first, week.last)
+        and one.outcome in (MATCHED, UNMATCHED)
+    }
+    home["week"] = {"id": week.id, "label": week.label}
+    home["cards"] = [
+        {
+            "kpi": kpi.name,
+            "label": kpi.label,
+            "sentence": kpi.sentence,
+            "report": describe_report(kpi, own.reports[kpi.name].name if kpi.name in own.reports else ""),
+            "since": _describe_since(definitions[kpi.name], own),
+            **asdict(book.figures[COMPANY][week.id][kpi.name]),
+            "mark": _describe_mark([outcome for (name, _), outcome in marks.items() if name == kpi.name]),
+        }
+        for kpi in select_kpis(COMPANY, units, definitions)
+    ]
+    home["tables"] = [
+        _describe_units(book, week, division, [kpi for kpi in kpis if kpi.division in divisions], marks)
+        for division, divisions in _list_tables(book)
+    ]
+    return home
+
+
+def _list_tables(book: Book) -> list[tuple[str, tuple[str, ...]]]:
+    """Which tables of units there are, and of which divisions' KPIs: one, where all units sell and produce."""
+    if book.units["division"].eq(BOTH).all():
+        return [("Units", ("Sales", "Production"))]
+    return [("Sales units", ("Sales",)), ("Production units", ("Production",))]
+
+
+def _describe_units(
+    book: Book, week: Period, title: str, kpis: Sequence[Kpi], marks: Mapping[tuple[str, str], str]
+) -> dict[str, Any]:
+    divisions = {division for kpi in kpis for division in kpi.divisions}
+    regions: dict[str, list[dict[str, Any]]] = {}
+    for unit, row in book.units.iterrows():
+        figures = book.figures[name_place("unit", str(unit))][week.id]
+        is_idle = row["division"] == BOTH and all(not figures[k.name].number for k in kpis if k.name in figures)
+        if row["division"] not in divisions or is_idle:
+            continue
+        regions.setdefault(row["region"], []).append(
+            {
+                "place": name_place("unit", str(unit)),
+                "name": unit,
+                "cells": [
+                    {"kpi": kpi.name, "mark": marks.get((kpi.name, str(unit)), "")} | asdict(figures[kpi.name])
+                    for kpi in kpis
+                ],
+            }
+        )
+    totals = {
+        region: [
+            {"kpi": kpi.name, "mark": ""} | asdict(book.figures[name_place("region", region)][week.id][kpi.name])
+            for kpi in kpis
+        ]
+        for region in regions
+    }
+    return {
+        "title": title,
+        "kpis": [{"label": kpi.label, "sentence": kpi.sentence} for kpi in kpis],
+        "regions": [
+            {"place": name_place("region", region), "name": region, "cells": totals[region], "units": units}
+            for region, units in regions.items()
+        ],
+    }
+
+
+def _describe_since(definition: Definition, own: company.Company) -> str:
+    adoption = own.find_adoption(definition.kpi.name)
+    if adoption is None:
+        return "The standard definition, for the whole history."
+    return f"Your own definition since {format_day(adoption.adopted_on)}: {definition.describe()}."
+
+
+def _describe_mark(outcomes: Sequence[str]) -> dict[str, str]:
+    """Say whether the numbers that ServiceTitan showed for the week match, for a KPI of the company."""
+    wrong = sum(outcome == UNMATCHED for outcome in outcomes)
+    if not outcomes:
+        return {"outcome": "", "text": "not compared this week"}
+    if wrong:
+        return {"outcome": UNMATCHED, "text": f"{wrong} of {len(outcomes)} units differ from ServiceTitan"}
+    return {"outcome": MATCHED, "text": f"matches ServiceTitan in {len(outcomes)} unit{'s' * (len(outcomes) > 1)}"}
+
+
+def _find_period(book: Book, one: Checked) -> str:
+    days = (one.observation.first_day, one.observation.last_day)
+    return next((period.id for period in book.periods.values() if (period.first, period.last) == days), "")

@@ -1,0 +1,268 @@
+"""The pages that a person opens, home and Explore, in a real browser: what they show is what the tables have."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, unquote
+
+import pandas as pd
+import pytest
+from browser import MISSING, Watched, describe_missing, start_browser
+from playwright.sync_api import Browser, Page, expect
+
+from sandbox.server import Sandbox
+from sandbox.tenant import LAST_DAY
+from stkpi import warehouse
+from stkpi.formatting import format_number, format_rounded
+from stkpi.kpis.catalog import read_catalog
+from stkpi.kpis.definition import read_definitions
+from stkpi.reporting import figures, site
+from stkpi.runs import history, home
+
+KNOWN = "#period=2025-08-18&place=unit%3APhoenix-Sales&kpi=leads"
+
+
+@pytest.fixture(scope="module")
+def runs(built: Path, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The pages of the made-up painting company after a night; the settings stay for the module."""
+    folder = tmp_path_factory.mktemp("pages")
+    own = {"WAREHOUSE": str(built), "AS_OF": LAST_DAY.isoformat()}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (sandbox.environment | own).items():
+            patch.setenv(name, value)
+        explained = {"leads-2": "31 is what you get with status=sold: only jobs with a sold estimate (-65)"}
+        site.write_site(folder, "20250914-020000-000", LAST_DAY, explained)
+        run = {"run_id": "20250914-020000-000"}
+        history.append_event(folder / history.FILE, event="started", sandbox=True, **run)
+        history.append_event(folder / history.FILE, event="finished", status="ok", **run)
+        home.write_home(folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with start_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Watched]:
+    watched = Watched(browser)
+    yield watched
+    watched.context.close()
+    assert watched.faults == []
+
+
+def go(page: Page, address: str) -> None:
+    """Have the page Explore show an address, and wait until it does."""
+    page.evaluate("(address) => { delete document.body.dataset.ready; location.hash = address; }", address)
+    page.wait_for_function("document.body.dataset.ready")
+
+
+def read_figures(page: Page) -> dict[tuple[str, str, str], str]:
+    """The figures that a page shows, by place, period and KPI: every link to one, with its text."""
+    found = {}
+    for address, text in page.eval_on_selector_all(
+        "main a[href*='kpi=']",
+        "(links) => links.map((a) => [a.getAttribute('href'), (a.querySelector('strong') || a).textContent])",
+    ):
+        given = {key: values[0] for key, values in parse_qs(address.partition("#")[2]).items()}
+        found[given.get("place", "company"), given["period"], given["kpi"]] = text.strip()
+    return found
+
+
+@pytest.fixture(scope="module")
+def marts(runs: Path) -> dict[tuple[str, str, str], str]:
+    """Every figure of units and regions as the tables have it, by place, period and KPI."""
+    with warehouse.connect(read_only=True) as target:
+        units = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu")
+        regions = target.query("SELECT * FROM st_mart_v2.regional_kpis")
+    found = {}
+    for kind, column, rows in (("unit", "business_unit", units), ("region", "region", regions)):
+        for row in rows.to_dict("records"):
+            for name, kpi in read_catalog().items():
+                found[f"{kind}:{row[column]}", str(row["week_start"]), name] = format_rounded(row[name], kpi.kind)
+    return found
+
+
+# --- what is shown is what the tables have ----------------------------------------------------------------------------
+
+
+def test_every_figure_of_the_book_is_the_one_of_the_tables(runs, marts):
+    with warehouse.connect(read_only=True) as target:
+        book = figures.read_book(target, read_definitions(), LAST_DAY)
+        units = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu")
+    compared = 0
+    for place, period, kpi, figure in figures.iterate_figures(book):
+        if (place, period.id, kpi) in marts:
+            assert figure.rounded == marts[place, period.id, kpi], (place, period, kpi)
+            compared += 1
+    assert compared > 9_000
+    for period in book.weeks[:60]:
+        week = units[units["week_start"] == period.first]
+        company = book.rows["company", period.id]
+        for kpi in read_catalog().values():
+            if kpi.sums:
+                part, whole = (week[column].sum() for column in kpi.sums)
+                ratio = company[kpi.name]
+                assert abs(float(ratio) - float(part) / float(whole)) < 1e-8 if whole else pd.isna(ratio)
+            elif kpi.kind == "money":
+                assert company[kpi.name] == week[kpi.name].sum()
+            else:  # a customer who asks two units is one customer
+                assert week[kpi.name].max() <= company[kpi.name] <= week[kpi.name].sum()
+
+
+def test_home_shows_the_newest_full_week(runs, marts, opened):
+    page = opened.open(runs / "index.html")
+    shown = {where: text for where, text in read_figures(page).items() if where[0] != "company"}
+    week = {period for _, period, _ in shown}
+    assert week == {"2025-09-08"}
+    assert len(shown) > 50
+    assert shown == {where: marts[where] for where in shown}
+    expect(page.locator(".trust")).to_contain_text(re.compile(r"\d+ of \d+ of your numbers match ServiceTitan"))
+    assert page.locator(".card").count() == len(read_catalog())
+    assert "Through Sunday, Sep 14, 2025" in page.inner_text("header")
+
+
+def test_every_week_and_place_that_can_be_chosen(runs, marts, opened):
+    page = opened.open(runs / "explore.html")
+    places = page.eval_on_selector_all("#place option", "(all) => all.map((one) => one.value)")
+    assert len(places) > 10
+    checked = 0
+    for period in ("2025-09-08", "2025-08-18", "2024-08-19"):
+        for place in places if period == "2025-08-18" else places[:4]:
+            go(page, f"#period={period}&place={place}")
+            shown = read_figures(page)
+            for where, text in shown.items():
+                if where in marts:
+                    assert text == marts[where], where
+                    checked += 1
+    assert checked > 500
+
+
+@pytest.mark.parametrize(
+    "period", ["2025-08-18", *(pytest.param(each, marks=pytest.mark.soak) for each in ("2025-09-08", "month", "year"))]
+)
+def test_the_rows_of_every_figure_add_up_to_it(runs, opened, period):
+    """The page says so itself, where they do not."""
+    page = opened.open(runs / "explore.html")
+    for place in ("company", "unit:Phoenix-Sales", "unit:Phoenix-Production"):
+        go(page, f"#period={period}&place={place}")
+        for name in page.eval_on_selector_all("#kpi option", "(all) => all.map((one) => one.value).filter(Boolean)"):
+            go(page, f"#period={period}&place={place}&kpi={name}")
+            assert re.match(r"The ([\d,]+ rows|row) behind it", page.inner_text("#rows h2"))
+            assert page.locator("[role=alert]").count() == 0, (period, place, name)
+
+
+def test_the_parts_of_a_rate_are_those_of_the_table(runs, opened):
+    with warehouse.connect(read_only=True) as target:
+        rows = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu WHERE week_start = DATE '2025-08-18'").set_index(
+            "business_unit"
+        )
+    page = opened.open(runs / "explore.html")
+    for name, kpi in read_catalog().items():
+        if kpi.sums:
+            unit = f"Phoenix-{kpi.division}"
+            go(page, f"#period=2025-08-18&place=unit:{unit}&kpi={name}")
+            expected = [
+                format_number(rows.loc[unit, column], "count" if name == "success_rate" else "money")
+                for column in kpi.sums
+            ]
+            assert re.findall(r"-?\$?[\d,.]+", page.inner_text("#sum")) == [
+                each.replace(",", "") if "$" not in each else each for each in expected
+            ]
+
+
+# --- what a person does -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.soak),
+        pytest.param(390, "light", marks=pytest.mark.soak),
+    ],
+)
+def test_from_home_to_the_rows_and_back(runs, browser, tmp_path, width, scheme):
+    watched = Watched(browser, width=width, scheme=scheme)
+    page = watched.open(runs / "index.html")
+    assert watched.find_overflow() <= 0
+    assert watched.find_small_texts() == []
+    assert watched.list_barriers() == []
+    page.click("text=Explore: choose a week")
+    expect(page.locator("h1")).to_contain_text("Sep 8 to Sep 14, 2025")
+    assert watched.find_overflow() <= 0
+    assert watched.find_small_texts() == []
+    page.select_option("#period", "2025-08-18")
+    page.select_option("#place", "unit:Phoenix-Sales")
+    expect(page.locator("h1")).to_have_text("Phoenix-Sales: Aug 18 to Aug 24, 2025")
+    page.click(".card:has-text('Leads') >> text=96")
+    expect(page.locator("#value")).to_have_text("96")
+    expect(page.locator("#rows h2")).to_have_text("The 96 rows behind it")
+    assert page.locator("#rows tbody tr").count() == 96
+    assert "ServiceTitan shows 96: ✓ the same as here" in page.inner_text("main")
+    assert "only jobs with a sold estimate" in page.inner_text("main")
+    assert watched.find_overflow() <= 0
+    assert watched.find_small_texts() == []
+    assert watched.list_barriers() == []
+    assert unquote(page.url).endswith("#period=2025-08-18&place=unit:Phoenix-Sales&kpi=leads")
+    sort_search_and_save(page, tmp_path)
+    link = page.locator("#rows tbody td a").first.get_attribute("href")
+    assert re.fullmatch(r"https://go\.servicetitan\.com/#/Job/Index/\d+", link)
+    sent = watched.watch(watched.context.new_page())
+    sent.goto(page.url)
+    expect(sent.locator("#rows h2")).to_have_text("The 96 rows behind it")
+    page.go_back()
+    expect(page.locator("h1")).to_have_text("Phoenix-Sales: Aug 18 to Aug 24, 2025")
+    watched.context.close()
+    assert watched.faults == []
+
+
+def sort_search_and_save(page: Page, folder: Path) -> None:
+    """Sort the rows by customer, search for one of them, and save them as CSV."""
+    names = "(cells) => cells.map((cell) => cell.textContent)"
+    page.click("#rows th:has-text('Customer')")
+    customers = page.eval_on_selector_all("#rows tbody td:nth-child(2)", names)
+    assert customers == sorted(customers, key=str.lower)
+    with page.expect_download() as saved:
+        page.click("text=Save as CSV")
+    file = folder / "saved.csv"
+    saved.value.save_as(file)
+    assert file.read_bytes().startswith(b"\xef\xbb\xbf")  # Excel reads UTF-8 only with it
+    rows = list(csv.DictReader(file.read_text("utf-8-sig").splitlines()))
+    assert len(rows) == 96
+    assert [row["Customer"] for row in rows] == customers
+    assert {row["Counts on"][:8] for row in rows} == {"2025-08-"}
+    page.fill("#rows input[type=search]", rows[5]["Job"])
+    expect(page.locator("#rows tbody tr")).to_have_count(1)
+    page.fill("#rows input[type=search]", "")
+    expect(page.locator("#rows tbody tr")).to_have_count(96)
+
+
+def test_what_a_link_names_and_is_not_there(runs, opened):
+    page = opened.open(runs / "explore.html", "#period=1999-01-04&place=company")
+    expect(page.locator("main")).to_contain_text("The days of this link are not here")
+    go(page, "#place=unit:Nowhere")
+    expect(page.locator("main")).to_contain_text("There is no unit or region Nowhere")
+    go(page, "#place=unit:Phoenix-Production&kpi=leads")
+    expect(page.locator("main")).to_contain_text("Phoenix-Production has no Leads")
+
+
+def test_provisional_figures_are_not_praised_and_the_running_week_says_so_far(runs, opened):
+    page = opened.open(runs / "index.html")
+    for name in ("GPM", "Warranty %"):
+        card = page.locator(".card", has=page.locator(f"span:text-is('{name}')"))
+        assert "provisional until Oct 29" in card.inner_text()
+        assert card.locator(".good, .bad").count() == 0
+
+
+def test_a_missing_browser_is_told_once():
+    assert describe_missing([f"Skipped: {MISSING}", "Skipped: other"]).startswith(
+        "NOT RUN: 1 tests, for there is no Chromium"
+    )
+    assert describe_missing(["Skipped: other"]) == ""
