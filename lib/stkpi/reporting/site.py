@@ -265,9 +265,9 @@ def _write_rows(
         name = drill.table + ("_open" if drill.is_balance else "")
         kinds = _list_kinds(drill, definitions)
         chunks = []
-        for chunk, rows in _split_rows(found, drill):
+        for chunk, rows in _pack_rows(found, drill, book, is_masked):
             chunks.append(chunk)
-            packed = gzip.compress(orjson.dumps(_pack(rows, drill, book, is_masked)), 6, mtime=0)
+            packed = gzip.compress(orjson.dumps(rows), 6, mtime=0)
             _write_script(folder / f"{name}.{chunk}.js", f"{name}.{chunk}", base64.b64encode(packed).decode())
         manifest[name] = {
             "chunks": chunks,
@@ -288,35 +288,33 @@ def _list_kinds(drill: Drill, definitions: Mapping[str, Definition]) -> dict[str
     }
 
 
-def _split_rows(found: pd.DataFrame, drill: Drill) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the rows of each month, or of each day that a balance is of, with its name."""
-    names = found["as_of_day" if drill.is_balance else "day"].astype(str)
-    for chunk, rows in found.groupby(names if drill.is_balance else names.str.slice(0, 7)):
-        yield str(chunk), rows
-
-
-def _pack(rows: pd.DataFrame, drill: Drill, book: Book, is_masked: bool) -> dict[str, Any]:
-    """Return rows as lists by column: days as days since 1970, units as their place in the book."""
-    units = {unit: n for n, unit in enumerate(book.units.index)}
-    customers = rows["customer"].map(mask_name) if is_masked else rows["customer"]
-    found: dict[str, Any] = {
-        "day": _count_days(rows["day"]),
-        "unit": [units.get(unit, -1) for unit in rows["unit"]],
-        "id": _to_texts(rows["job_id"].astype("Int64").astype("string")),
+def _pack_rows(found: pd.DataFrame, drill: Drill, book: Book, is_masked: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of each month, or of each day that a balance is of, with its name, as lists by column: days since
+    1970, units as their place in the book, amounts as whole numbers of their last digit.
+    """
+    day = found["as_of_day" if drill.is_balance else "day"].astype(str)
+    chunk = day if drill.is_balance else day.str.slice(0, 7)
+    found = found.assign(chunk=chunk.astype(object)).sort_values("chunk", kind="stable", ignore_index=True)
+    customers = found["customer"].map(mask_name) if is_masked else found["customer"]
+    columns: dict[str, list[Any]] = {
+        "day": _count_days(found["day"]),
+        "unit": book.units.index.get_indexer(pd.Index(found["unit"])).tolist(),
+        "id": _to_texts(found["job_id"].astype("Int64").astype("string")),
         "customer": _to_texts(customers),
+        **({"known": _count_days(found["known"])} if drill.known else {}),
     }
-    found |= {column: _to_texts(rows[column]) for column in ("job", "type", "status", *drill.named)}
-    found |= {column: _to_texts(rows[column]) for column in drill.keys.values()}
-    if drill.known:
-        found["known"] = _count_days(rows["known"])
+    columns |= {name: _to_texts(found[name]) for name in ("job", "type", "status", *drill.named, *drill.keys.values())}
     scales = {}
-    for column in drill.parts.values():
-        found[column], scales[column] = _to_whole(rows[column])
-    return found | {"scales": scales}
+    for name in drill.parts.values():
+        columns[name], scales[name] = _to_whole(found[name])
+    for month, rows in found.groupby("chunk").indices.items():
+        first, end = int(rows[0]), int(rows[-1]) + 1  # they are sorted
+        yield str(month), {name: values[first:end] for name, values in columns.items()} | {"scales": scales}
 
 
 def _count_days(days: pd.Series) -> list[int]:
-    return ((pd.to_datetime(days) - _EPOCH).dt.days).tolist()
+    counts: list[int] = (pd.to_datetime(days) - _EPOCH).dt.days.tolist()
+    return counts
 
 
 def _to_texts(column: pd.Series) -> list[str | None]:
