@@ -12,6 +12,7 @@ from bigquery_proxy import Proxy
 from browser import describe_missing
 from emulator import MISSING, find_python, start, told
 from filelock import FileLock
+from small_company import api, break_  # noqa: F401 - fixtures
 
 from sandbox import server
 from sandbox.store import Store
@@ -110,6 +111,9 @@ def proxy(emulator: str) -> Iterator[Proxy]:
 def pytest_configure(config: pytest.Config) -> None:
     """Keep a test and its processes away from any company: .env and the shell are not read, COMPANY is a copy."""
     config.addinivalue_line("markers", "soak: a long proof, which `make soak` runs")
+    config.addinivalue_line(
+        "markers", "fault(number, …): which faults of tests/test_fault_numbers.py it proves harmless"
+    )
     os.environ["ENV_FILE"] = os.devnull
     for name in [name for name in os.environ if name.lower() in settings.Settings.model_fields]:
         del os.environ[name]

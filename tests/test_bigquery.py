@@ -245,6 +245,7 @@ def test_a_record_too_large_for_duckdb_is_quarantined_as_well(file, tmp_path) ->
     assert list(tmp_path.glob("*.gz")) == []
 
 
+@pytest.mark.fault(39, 40)
 @pytest.mark.soak
 def test_a_run_killed_between_submit_and_merge_resumes_its_load_jobs(summer, proxy, tmp_path, monkeypatch) -> None:
     for key, value in {"BQ_PROJECT": project(), "BIGQUERY_EMULATOR_HOST": proxy.url}.items():

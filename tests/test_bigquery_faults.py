@@ -88,6 +88,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.fault(60, 63, 64)
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_passes_is_waited_for_and_done_once(target, proxy, kind) -> None:
     proxy.faults = [REFUSED[kind](2)]
@@ -118,6 +119,7 @@ def test_the_sentence_on_the_streaming_buffer_names_the_table_and_the_time(conne
         connect(HASTY).execute(MERGE_B)
 
 
+@pytest.mark.fault(60)
 def test_a_quota_that_is_used_up_is_not_asked_again(target, proxy) -> None:
     proxy.faults = [faults.quota(submits)]
     with pytest.raises(WarehouseError, match=r"quota of the Google project is used up: .*Quota exceeded.* tomorrow"):
@@ -139,6 +141,7 @@ def test_a_right_that_is_missing_is_named_with_its_roles(target, proxy, project)
     assert proxy.faults[0].met == 1
 
 
+@pytest.mark.fault(65)
 def test_a_statement_without_the_bound_that_its_table_wants_is_called_a_bug(target) -> None:
     target.execute(
         "CREATE OR REPLACE TABLE st_raw_v2.bounded (day DATE, id INT64) PARTITION BY day"
@@ -151,6 +154,7 @@ def test_a_statement_without_the_bound_that_its_table_wants_is_called_a_bug(targ
 # --- connections that break ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(61)
 def test_errors_while_polling_do_not_start_the_job_again(target, proxy) -> None:
     proxy.faults = [faults.unfinished(), faults.backend_error(times=3)]
     target.run_transaction(MERGE_B, ADD_C)
@@ -218,6 +222,7 @@ def lengths(warehouse: BigQueryWarehouse, table: str) -> list[int]:
     return warehouse.query(f"SELECT LENGTH(text) AS size FROM {table} ORDER BY id")["size"].tolist()
 
 
+@pytest.mark.fault(58)
 @pytest.mark.parametrize("html", [True, False], ids=["413", "400"])
 def test_a_request_that_is_too_large_is_halved_until_it_fits(warehouse, table, proxy, landed, html) -> None:
     proxy.faults = [faults.too_large(10_000, html)]
@@ -234,6 +239,7 @@ TOO_LARGE = {
 }
 
 
+@pytest.mark.fault(58)
 @pytest.mark.parametrize("kind", TOO_LARGE)
 def test_a_row_that_is_too_large_alone_is_stood_in_for(warehouse, table, proxy, landed, kind) -> None:
     proxy.faults = [TOO_LARGE[kind]]
@@ -266,6 +272,7 @@ def test_a_load_waits_for_what_passes(warehouse, table, proxy, landed, kind) -> 
     assert proxy.faults[0].met == 1
 
 
+@pytest.mark.fault(59)
 def test_a_second_program_takes_the_finished_loads_of_the_first(warehouse, connect, table, proxy, landed) -> None:
     path = landed([4_000, 4_001, 4_002])
     proxy.faults = [faults.too_large(7_000)]

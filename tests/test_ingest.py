@@ -130,6 +130,7 @@ def test_every_kpi_of_every_unit_week_and_day_equals_the_truth(name, seed, serve
     assert_equals_truth(store, date(2025, 9, 10))  # a Wednesday: the running week ends there
 
 
+@pytest.mark.fault(35)
 def test_a_second_run_reads_the_overlap_and_changes_nothing(healthy):
     before = raw_tables()
     second = ingest.run_ingest()
@@ -139,6 +140,7 @@ def test_a_second_run_reads_the_overlap_and_changes_nothing(healthy):
     assert_equal(before, raw_tables())
 
 
+@pytest.mark.fault(36)
 def test_incremental_and_full_reach_the_same_tables_while_the_tenant_changes(own, use):
     use(own, "incremental")
     ingest.run_ingest()
@@ -152,6 +154,7 @@ def test_incremental_and_full_reach_the_same_tables_while_the_tenant_changes(own
     assert_equal(incremental, raw_tables())
 
 
+@pytest.mark.fault(37, 38, 40, 41, 42)
 @pytest.mark.soak
 def test_a_run_that_is_killed_resumes_and_ends_with_the_same_tables(sandbox, use):
     use(sandbox, "whole")
@@ -171,6 +174,7 @@ def test_a_run_that_is_killed_resumes_and_ends_with_the_same_tables(sandbox, use
     assert_equal(whole, raw_tables())
 
 
+@pytest.mark.fault(33)
 def test_a_deleted_month_is_noticed_and_read_again(sandbox, use):
     use(sandbox)
     ingest.run_ingest("jobs")
@@ -186,6 +190,7 @@ def test_a_deleted_month_is_noticed_and_read_again(sandbox, use):
         assert state.count_stored(target, ENTITIES["jobs"]) == count
 
 
+@pytest.mark.fault(32)
 def test_a_backfill_loads_its_days_and_leaves_the_watermark(sandbox, use):
     use(sandbox)
     report = ingest.run_ingest("invoices", "window", "2025-08-18", "2025-08-18")
@@ -276,6 +281,7 @@ with warehouse.connect():
 """
 
 
+@pytest.mark.fault(45)
 def test_a_command_that_must_wait_says_for_which_program(healthy, capsys):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

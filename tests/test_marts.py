@@ -61,7 +61,8 @@ def put(file: Path, entity: str, records: list[Record], window: Window | None = 
     """Load records as an ingest does; with a window as all that there is of the slice."""
     stamp = datetime(2025, 9, 16, tzinfo=UTC) + timedelta(minutes=next(CLOCK))
     rows = [record | {"modifiedOn": stamp.isoformat()} for record in records]
-    read = load.Reading(ENTITIES[entity], f"test-{stamp:%H%M}", "incremental", "test", window)
+    own = ENTITIES[entity]
+    read = load.Reading(own, f"test-{stamp:%H%M}", "incremental", "test", window, removes=window is not None)
     with warehouse.connect() as target:
         load.load_pages(target, file.with_suffix(".landing"), read, [Page(rows, has_more=False, total=len(rows))])
 

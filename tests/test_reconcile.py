@@ -519,6 +519,7 @@ def test_without_any_dates_it_says_what_is_missing(company, target, tmp_path):
         compare(export, target, first_day=date(2025, 8, 24), last_day=date(2025, 8, 18))
 
 
+@pytest.mark.fault(69)
 def test_a_unit_that_does_not_exist_and_one_that_was_renamed(company, target, tmp_path):
     export = exports.read_file(leads_file(company, tmp_path))
     with pytest.raises(UserError, match="There is no business unit Phoenix: take one of Color Studio, "):
@@ -532,6 +533,7 @@ def test_a_unit_that_does_not_exist_and_one_that_was_renamed(company, target, tm
 # --- what else a file can be ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(70)
 def test_an_empty_export(company, target):
     header, _ = report(company.store, LEADS, [SALES], *WEEK)
     days = {"first_day": date(2025, 8, 18), "last_day": date(2025, 8, 24)}

@@ -96,6 +96,7 @@ def wait_for(condition) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.fault(72)
 def test_every_kind_of_failure_has_its_status_and_the_others_run(night):
     assert {name: step["status"] for name, step in night.steps.items()} == {
         "fine": "ok",
@@ -179,6 +180,7 @@ def test_index_links_the_pages(night):
     assert "14 rows loaded" in index
 
 
+@pytest.mark.fault(44, 47)
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)])
 def test_a_stopped_run_is_marked_and_leaves_no_kernel(tmp_path, number):
     pid_file = tmp_path / "pid"
@@ -238,12 +240,14 @@ def test_with_credentials_no_sandbox_is_started():
         assert sandbox is False
 
 
+@pytest.mark.fault(45)
 def test_a_second_run_at_once_is_refused(tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="Another run is going on"):
         runner.run_spec(spec(tmp_path, STEPS[:1]), runs=tmp_path)
     assert not (tmp_path / "history.jsonl").exists()
 
 
+@pytest.mark.fault(47)
 def test_ledger_loses_only_the_line_that_a_kill_has_torn(tmp_path):
     file = tmp_path / "history.jsonl"
     history.append_event(file, event="started", run_id="first", sandbox=True)

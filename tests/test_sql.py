@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,8 @@ CHECKS = sorted((marts.SQL / "checks").glob("*.sql"))
 DAYS = {"first_day": "DATE", "last_day": "DATE", "time_zone": "STRING"}
 LINE = {
     **dict.fromkeys(("run_id", "entity", "mode", "source", "status", "digest", "cycle"), "STRING"),
-    **dict.fromkeys(("window_start", "window_end", "now", "oldest_deleted"), "TIMESTAMP"),
-    **dict.fromkeys(("first", "end"), "DATE"),
-    **dict.fromkeys(("fetched", "total"), "INT64"),
+    **dict.fromkeys(("window_start", "window_end", "now", "began", "oldest_deleted"), "TIMESTAMP"),
+    **dict.fromkeys(("fetched", "total", "deleted"), "INT64"),
     "seconds": "FLOAT64",
 }
 
@@ -74,9 +73,22 @@ def test_what_loads_an_entity_is_googlesql(judge, entity):
         *fields, ("_key", "STRING"), ("_hash", "STRING"), ("_record", "JSON"), ("_seq", "INT64"), ("_reject", "STRING")
     )  # fmt: skip
     judge.declare("st_stage_v2.typed", projected)
+    window = loading.Reading(entity, "run", "full", "list")
     for statement in (
         *loading.quarantine_sql("st_stage_v2.typed"),
-        loading.merge_sql(entity, "st_stage_v2.typed", replaces=entity.incremental == "slices"),
+        loading.merge_sql(entity, "st_stage_v2.typed", overwrites=True),
+        loading.merge_sql(entity, "st_stage_v2.typed", skips_deleted=True),
+        loading.month_counts_sql(entity, "st_stage_v2.typed"),
+        *(
+            statement
+            for reading in (window, replace(window, undated=True))
+            for statement in (
+                loading.gone_rows_sql(reading, "st_stage_v2.typed"),
+                *loading.remove_sql(reading, "st_stage_v2.typed"),
+                loading.clean_quarantine_sql(reading, "st_stage_v2.typed"),
+            )
+        ),
+        loading.revive_sql("st_stage_v2.typed"),
         loading.log_sql(entity, "st_stage_v2.typed"),
     ):
         judge.analyze(statement, LINE)
@@ -275,6 +287,7 @@ def counted(rows: list[Row], columns: list[str]) -> Counter:
     )
 
 
+@pytest.mark.fault(122)
 @pytest.mark.parametrize(
     "alone", [True, pytest.param(False, marks=pytest.mark.soak)], ids=["alone", "from the raw rows"]
 )

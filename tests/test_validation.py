@@ -100,7 +100,12 @@ DAMAGES = {
     ),
     "a row is in quarantine": Damage(
         "INSERT INTO st_logs_v2.quarantine (entity, key, reason) VALUES ('jobs', '7', 'total is not NUMERIC: abc')",
-        {"quarantine": "yellow"},
+        {"quarantine": "red"},
+    ),
+    "two jobs were deleted in ServiceTitan": Damage(
+        "INSERT INTO st_logs_v2.deleted (entity, key, deleted_at) VALUES"
+        " ('jobs', '7', '2025-09-13 12:00:00+00'), ('jobs', '8', '2025-09-13 12:00:00+00')",
+        {"deleted_records": "yellow"},
     ),
     "a unit's week is missing": Damage(
         "DELETE FROM st_mart_v2.kpi_weekly_by_bu WHERE week_start = '2025-07-14' AND business_unit = 'Mesa-Sales'",
@@ -174,6 +179,10 @@ DAMAGES = {
     "a job was completed in 2099": Damage(
         f"UPDATE st_raw_v2.raw_jobs SET completedOn = '2099-01-01' WHERE {newest('raw_jobs')}",
         {"dates_in_the_future": "yellow"},
+    ),
+    "an estimate was modified in 2099": Damage(
+        f"UPDATE st_raw_v2.raw_estimates SET modifiedOn = '2099-01-01' WHERE {newest('raw_estimates')}",
+        {"modified_in_the_future": "red"},
     ),
     "an estimate is negative": Damage(
         f"UPDATE st_raw_v2.raw_estimates SET subtotal = -1 WHERE {newest('raw_estimates')}",
@@ -527,6 +536,7 @@ def test_a_company_s_limits_take_the_place_of_the_others_and_its_items_are_added
     assert "payments to invoices" in rule.items
 
 
+@pytest.mark.fault(91)
 def test_a_name_that_nothing_has_is_yellow_with_the_nearest_right_one(healthy, tmp_path, monkeypatch):
     folder = shutil.copytree(company.SANDBOX_PRESET, tmp_path / "company")
     (folder / company.JOB_TYPE_RULES).write_text("job_type,rule\nTouchup,warranty\nWarrenty,warranty\n")

@@ -65,7 +65,8 @@ def test_each_forgotten_place_of_an_entity_is_named(tenant, monkeypatch):
 def test_a_new_entity_is_in_the_checks_of_all_records_without_a_line_there(name, monkeypatch):
     monkeypatch.setitem(ENTITIES, "visits", VISITS)
     sql = validation.read_check_sql(name, choose_definitions({}))
-    assert "SELECT 'visits' AS entity, _key, DATE(createdOn, @time_zone) AS day FROM st_raw_v2.raw_visits" in sql
+    assert "SELECT 'visits' AS entity, _key, DATE(createdOn, @time_zone) AS day, " in sql
+    assert "FROM st_raw_v2.raw_visits" in sql
     assert sql.count(" AS entity, _key, ") == len(ENTITIES)
     assert f"FROM {entities.ALL_RECORDS}" not in sql
 

@@ -81,6 +81,21 @@ def _repeat_page(args: Args, request: Request, proceed: Next) -> Reply:
     return replace(reply, body=orjson.dumps(orjson.loads(reply.body) | {"page": page}))
 
 
+def _ignore_params(args: Args, request: Request, proceed: Next) -> Reply:
+    """Answer as if the parameters `names` had not been sent."""
+    for name in args["names"]:
+        request.params.pop(name, None)
+    return proceed(request)
+
+
+def _alternate_tokens(args: Args, request: Request, proceed: Next) -> Reply:
+    """Answer a feed with the first page and the tokens A, B, A, B and so on."""
+    args["turn"] = args.get("turn", 0) + 1
+    request.params.pop("from", None)
+    page = orjson.loads(proceed(request).body) | {"hasMore": True, "continueFrom": "AB"[args["turn"] % 2]}
+    return Reply(200, orjson.dumps(page))
+
+
 def _change_page(change: Callable[[Args, Request, Page], Any]) -> Callable[[Args, Request, Next], Reply]:
     """Make a fault that changes the decoded page of a good reply."""
 
@@ -131,6 +146,12 @@ def _mangle_rows(args: Args, request: Request, page: Page) -> None:
         _set_field(row, args["field"], args)
 
 
+def _add_rows(args: Args, request: Request, page: Page) -> None:
+    """Add a row that is the JSON text `raw` to the first page of a list."""
+    if page["page"] == 1 and len(page["data"]) > 1:
+        page["data"].append(orjson.Fragment(args["raw"]))
+
+
 def _duplicate_rows(args: Args, request: Request, page: Page) -> None:
     """Repeat the chosen rows in the page, the copies with the fields of `change`."""
     page["data"] += [row | args.get("change", {}) for row in _find_rows(args, page)]
@@ -143,17 +164,21 @@ FAULTS: dict[str, Callable[[Args, Request, Next], Reply]] = {
     "timeout": _answer_late,
     "reset": _reset_connection,
     "cap_page_size": _cap_page_size,
+    "ignore": _ignore_params,
+    "alternate_tokens": _alternate_tokens,
     "repeat_page": _repeat_page,
     "no_data": _change_page(lambda args, request, page: page.pop("data")),
     "data_null": _change_page(lambda args, request, page: page.update(data=None)),
     "empty_page": _change_page(lambda args, request, page: page.update(data=[], hasMore=True)),
     "bad_total": _change_page(_falsify_total),
+    "quote_total": _change_page(lambda args, request, page: page.update(totalCount=str(page["totalCount"]))),
     "has_more_missing": _change_page(lambda args, request, page: page.pop("hasMore")),
     "has_more_string": _change_page(_quote_has_more),
     "repeat_token": _change_page(_repeat_token),
     "null_token": _change_page(lambda args, request, page: page.update(continueFrom=None)),
     "mangle": _change_page(_mangle_rows),
     "duplicate_row": _change_page(_duplicate_rows),
+    "add_row": _change_page(_add_rows),
 }
 
 

@@ -12,8 +12,8 @@ WITH invoices AS (
 final AS (
   SELECT
     item,
-    CAST(SAFE_DIVIDE(COUNTIF(jobId IS NULL), COUNT(*)) AS NUMERIC) AS value,
-    CONCAT(CAST(COUNTIF(jobId IS NULL) AS STRING), ' of ', CAST(COUNT(*) AS STRING), ' have no job') AS detail
+    CAST(SAFE_DIVIDE(COUNTIF(COALESCE(jobId, 0) = 0), COUNT(*)) AS NUMERIC) AS value,
+    CONCAT(CAST(COUNTIF(COALESCE(jobId, 0) = 0) AS STRING), ' of ', CAST(COUNT(*) AS STRING), ' have no job') AS detail
   FROM invoices
   GROUP BY item
 )

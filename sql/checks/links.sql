@@ -2,7 +2,7 @@
 -- links that lead nowhere.
 -- Source: raw_invoices, raw_jobs, raw_payroll, raw_estimates, raw_appointments, raw_customers, raw_locations;
 -- dim_payment_applications.
--- Purpose: an id that is there must find its record. An id that is empty is no link; payroll writes 0 for it.
+-- Purpose: an id that is there must find its record. An id that is empty or 0 is no link.
 WITH jobs AS (
   SELECT DISTINCT id FROM st_raw_v2.raw_jobs
 ),
@@ -19,7 +19,7 @@ links AS (
   SELECT 'invoices to jobs' AS link, DATE(rows_.createdOn, @time_zone) AS day, jobs.id AS found
   FROM st_raw_v2.raw_invoices AS rows_
   LEFT JOIN jobs ON rows_.jobId = jobs.id
-  WHERE rows_.jobId IS NOT NULL
+  WHERE rows_.jobId != 0
   UNION ALL
   SELECT 'payments to invoices' AS link, rows_.paid_date AS day, invoices.id AS found
   FROM st_ref_v2.dim_payment_applications AS rows_
@@ -34,22 +34,22 @@ links AS (
   SELECT 'estimates to jobs' AS link, DATE(rows_.createdOn, @time_zone) AS day, jobs.id AS found
   FROM st_raw_v2.raw_estimates AS rows_
   LEFT JOIN jobs ON rows_.jobId = jobs.id
-  WHERE rows_.jobId IS NOT NULL
+  WHERE rows_.jobId != 0
   UNION ALL
   SELECT 'appointments to jobs' AS link, DATE(rows_.createdOn, @time_zone) AS day, jobs.id AS found
   FROM st_raw_v2.raw_appointments AS rows_
   LEFT JOIN jobs ON rows_.jobId = jobs.id
-  WHERE rows_.jobId IS NOT NULL
+  WHERE rows_.jobId != 0
   UNION ALL
   SELECT 'jobs to customers' AS link, DATE(rows_.createdOn, @time_zone) AS day, customers.id AS found
   FROM st_raw_v2.raw_jobs AS rows_
   LEFT JOIN customers ON rows_.customerId = customers.id
-  WHERE rows_.customerId IS NOT NULL
+  WHERE rows_.customerId != 0
   UNION ALL
   SELECT 'locations to customers' AS link, DATE(rows_.createdOn, @time_zone) AS day, customers.id AS found
   FROM st_raw_v2.raw_locations AS rows_
   LEFT JOIN customers ON rows_.customerId = customers.id
-  WHERE rows_.customerId IS NOT NULL
+  WHERE rows_.customerId != 0
 ),
 
 final AS (

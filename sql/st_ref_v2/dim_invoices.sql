@@ -38,7 +38,7 @@ final AS (
     -- ids
     invoices.id AS invoice_id,
     invoices.referenceNumber AS invoice_number,
-    invoices.adjustmentToId AS adjustment_to_id,
+    NULLIF(invoices.adjustmentToId, 0) AS adjustment_to_id,
     jobs.job_id,
     jobs.job_number,
     invoices.customerId AS customer_id,

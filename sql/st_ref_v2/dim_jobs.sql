@@ -58,8 +58,8 @@ final AS (
     COALESCE(job_types.is_excluded_from_production, FALSE) AS is_excluded_from_production,
     COALESCE(job_types.is_active, FALSE) AS type_is_active,
     COALESCE(job_types.is_warranty, FALSE) AS is_warranty_type,
-    jobs.warrantyId IS NOT NULL AS has_warranty_id,
-    COALESCE(job_types.is_warranty, FALSE) OR jobs.warrantyId IS NOT NULL AS is_warranty,
+    COALESCE(jobs.warrantyId, 0) != 0 AS has_warranty_id,
+    COALESCE(job_types.is_warranty, FALSE) OR COALESCE(jobs.warrantyId, 0) != 0 AS is_warranty,
     COALESCE(jobs.noCharge, FALSE) AS is_no_charge,
     COALESCE(customers.is_active, TRUE) AS customer_is_active,
     -- measures

@@ -37,9 +37,13 @@ applications AS (
     SAFE_CAST(JSON_VALUE(application, '$.appliedId') AS INT64) AS application_id,
     SAFE_CAST(JSON_VALUE(application, '$.appliedTo') AS INT64) AS invoice_id,
     SAFE_CAST(REPLACE(JSON_VALUE(application, '$.appliedAmount'), ',', '') AS NUMERIC) AS amount,
-    -- A TIMESTAMP holds six of ServiceTitan's seven fractional digits.
-    SAFE_CAST(
-      REGEXP_REPLACE(JSON_VALUE(application, '$.appliedOn'), r'(\.[0-9]{6})[0-9]+', r'\1') AS TIMESTAMP
+    -- Before 1990 and after 2100 it is no date. A TIMESTAMP holds six of ServiceTitan's seven fractional digits.
+    IF(
+      SUBSTR(JSON_VALUE(application, '$.appliedOn'), 1, 4) BETWEEN '1990' AND '2100',
+      SAFE_CAST(
+        REGEXP_REPLACE(JSON_VALUE(application, '$.appliedOn'), r'(\.[0-9]{6})[0-9]+', r'\1') AS TIMESTAMP
+      ),
+      NULL
     ) AS applied_on
   FROM payments
   CROSS JOIN UNNEST(JSON_QUERY_ARRAY(payments.appliedTo)) AS application

@@ -18,8 +18,12 @@ applications AS (
     payments.date,
     SAFE_CAST(JSON_VALUE(application, '$.appliedTo') AS INT64) AS invoice_id,
     DATE(
-      SAFE_CAST(
-        REGEXP_REPLACE(JSON_VALUE(application, '$.appliedOn'), r'(\.[0-9]{6})[0-9]+', r'\1') AS TIMESTAMP
+      IF(
+        SUBSTR(JSON_VALUE(application, '$.appliedOn'), 1, 4) BETWEEN '1990' AND '2100',
+        SAFE_CAST(
+          REGEXP_REPLACE(JSON_VALUE(application, '$.appliedOn'), r'(\.[0-9]{6})[0-9]+', r'\1') AS TIMESTAMP
+        ),
+        NULL
       ),
       @time_zone
     ) AS applied_date

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 from isal import igzip
 
+from stkpi.ingest.shapes import Fault, quote
 from stkpi.servicetitan.client import Page
 
 # Neither engine can hold a NUL in a text. After an odd number of backslashes, \u0000 is plain text and stays.
@@ -24,14 +26,18 @@ IDENTITY = ("id", "createdOn", "modifiedOn", "date")
 
 @dataclass
 class Landing:
-    """The records of one reading. `seen` identifies each by its id, or by its content if it has none."""
+    """The records of one reading. `seen` identifies each by its id, or by its content if it has none.
+
+    moved: rows moved between the pages while they were read
+    """
 
     path: Path
     fetched: int = 0
     total: int | None = None
+    moved: bool = False
     digest: str = ""
     names: set[str] = field(default_factory=set)
-    seen: set[int | str] = field(default_factory=set)
+    seen: set[int | float | str] = field(default_factory=set)
 
     @property
     def distinct(self) -> int:
@@ -44,13 +50,35 @@ class Landing:
         return self.total is None or self.distinct >= self.total or self.fetched == self.total == 0
 
 
-def encode_line(seq: int, record: dict[str, Any]) -> tuple[bytes, str]:
-    """Encode a record as a line `{"seq", "digest", "record"}`; also return its digest (SHA-256, sorted keys)."""
-    body = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
+def encode_line(seq: int, record: Any, refused: str = "") -> tuple[bytes, str]:
+    """Encode a record as a line `{"seq", "digest", "record"}`; also return its digest (SHA-256, sorted keys).
+
+    refused: why the record cannot be used; it is a part of the line then. So is why it cannot be encoded.
+    """
+    try:
+        body = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:
+        body, refused = _encode_broken(record, refused, str(error))
     if b"\\u0000" in body:
         body = _NUL.sub(rb"\1\\ufffd", body)
     digest = hashlib.sha256(body).hexdigest()
-    return b'{"seq":%d,"digest":"%s","record":%s}\n' % (seq, digest.encode(), body), digest
+    reason = b',"refused":' + orjson.dumps(refused) if refused else b""
+    return b'{"seq":%d,"digest":"%s","record":%s%s}\n' % (seq, digest.encode(), body, reason), digest
+
+
+def _encode_broken(record: Any, refused: str, error: str) -> tuple[bytes, str]:
+    """Encode a record with half a character (as U+FFFD, like a NUL), or only what identifies it, with the reason."""
+    try:
+        text = json.dumps(record, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS), refused
+    except (TypeError, ValueError, RecursionError):
+        kept = {name: record.get(name) for name in IDENTITY} if isinstance(record, dict) else {}
+        plain = {
+            name: quote(value) if isinstance(value, str) else value
+            for name, value in kept.items()
+            if isinstance(value, str | int)
+        }
+        return orjson.dumps(plain), refused or f"cannot be encoded: {error}"
 
 
 def substitute_line(text: bytes, reason: str) -> bytes:
@@ -67,11 +95,18 @@ def _find_identity(record: dict[str, Any], place: Sequence[str]) -> Any:
     return value
 
 
-def write_landing(path: Path, pages: Iterable[Page], repeats: bool = False, place: Sequence[str] = ("id",)) -> Landing:
+def write_landing(
+    path: Path,
+    pages: Iterable[Page],
+    repeats: bool = False,
+    place: Sequence[str] = ("id",),
+    find_faults: Callable[[dict[str, Any]], Iterable[Fault]] = lambda _: (),
+) -> Landing:
     """Stream pages into a landing file at `path` (…ndjson.gz), with one page in memory at a time.
 
     repeats: equal rows without an id are different rows (payroll), not one row that was read twice
     place: the names that lead to a record's id
+    find_faults: says what is wrong with a record; the first reason refuses it
     Raises RequestFailed from the pages; then no file is left at `path`.
     """
     landing, content = Landing(path), hashlib.sha256()
@@ -81,14 +116,20 @@ def write_landing(path: Path, pages: Iterable[Page], repeats: bool = False, plac
         for page in pages:
             if page.total is not None:
                 landing.total = page.total
+            landing.moved |= page.moved
             for record in page.rows:
-                text, digest = encode_line(landing.fetched, record)
+                if isinstance(record, dict):
+                    faults = list(find_faults(record))
+                    landing.names.update(record, (fault.part for fault in faults if fault.part))
+                    refused, identity = next((f.reason for f in faults if f.reason), ""), _find_identity(record, place)
+                else:
+                    refused, identity = f"is not a record: {quote(record)}", None
+                text, digest = encode_line(landing.fetched, record, refused)
                 out.write(text)
                 content.update(digest.encode())
-                landing.names.update(record)
-                identity = _find_identity(record, place)
-                if identity is None:
-                    identity = f"{digest}-{landing.fetched}" if repeats else digest
+                if not identity or not isinstance(identity, str | int | float):
+                    alone = repeats or not isinstance(record, dict)
+                    identity = f"{digest}-{landing.fetched}" if alone else digest
                 landing.seen.add(identity)
                 landing.fetched += 1
         out.close()

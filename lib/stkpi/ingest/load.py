@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import pandas as pd
 
 from stkpi import log
 from stkpi.ingest import landing
+from stkpi.ingest.shapes import find_faults
 from stkpi.servicetitan.client import Page
-from stkpi.servicetitan.entities import LANDING, METADATA, Entity, projection_sql
+from stkpi.servicetitan.entities import LANDING, METADATA, Entity, moment_sql, projection_sql
 from stkpi.servicetitan.windows import Window
 from stkpi.warehouse import Warehouse
 from stkpi.warehouse.schema import Column, Table
 
+FEW, FEW_OF = 50, 10  # so many records, or one of so many, may be gone at once in ServiceTitan
 DESCRIPTIONS = {
     "_key": "The id as text; for rows without one a digest and an ordinal",
     "_hash": "SHA-256 of the record with sorted keys",
@@ -31,7 +33,13 @@ DESCRIPTIONS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading of an entity: its run and mode, the endpoint, and the window and the cycle it belongs to."""
+    """One reading of an entity: its run and mode, the endpoint, and the window and the cycle it belongs to.
+
+    began: when the reading of the entity began; a modification dated later than that says nothing
+    undated: the reading of all records that have no real date
+    removes: rows of the window (or without a date) that do not come again were deleted in ServiceTitan
+    guarded: but not if they are many: that is a list that is not whole
+    """
 
     entity: Entity
     run_id: str
@@ -39,13 +47,25 @@ class Reading:
     source: str
     window: Window | None = None
     cycle: str | None = None
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    undated: bool = False
+    removes: bool = False
+    guarded: bool = True
+
+    @property
+    def is_feed(self) -> bool:
+        """Whether the records come from the export feed, which repeats deleted ones."""
+        return self.source == self.entity.feed_path
 
 
 @dataclass(frozen=True)
 class LoadResult:
     """The counts of one reading: fetched = loaded + quarantined; `changed` of the loaded rows are new or different.
 
+    deleted: rows that are gone in ServiceTitan, and now here
+    kept: rows that did not come again, but are too many to believe that they were deleted
     complete: as many rows came as the server counts
+    moved: rows moved between the pages while they were read
     drift: field names that the registry does not know
     """
 
@@ -53,14 +73,20 @@ class LoadResult:
     loaded: int
     quarantined: int
     changed: int
+    deleted: int
+    kept: int
     complete: bool
+    moved: bool
     drift: tuple[str, ...]
 
 
-def load_pages(target: Warehouse, folder: Path, reading: Reading, pages: Iterable[Page]) -> LoadResult:
+def load_pages(
+    target: Warehouse, folder: Path, reading: Reading, pages: Iterable[Page], now: datetime | None = None
+) -> LoadResult:
     """Land pages, merge them into the raw table and log the reading; merge and log are one transaction.
 
     folder: where the landing file goes; it is deleted after the merge
+    now: the time that the rows and the log get; by default by this machine's clock
     Raises RequestFailed from the pages, and RuntimeError if not all landed rows were loaded; then nothing is merged.
     """
     started, entity, window = time.perf_counter(), reading.entity, reading.window
@@ -69,12 +95,13 @@ def load_pages(target: Warehouse, folder: Path, reading: Reading, pages: Iterabl
         pages,
         repeats=entity.keyless,
         place=entity.find_place("id").split("."),
+        find_faults=lambda record: find_faults(entity, record),
     )
     # An interrupted load resumes by its content. DuckDB has nothing to resume, and parses each new statement again.
     content = f"_{landed.digest[:20]}" if target.remote else ""
     stage, typed = (f"st_stage_v2.{step}_{entity.identifier}{content}" for step in ("landing", "typed"))
     rows = target.load_file(
-        stage, landed.path, [(field.name, field.type) for field in LANDING], landing.substitute_line
+        stage, landed.path, [(column.name, column.type) for column in LANDING], landing.substitute_line
     )
     if rows != landed.fetched:
         target.drop(stage)
@@ -93,22 +120,19 @@ def load_pages(target: Warehouse, folder: Path, reading: Reading, pages: Iterabl
         "digest": landed.digest,
         "cycle": reading.cycle,
         "seconds": round(time.perf_counter() - started, 3),
-        "now": datetime.now(UTC),
+        "began": reading.began,
+        "now": now or datetime.now(UTC),
     }
-    # Where rows have no key, what was read is replaced: a row that did not come again is deleted, or has changed.
-    slice = window if entity.incremental == "slices" else None
-    replaces = entity.keyless and landed.complete and (slice is not None or entity.incremental == "whole")
-    days = {"first": slice.start.date(), "end": slice.end.date()} if slice and replaces else {}
-    parameters["oldest_deleted"] = _find_oldest_deleted(target, entity, typed, days) if replaces else None
-    statements = _choose_statements(target, entity, typed, replaces=replaces)
-    target.run_transaction(*statements, **parameters, **days)
+    gone = _find_gone(target, reading, typed, landed, parameters)
+    parameters |= {"deleted": gone.rows, "oldest_deleted": gone.oldest}
+    target.run_transaction(*_choose_statements(target, reading, typed, gone), **parameters)
     target.drop(stage, typed)
     landed.path.unlink()
     row = target.query(
-        "SELECT fetched, loaded, quarantined, changed FROM st_logs_v2.ingestion_logs"
+        "SELECT fetched, loaded, quarantined, changed, deleted FROM st_logs_v2.ingestion_logs"
         " WHERE run_id = @run_id AND entity = @entity AND finished_at = @now",
         **parameters,
-    ).iloc[0]
+    ).iloc[-1]
     counts = {str(name): int(n) for name, n in row.items()}
     log.write_event("window", label=str(window or ""), **{**parameters, **counts})
     if counts["fetched"] != counts["loaded"] + counts["quarantined"]:
@@ -116,7 +140,8 @@ def load_pages(target: Warehouse, folder: Path, reading: Reading, pages: Iterabl
             f"{counts['fetched']} rows were fetched, but {counts['loaded']} were loaded and {counts['quarantined']} "
             "quarantined"
         )
-    return LoadResult(**counts, complete=landed.complete, drift=entity.find_drift(landed.names))
+    drift = entity.find_drift(landed.names)
+    return LoadResult(**counts, kept=gone.kept, complete=landed.complete, moved=landed.moved, drift=drift)
 
 
 def define_raw_table(entity: Entity) -> Table:
@@ -134,32 +159,83 @@ def define_raw_table(entity: Entity) -> Table:
     )
 
 
-def _choose_statements(target: Warehouse, entity: Entity, typed: str, *, replaces: bool) -> list[str]:
-    """Return the statements that merge the typed rows and log the reading.
+@dataclass(frozen=True)
+class _Gone:
+    """The rows that a reading removes: how many, when the oldest was created, and whether any are to be looked for.
+
+    kept: rows that did not come again and are too many to be removed
+    """
+
+    rows: int = 0
+    oldest: datetime | None = None
+    kept: int = 0
+    verified: bool = False
+
+
+def _find_gone(
+    target: Warehouse, reading: Reading, typed: str, landed: landing.Landing, parameters: Mapping[str, Any]
+) -> _Gone:
+    """Return which rows a reading removes; one that is not whole removes none."""
+    if not reading.removes or not landed.complete or landed.moved:
+        return _Gone()
+    found = target.query(gone_rows_sql(reading, typed), **parameters).iloc[0]
+    rows = int(found["gone"])
+    if reading.guarded and rows > max(FEW, landed.fetched // FEW_OF):
+        return _Gone(kept=rows)
+    return _Gone(rows, None if pd.isna(found["oldest"]) else found["oldest"].to_pydatetime(), verified=True)
+
+
+def _choose_statements(target: Warehouse, reading: Reading, typed: str, gone: _Gone) -> list[str]:
+    """Return the statements that merge the typed rows, remove what is gone and log the reading.
 
     Where statements are billed: only those that have something to do, bounded by the months of the typed rows.
     """
+    entity = reading.entity
+    # A list tells what a record is now. A feed repeats old states, and those that were deleted.
+    overwrites = reading.undated or reading.window is not None
+    removal = remove_sql(reading, typed) if gone.rows else ()
+    cleanup = (clean_quarantine_sql(reading, typed),) if gone.verified else ()
+    revival = () if reading.is_feed else (revive_sql(typed),)
     if not target.remote:
-        return [*quarantine_sql(typed), merge_sql(entity, typed, replaces=replaces), log_sql(entity, typed)]
-    found = target.query(month_counts_sql(typed), entity=entity.name)
-    good = found[found["good"] > 0]
-    bound = created_in_sql(good["month"])
+        merged = merge_sql(entity, typed, overwrites=overwrites, skips_deleted=reading.is_feed)
+        return [*quarantine_sql(typed), merged, *removal, *cleanup, *revival, log_sql(entity, typed)]
+    found = target.query(month_counts_sql(entity, typed), entity=entity.name)
+    bound = created_in_sql(None if pd.isna(month) else month for month in found[found["good"] > 0]["month"])
+    held, removed = (bool(len(found) and found[name][0]) for name in ("held", "removed"))
     statements: list[str] = []
-    if len(found) and (found["held"][0] or (found["good"] < found["records"]).any()):
+    if held or (found["fresh"] < found["records"]).any():
         statements += quarantine_sql(typed)
-    if len(good) or replaces:
-        statements.append(merge_sql(entity, typed, bound, replaces=replaces))
+    if found["fresh"].sum():
+        statements.append(merge_sql(entity, typed, bound, overwrites=overwrites, skips_deleted=reading.is_feed))
+    statements += [*removal, *(cleanup if held else ()), *(revival if removed else ())]
     return [*statements, log_sql(entity, typed, bound)]
 
 
-def month_counts_sql(typed: str) -> str:
-    """Return the query of the typed rows by month of creation: records, good ones, and those in quarantine now."""
-    return f"""SELECT
-  CAST(DATE_TRUNC(DATE(createdOn), MONTH) AS DATE) AS month,
-  COUNTIF(_reject IS NULL) AS good,
-  COUNT(*) AS records,
-  (SELECT COUNT(*) FROM st_logs_v2.quarantine WHERE entity = @entity) AS held
-FROM {typed}
+def month_counts_sql(entity: Entity, typed: str) -> str:
+    """Return the query of the months in which rows with the typed keys were created: records, and good ones.
+
+    As they are here now, too: a creation may have moved to another month. `held` and `removed` are how many records of
+    the entity are in quarantine and were deleted.
+    """
+    return f"""-- Unbounded: where a key stands is not known before; its column and that of the creation are read.
+WITH months AS (
+  SELECT CAST(DATE_TRUNC(DATE(createdOn), MONTH) AS DATE) AS month, _reject IS NULL AS is_good, 1 AS records
+  FROM {typed}
+  UNION ALL
+  SELECT CAST(DATE_TRUNC(DATE(T.createdOn), MONTH) AS DATE) AS month, TRUE AS is_good, 0 AS records
+  FROM {entity.table} AS T
+  INNER JOIN {typed} AS S ON T._key = S._key
+  WHERE S._reject IS NULL AND T.createdOn IS DISTINCT FROM S.createdOn
+)
+
+SELECT
+  month,
+  COUNTIF(is_good) AS good,
+  COUNTIF(records = 1 AND is_good) AS fresh,
+  SUM(records) AS records,
+  (SELECT COUNT(*) FROM st_logs_v2.quarantine WHERE entity = @entity) AS held,
+  (SELECT COUNT(*) FROM st_logs_v2.deleted WHERE entity = @entity) AS removed
+FROM months
 GROUP BY month"""
 
 
@@ -187,24 +263,57 @@ def _get_next_month(month: date) -> date:
     return (month + timedelta(days=31)).replace(day=1)
 
 
-def _find_oldest_deleted(target: Warehouse, entity: Entity, typed: str, days: dict[str, date]) -> datetime | None:
-    """Return when the oldest row was created that replacing a slice will delete."""
-    found = target.query(deleted_rows_sql(entity, typed), **days)["oldest"][0]
-    return None if pd.isna(found) else found.to_pydatetime()
+def _in_window_sql(reading: Reading) -> str:
+    """Return the condition that a row of the raw table (T) lies in what the reading covers."""
+    column = reading.entity.day_column
+    if reading.undated:
+        return f"T.`{column}` IS NULL"
+    if not reading.window:
+        return "TRUE"
+    if column == "date":
+        return "T.`date` >= DATE(@window_start) AND T.`date` < DATE(@window_end)"
+    return f"T.`{column}` >= @window_start AND T.`{column}` < @window_end"
 
 
-def deleted_rows_sql(entity: Entity, typed: str) -> str:
-    """Return the query for the oldest creation of the rows of the slice, or of all, that did not come again."""
+def gone_rows_sql(reading: Reading, typed: str) -> str:
+    """Return the query of how many rows of the window did not come again, and when the oldest was created."""
     return f"""-- Unbounded: a slice is a range of calendar days, and its rows may have been created at any time.
-SELECT MIN(T.createdOn) AS oldest
-FROM {entity.table} AS T
+SELECT COUNT(*) AS gone, MIN(T.createdOn) AS oldest
+FROM {reading.entity.table} AS T
 LEFT JOIN {typed} AS S ON T._key = S._key
-WHERE {_replaced_sql(entity)} AND S._key IS NULL"""
+WHERE {_in_window_sql(reading)} AND T._key IS NOT NULL AND S._key IS NULL"""
 
 
-def _replaced_sql(entity: Entity) -> str:
-    """Return the condition on the raw table (T) for the rows that a reading replaces."""
-    return "T.`date` >= @first AND T.`date` < @end" if entity.incremental == "slices" else "TRUE"
+def remove_sql(reading: Reading, typed: str) -> tuple[str, str, str]:
+    """Return the statements that move the rows of the window that did not come again to st_logs_v2.deleted.
+
+    Not those without an id, such as of gross pay: they have another key after each change.
+    """
+    table = reading.entity.table
+    gone = f"{_in_window_sql(reading)} AND T._key NOT IN (SELECT _key FROM {typed} WHERE _key IS NOT NULL)"
+    named = " AND NOT STARTS_WITH(T._key, T._hash)" if reading.entity.keyless else ""
+    return (
+        f"""DELETE FROM st_logs_v2.deleted
+WHERE entity = @entity AND key IN (SELECT T._key FROM {table} AS T WHERE {gone})""",
+        f"""INSERT INTO st_logs_v2.deleted (entity, key, digest, record, run_id, deleted_at)
+SELECT @entity, T._key, T._hash, T._record, @run_id, @now FROM {table} AS T WHERE {gone}{named}""",
+        f"DELETE FROM {table} AS T WHERE {gone}",
+    )
+
+
+def clean_quarantine_sql(reading: Reading, typed: str) -> str:
+    """Return the statement that drops the rejected records of the window that did not come again."""
+    moment = moment_sql(f"JSON_VALUE(record, '$.{reading.entity.find_place(reading.entity.day_column)}')")
+    window = f"{moment} >= @window_start AND {moment} < @window_end" if reading.window else "TRUE"
+    window = f"{moment} IS NULL" if reading.undated else window
+    return f"""DELETE FROM st_logs_v2.quarantine
+WHERE entity = @entity AND {window} AND digest NOT IN (SELECT _hash FROM {typed})"""
+
+
+def revive_sql(typed: str) -> str:
+    """Return the statement that forgets the deletion of records that the list has again."""
+    return f"""DELETE FROM st_logs_v2.deleted
+WHERE entity = @entity AND key IN (SELECT _key FROM {typed} WHERE _reject IS NULL)"""
 
 
 def quarantine_sql(typed: str) -> tuple[str, str]:
@@ -218,57 +327,67 @@ SELECT @entity, _key, _reject, _hash, _record, @run_id, @now FROM {typed} WHERE 
     )
 
 
-def merge_sql(entity: Entity, typed: str, bound: str = "TRUE", *, replaces: bool) -> str:
+def merge_sql(
+    entity: Entity, typed: str, bound: str = "TRUE", *, overwrites: bool = False, skips_deleted: bool = False
+) -> str:
     """Return the MERGE of the typed rows: the newest record of each key wins, an unchanged row stays as it is.
 
-    bound: a condition on the raw table (T) that holds for all rows with these keys; not used with `replaces`
-    replaces: delete the rows of the slice (@first to before @end), or of the whole table, that did not come again
+    bound: a condition on the raw table (T) that holds for all rows with these keys
+    overwrites: also a row that says that it was modified later
+    skips_deleted: not the records that are known as deleted
     """
     sources = [field.name for field in entity.fields] + ["_key", "_hash", "_record"]
     columns = [field.name for field in (*entity.fields, *METADATA)]
     metadata = {"_run_id": "@run_id", "_ingested_at": "@now", "_source": "@source"}
     value = {name: metadata.get(name, f"S.`{name}`") for name in columns}
-    on, delete = f"T._key = S._key AND {bound}", ""
-    if replaces:
-        on = "T._key = S._key"
-        delete = f"\nWHEN NOT MATCHED BY SOURCE AND {_replaced_sql(entity)} THEN DELETE"
+    # A modification that is still to come is none.
+    newer = """
+  AND (S.modifiedOn >= T.modifiedOn OR S.modifiedOn IS NULL OR T.modifiedOn IS NULL OR T.modifiedOn > @began)"""
+    deleted = "SELECT CONCAT(key, ' ', COALESCE(digest, '')) FROM st_logs_v2.deleted WHERE entity = @entity"
+    known = f" AND CONCAT(_key, ' ', _hash) NOT IN ({deleted})" if skips_deleted else ""
     return f"""MERGE INTO {entity.table} AS T
 USING (
   SELECT {", ".join(f"`{name}`" for name in sources)}
   FROM {typed}
   WHERE _seq IN (
     SELECT _seq FROM {typed}
-    WHERE _reject IS NULL
-    QUALIFY ROW_NUMBER() OVER (PARTITION BY _key ORDER BY modifiedOn DESC, _seq DESC) = 1
+    WHERE _reject IS NULL{known}
+    QUALIFY ROW_NUMBER() OVER (
+      PARTITION BY _key ORDER BY IF(modifiedOn > @began, NULL, modifiedOn) DESC, _seq DESC
+    ) = 1
   )
 ) AS S
-ON {on}
-WHEN MATCHED AND T._hash != S._hash
-  AND (S.modifiedOn >= T.modifiedOn OR S.modifiedOn IS NULL OR T.modifiedOn IS NULL) THEN UPDATE SET
+ON T._key = S._key AND {bound}
+WHEN MATCHED AND T._hash != S._hash{"" if overwrites else newer} THEN UPDATE SET
   {", ".join(f"`{name}` = {value[name]}" for name in columns if name != "_key")}
 WHEN NOT MATCHED BY TARGET THEN INSERT ({", ".join(f"`{name}`" for name in columns)})
-  VALUES ({", ".join(value[name] for name in columns)}){delete}"""
+  VALUES ({", ".join(value[name] for name in columns)})"""
 
 
 def log_sql(entity: Entity, typed: str, bound: str = "TRUE") -> str:
     """Return the INSERT of the reading into the ingestion log; `loaded` is counted in the raw table, within `bound`.
 
     `oldest` is the oldest creation of the rows that the reading added, changed or deleted (@oldest_deleted): to find
-    them, no rows from before need to be read.
+    them, no rows from before need to be read. `watermark` is the newest modification that is not after the beginning of
+    the reading; `held` is how many rows the raw table has.
     """
     written = "MIN(IF(S._reject IS NULL AND R._ingested_at = @now, S.createdOn, NULL))"
     return f"""INSERT INTO st_logs_v2.ingestion_logs (
   run_id, entity, mode, source, window_start, window_end, status, fetched, loaded, quarantined, changed, total,
-  watermark, digest, cycle, seconds, finished_at, oldest
+  watermark, digest, cycle, seconds, finished_at, oldest, deleted, held
 )
 SELECT
   @run_id, @entity, @mode, @source, @window_start, @window_end, @status, @fetched,
-  COUNTIF(S._reject IS NULL AND R._key IS NOT NULL),
+  COUNTIF(S._reject IS NULL AND (R._key IS NOT NULL OR D.key IS NOT NULL)),
   COUNTIF(S._reject IS NOT NULL),
   COUNTIF(S._reject IS NULL AND R._ingested_at = @now),
   @total,
-  MAX(IF(S._reject IS NULL, S.modifiedOn, NULL)),
+  MAX(IF(S._reject IS NULL AND S.modifiedOn <= @began, S.modifiedOn, NULL)),
   @digest, @cycle, @seconds, @now,
-  LEAST(COALESCE({written}, @oldest_deleted), COALESCE(@oldest_deleted, {written}))
+  LEAST(COALESCE({written}, @oldest_deleted), COALESCE(@oldest_deleted, {written})),
+  @deleted,
+  (SELECT COUNT(*) FROM {entity.table})
 FROM {typed} AS S
-LEFT JOIN (SELECT T._key, T._ingested_at FROM {entity.table} AS T WHERE {bound}) AS R ON R._key = S._key"""
+LEFT JOIN (SELECT T._key, T._ingested_at FROM {entity.table} AS T WHERE {bound}) AS R ON R._key = S._key
+LEFT JOIN (SELECT key, digest FROM st_logs_v2.deleted WHERE entity = @entity) AS D
+  ON D.key = S._key AND D.digest = S._hash"""

@@ -5,35 +5,42 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from stkpi import log
+from stkpi.dates import FIRST_YEAR, parse_moment
 from stkpi.errors import UserError, WarehouseError
 from stkpi.ingest import state
-from stkpi.ingest.load import Reading, load_pages
+from stkpi.ingest.load import LoadResult, Reading, load_pages
 from stkpi.ingest.state import State
 from stkpi.servicetitan import windows
-from stkpi.servicetitan.client import MAX_PAGE_SIZE, PAGE_SIZE, Client, Page, RequestFailed
-from stkpi.servicetitan.entities import Entity
+from stkpi.servicetitan.client import MAX_PAGE_SIZE, PAGE_SIZE, Client, Page, PageRepeated, RequestFailed
+from stkpi.servicetitan.entities import LATE, Entity
 from stkpi.servicetitan.windows import Window
 from stkpi.warehouse import Warehouse
 
 WINDOW_ROWS = 10_000  # a window holds about as many, in whole months
 READS = 3  # of the same window, until as many rows came as the server counts
 FEED_PAGES = 20  # pages of a feed that are merged together
-EPOCH, DAYS = datetime(1990, 1, 1, tzinfo=UTC), 40_542  # real dates: 1990 to 2100
+EPOCH, DAYS = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC), 40_542  # real dates: 1990 to 2100
+END = EPOCH + timedelta(days=DAYS)
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
-COUNTS = ("fetched", "loaded", "quarantined", "changed")
+COUNTS = ("fetched", "loaded", "quarantined", "changed", "deleted")
 
 
 @dataclass(frozen=True)
 class EntityResult:
-    """The ingest of one entity. `error` says what failed, and where the next run resumes."""
+    """The ingest of one entity. `error` says what failed, and where the next run resumes.
+
+    quarantined: of the rows that were fetched; in_quarantine: all that wait there
+    deleted: rows that ServiceTitan no longer has, and now the raw table neither
+    """
 
     entity: str
     status: str  # ok | partial | failed
@@ -42,6 +49,8 @@ class EntityResult:
     loaded: int
     quarantined: int
     changed: int
+    deleted: int
+    in_quarantine: int
     in_warehouse: int | None
     in_servicetitan: int | None
     seconds: float
@@ -74,12 +83,15 @@ class EntityReader:
     stopping: threading.Event
     report: Callable[[str], None]
 
+    began: datetime = EPOCH  # when the reading began, by the server's clock
     windows: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     drift: set[str] = field(default_factory=set)
     finished: set[Window] = field(default_factory=set)  # windows that need no second read
     current: str = ""  # the window that is being read
     incomplete: list[str] = field(default_factory=list)  # windows that gave fewer rows than the server counts
+    kept: int = 0  # rows that ServiceTitan no longer lists, but too many to remove them
+    in_quarantine: int = 0
     in_warehouse: int | None = None
     in_servicetitan: int | None = None
 
@@ -88,47 +100,76 @@ class EntityReader:
         """Whether the filters select rows by their calendar date instead of their creation."""
         return self.entity.incremental == "slices"
 
-    def load(self, source: str, pages: Iterable[Page], window: Window | None = None, cycle: str | None = None) -> bool:
-        """Load pages and count their rows; return whether all rows came that the server counts.
+    def load(
+        self,
+        source: str,
+        pages: Iterable[Page],
+        window: Window | None = None,
+        cycle: str | None = None,
+        **kind: bool,
+    ) -> LoadResult:
+        """Load pages and count their rows.
 
+        kind: `undated` and `removes` of Reading
         Raises Stopped if the user has asked to stop, RequestFailed from the pages.
         """
         if self.stopping.is_set():
             raise Stopped
         self.current = str(window or source)
-        reading = Reading(self.entity, self.run_id, self.mode, source, window, cycle)
-        loaded = load_pages(self.target, self.folder, reading, pages)
+        guarded = self.mode != "full" and not self.entity.keyless
+        reading = Reading(
+            self.entity, self.run_id, self.mode, source, window, cycle, self.began, guarded=guarded, **kind
+        )
+        loaded = load_pages(self.target, self.folder, reading, pages, self.client.read_clock())
         self.windows += 1
         self.drift.update(loaded.drift)
+        self.kept += loaded.kept
         for name in COUNTS:
             self.counts[name] += getattr(loaded, name)
         self.report(f"{self.entity.name}: {self.counts['fetched']:,} rows so far, {self.current}")
         self.current = ""
-        return loaded.complete
+        return loaded
 
-    def read_list(self, params: dict[str, Any], window: Window | None = None, cycle: str | None = None) -> None:
-        """Load the rows that the list gives for `params`; read again while fewer come than the server counts."""
+    def read_list(
+        self, params: dict[str, Any], window: Window | None = None, cycle: str | None = None, *, removes: bool = False
+    ) -> None:
+        """Load the rows that the list gives for `params`; read again while fewer come than the server counts.
+
+        So it is while rows move from page to page; if they never rest, the count decides.
+        """
         params = {**dict(self.entity.everything), **params}
-        for _ in range(READS):
+        complete = False
+        for read in range(1, READS + 1):
             if self.entity.is_feed:
                 pages = self.client.read_feed(self.entity.path, "")
             else:
-                pages = self.client.read_pages(self.entity.path, params, PAGE_SIZE)
-            if self.load(self.entity.path, pages, window, cycle):
+                pages = self.client.read_whole(self.entity.path, params, PAGE_SIZE)
+            try:
+                loaded = self.load(self.entity.path, pages, window, cycle, removes=removes)
+            except PageRepeated:
+                if read == READS:
+                    raise
+                continue
+            complete = loaded.complete
+            if complete and not loaded.moved:
                 return
-        self.incomplete.append(str(window or "the list"))
+        if not complete:
+            self.incomplete.append(str(window or "the list"))
 
-    def read_window(self, window: Window, cycle: str | None = None) -> None:
+    def read_window(self, window: Window, cycle: str | None = None, *, removes: bool = False) -> None:
         """Load one window of the list, unless it is finished."""
         if window in self.finished:
             return
         if self.slices:
             self.read_slice(window, cycle)
         else:
-            self.read_list(self.make_filters(window), window, cycle)
+            self.read_list(self.make_filters(window), window, cycle, removes=removes)
 
     def read_slice(self, window: Window, cycle: str | None) -> None:
-        """Load a window in one page, or its halves: a second page would repeat and miss rows of the first one."""
+        """Load a window in one page, or its halves: a second page would repeat and miss rows of the first one.
+
+        Rows of its days that do not come again were deleted in ServiceTitan.
+        """
         params = {**self.make_filters(window), "includeTotal": "true", "page": 1, "pageSize": MAX_PAGE_SIZE}
         for _ in range(READS):
             page = self.client.get(self.entity.path, params)
@@ -139,9 +180,45 @@ class EntityReader:
                 for half in window.split():
                     self.read_window(half, cycle)
                 return
-            if self.load(self.entity.path, [page], window, cycle):
+            if self.load(self.entity.path, [page], window, cycle, removes=True).complete:
                 return
         self.incomplete.append(str(window))
+
+    def read_undated(self) -> None:
+        """Load all records that have no real date, which no filter selects, and remove those that are gone."""
+        if self.slices:  # whose pages repeat and miss rows
+            pages = self.read_feed("1990-01-01")
+        else:
+            pages = self.client.read_whole(self.entity.path, dict(self.entity.everything), PAGE_SIZE)
+        rows: list[Any] = []
+        ids: set[str] = set()
+        total, moved = None, False
+        for page in pages:
+            total, moved = total if page.total is None else page.total, moved or page.moved
+            ids.update(str(row.get("id")) for row in page.rows if isinstance(row, dict))
+            rows += [row for row in page.rows if self.read_day(row) is None]
+        whole = not moved and (total is None or len(ids) >= total)
+        self.load(self.entity.path, [Page(rows, has_more=False)], undated=True, removes=whole)
+
+    def read_feed(self, start: str) -> Iterator[Page]:
+        """Yield the pages of the export feed, with records as the list has them, from a day on."""
+        extra = self.entity.feed_only
+        for page in self.client.read_feed(self.entity.feed_path, start):
+            if not extra:
+                yield page
+                continue
+            # Where only the feed says that a record is active, one that is not was deleted.
+            rows = [row for row in page.rows if not ("active" in extra and _is_inactive(row))]
+            yield replace(page, rows=[_leave_out(row, extra) for row in rows])
+
+    def read_day(self, row: Any) -> datetime | None:
+        """Return the date by which the filters select a record; None if it has none."""
+        value = row
+        for name in self.entity.find_place(self.entity.day_column).split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if self.slices and isinstance(value, str):
+            value = value[:10]
+        return parse_moment(value)
 
     def make_filters(self, window: Window) -> dict[str, Any]:
         """Make the list parameters that select the rows of a window."""
@@ -171,12 +248,39 @@ class EntityReader:
         return EPOCH + timedelta(days=start), EPOCH + timedelta(days=end)
 
     def list_windows(self) -> list[Window]:
-        """Return the windows in which all rows of the list are; what has no real date is in two windows of its own."""
-        ages = (Window(FIRST, EPOCH), Window(EPOCH + timedelta(days=DAYS), LAST))
-        found = [age for age in ages if self.count_rows(age)]
+        """Return the windows in which all rows of the list are; what has no real date is in two windows of its own.
+
+        Raises RequestFailed where the server ignores the filters.
+        """
+        ages = (Window(FIRST, EPOCH), Window(END, LAST))
+        counts = [self.count_rows(age) for age in ages]
+        if 0 < 2 * self.count_rows() <= sum(counts) + self.count_rows(Window(EPOCH, END)):
+            raise RequestFailed(
+                f"{self.entity.path} ignores {' or '.join(self.entity.window)}: it cannot be read by windows"
+            )
+        found = [age for age, rows in zip(ages, counts, strict=True) if rows]
         if history := self.find_history():
             found += self.split_windows(*history)
         return found
+
+    def tile_stored(self, stored: Mapping[date | None, int]) -> Iterator[tuple[Window, int]]:
+        """Tile all real dates with windows, in whole months, each with its number of stored records.
+
+        stored: records by month
+        """
+        months = sorted(month for month in stored if month)
+        cuts, rows = [EPOCH], 0
+        for month in months:
+            start = datetime.combine(month, datetime.min.time(), UTC)
+            if month == months[0] or rows + stored[month] > WINDOW_ROWS:
+                cuts.append(start)
+                rows = 0
+            rows += stored[month]
+        if months:
+            cuts.append((start + timedelta(days=31)).replace(day=1))
+        for first, end in pairwise([*cuts, END]):
+            if first < end:
+                yield Window(first, end), sum(stored[m] for m in months if first.date() <= m < end.date())
 
     def split_windows(self, start: datetime, end: datetime) -> Iterator[Window]:
         """Split a range into windows of one month, or of several where months have few rows."""
@@ -192,13 +296,19 @@ class EntityReader:
         elif self.incomplete:
             status = "partial"
             error = f"ServiceTitan sent fewer rows than it counts for {', '.join(self.incomplete)}."
-        elif self.mode != "window" and (self.in_warehouse or 0) < (self.in_servicetitan or 0):
+        elif self.kept:
+            status = "partial"
+            error = (
+                f"{self.kept:,} records are no longer in ServiceTitan's list, too many to believe it at once: they are "
+                'kept. Were they deleted? Then run 01_ingest with mode = "full".'
+            )
+        elif self.mode != "window" and self.in_warehouse != self.in_servicetitan:
             status = "partial"
             error = f"The warehouse has {self.in_warehouse:,} rows, ServiceTitan counts {self.in_servicetitan:,}."
-        elif self.counts["quarantined"]:
+        elif self.in_quarantine:
             status = "partial"
             table = self.target.resolve_name("st_logs_v2.quarantine")
-            error = f"{self.counts['quarantined']} rows are in quarantine: see the reasons in {table}."
+            error = f"{self.in_quarantine} rows are in quarantine: see the reasons in {table}."
         else:
             status = "ok"
         return EntityResult(
@@ -206,6 +316,7 @@ class EntityReader:
             status=status,
             windows=self.windows,
             **self.counts,
+            in_quarantine=self.in_quarantine,
             in_warehouse=self.in_warehouse,
             in_servicetitan=self.in_servicetitan,
             seconds=seconds,
@@ -232,45 +343,57 @@ def ingest_entity(reader: EntityReader) -> EntityResult:
 
 
 def _read_entity(reader: EntityReader) -> None:
-    entity, last = reader.entity, state.read_state(reader.target, reader.entity)
+    entity, target = reader.entity, reader.target
+    reader.began = reader.client.read_clock()
+    last = state.read_state(target, entity)
+    if last.watermark and last.watermark > reader.began:  # of a time that is still to come nothing is known
+        last = State(None, last.cycle)
+    lost = state.has_lost_rows(target, entity)
     if entity.incremental == "whole":
-        reader.read_list({})
-        state.advance_watermark(reader.target, entity, reader.run_id)
-        return
-    if entity.is_feed:
+        reader.read_list({}, removes=entity.keyless)
+        state.advance_watermark(target, entity, reader.run_id, reader.began)
+    elif entity.is_feed:
         _read_only_feed(reader, last)
-        return
-    if reader.days:
+    elif reader.days:
         for window in reader.split_windows(*_to_instants(reader, *reader.days)):
             reader.read_window(window)
-    elif reader.mode == "full" or last.watermark is None:
-        _read_history(reader, last)
+        reader.in_servicetitan = reader.count_rows()
+        reader.in_warehouse = state.count_stored(target, entity)
     else:
-        {"feed": _read_feed, "modified": _read_modified, "slices": _read_slices}[entity.incremental](
-            reader, last.watermark
-        )
-        state.advance_watermark(reader.target, entity, reader.run_id)
-    _fill_gaps(reader)
+        if reader.mode == "full" or last.watermark is None:
+            _read_history(reader, last)
+            lost = False
+        else:
+            {"feed": _read_feed, "modified": _read_modified, "slices": _read_slices}[entity.incremental](
+                reader, last.watermark
+            )
+            state.advance_watermark(target, entity, reader.run_id, reader.began)
+        _compare(reader, everything=lost)
+    reader.in_quarantine = state.count_quarantined(target, entity)
 
 
 def _read_history(reader: EntityReader, last: State) -> None:
-    """Read all windows of the history that the open cycle has not read yet."""
+    """Read all windows of the history that the open cycle has not read yet; what is gone in one goes here as well."""
+    target, entity = reader.target, reader.entity
     planned = reader.list_windows()
     if not planned:
         # A build of the marts tells an empty entity from one that was never read.
-        state.write_state(reader.target, reader.entity, reader.run_id, last)
+        state.write_state(target, entity, reader.run_id, last)
         return
     cycle = last.cycle or reader.run_id
-    state.write_state(reader.target, reader.entity, reader.run_id, State(last.watermark, cycle))
-    reader.finished = state.read_finished_windows(reader.target, reader.entity, cycle)
+    state.write_state(target, entity, reader.run_id, State(last.watermark, cycle))
+    reader.finished = state.read_finished_windows(target, entity, cycle)
     for window in planned:
-        reader.read_window(window, cycle)
+        reader.read_window(window, cycle, removes=reader.mode == "full" or last.cycle is not None)
     if reader.incomplete:
         return  # the cycle stays open: the next run reads the missing rows
+    reader.finished = set()
+    if not last.cycle:
+        state.clear_quarantine(target, entity, reader.began)
     if last.watermark is None:
-        state.advance_watermark(reader.target, reader.entity, reader.run_id, cycle)
+        state.advance_watermark(target, entity, reader.run_id, reader.began, cycle)
     else:  # a second read of the past does not say what changed since the watermark
-        state.write_state(reader.target, reader.entity, reader.run_id, State(last.watermark))
+        state.write_state(target, entity, reader.run_id, State(last.watermark))
 
 
 def _read_only_feed(reader: EntityReader, last: State) -> None:
@@ -280,7 +403,7 @@ def _read_only_feed(reader: EntityReader, last: State) -> None:
         return
     since = None if reader.mode == "full" else last.watermark
     _read_changes(reader, f"{since - reader.entity.lookback:%Y-%m-%d}" if since else "")
-    state.advance_watermark(reader.target, reader.entity, reader.run_id)
+    state.advance_watermark(reader.target, reader.entity, reader.run_id, reader.began)
 
 
 def _read_feed(reader: EntityReader, watermark: datetime) -> None:
@@ -295,7 +418,7 @@ def _read_changes(reader: EntityReader, start: str) -> None:
     """Read the export feed from a day on, or from its beginning."""
     path = reader.entity.feed_path
     batch: list[Page] = []
-    for page in reader.client.read_feed(path, start):
+    for page in reader.read_feed(start):
         batch.append(page)
         if len(batch) == FEED_PAGES:
             reader.load(path, batch)
@@ -309,34 +432,56 @@ def _read_modified(reader: EntityReader, watermark: datetime) -> None:
 
 
 def _read_slices(reader: EntityReader, watermark: datetime) -> None:
-    """Read the calendar slices in which rows may still appear, and older days on which a row was modified."""
+    """Read the calendar slices in which rows may still appear, and the older rows that were modified.
+
+    A row without an id that was modified is another row; the one before it shows when the counts are compared.
+    """
     history = reader.find_history()
-    if history is None:
-        return
     first = windows.floor_to_midnight(watermark - reader.entity.lookback)
     changed = reader.client.read_pages(
-        reader.entity.path, {"modifiedOnOrAfter": _format_timestamp(watermark - timedelta(days=1))}, MAX_PAGE_SIZE
+        reader.entity.path, {"modifiedOnOrAfter": _format_timestamp(watermark - LATE)}, MAX_PAGE_SIZE
     )
-    days = {windows.floor_to_midnight(datetime.fromisoformat(row["date"])) for page in changed for row in page.rows}
-    for day in sorted(day for day in days if day < first):
-        reader.read_window(Window(day, day + timedelta(days=1)))
-    for window in reader.split_windows(first, max(history[1], first + timedelta(days=1))):
-        reader.read_window(window)
-
-
-def _fill_gaps(reader: EntityReader) -> None:
-    """Compare the warehouse with the server's own count, and read the windows again that lack rows."""
-    target, entity = reader.target, reader.entity
-    reader.in_servicetitan = reader.count_rows()
-    reader.in_warehouse = state.count_stored(target, entity)
-    if reader.in_warehouse >= reader.in_servicetitan or reader.days:
-        return
-    for window in reader.list_windows():
-        missing = reader.count_rows(window) - state.count_stored(target, entity, window)
-        if missing > 0:
-            log.write_event("gap", entity=entity.name, window=str(window), missing=missing)
+    older = [row for page in changed for row in page.rows if (reader.read_day(row) or EPOCH) < first]
+    if older:
+        reader.load(reader.entity.path, [Page(older, has_more=False)], undated=True)
+    if history:
+        for window in reader.split_windows(first, max(history[1], first + timedelta(days=1))):
             reader.read_window(window)
-    reader.in_warehouse = state.count_stored(target, entity)
+
+
+def _compare(reader: EntityReader, *, everything: bool) -> None:
+    """Compare the warehouse with the server's own counts, window by window, and read again by key what differs.
+
+    Rows that are missing here come, and those that ServiceTitan no longer has are removed.
+    everything: read all windows, whatever the counts are
+    """
+    target, entity = reader.target, reader.entity
+    stored = state.count_by_month(target, entity)
+    total, dated, read = reader.count_rows(), 0, False
+    for window, here in list(reader.tile_stored(stored)):
+        there = reader.count_rows(window)
+        dated += there
+        if there == here and not (everything and here):
+            continue
+        read = True
+        log.write_event("gap", entity=entity.name, window=str(window), there=there, here=here)
+        for part in reader.split_windows(window.start, window.end) if there > 2 * WINDOW_ROWS else [window]:
+            reader.read_window(part, removes=True)
+    undated = stored.get(None, 0)
+    if total - dated != undated or (everything and undated):
+        read = True
+        log.write_event("gap", entity=entity.name, window="no date", there=total - dated, here=undated)
+        reader.read_undated()
+    reader.in_servicetitan = reader.count_rows() if read else total
+    reader.in_warehouse = state.count_stored(target, entity) if read else sum(stored.values())
+
+
+def _is_inactive(row: Any) -> bool:
+    return isinstance(row, dict) and row.get("active") is False
+
+
+def _leave_out(row: Any, names: tuple[str, ...]) -> Any:
+    return {name: value for name, value in row.items() if name not in names} if isinstance(row, dict) else row
 
 
 def _to_instants(reader: EntityReader, first: date, last: date) -> tuple[datetime, datetime]:

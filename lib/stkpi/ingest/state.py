@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pandas as pd
 
 from stkpi.errors import UserError
-from stkpi.servicetitan.entities import Entity
+from stkpi.servicetitan.entities import Entity, moment_sql
 from stkpi.servicetitan.windows import Window
 from stkpi.warehouse import Warehouse
 from stkpi.warehouse.schema import Column, Table
@@ -30,7 +30,8 @@ TABLES = (
         "A row per reading of a window or list: rows fetched, loaded and quarantined.",
         "run_id STRING, entity STRING, mode STRING, source STRING, window_start TIMESTAMP, window_end TIMESTAMP,"
         "status STRING, fetched INT64, loaded INT64, quarantined INT64, changed INT64, total INT64,"
-        "watermark TIMESTAMP, digest STRING, cycle STRING, seconds FLOAT64, finished_at TIMESTAMP, oldest TIMESTAMP",
+        "watermark TIMESTAMP, digest STRING, cycle STRING, seconds FLOAT64, finished_at TIMESTAMP, oldest TIMESTAMP,"
+        "deleted INT64, held INT64",
         partition="TIMESTAMP_TRUNC(finished_at, MONTH)",
         cluster=("entity",),
     ),
@@ -43,6 +44,12 @@ TABLES = (
         "st_logs_v2.quarantine",
         "Records that could not be loaded, each with the reason, until a reading brings them in a form that can be.",
         "entity STRING, key STRING, reason STRING, digest STRING, record JSON, run_id STRING, quarantined_at TIMESTAMP",
+        cluster=("entity",),
+    ),
+    _define_table(
+        "st_logs_v2.deleted",
+        "Records that ServiceTitan no longer has, as they were last seen. No figure counts them.",
+        "entity STRING, key STRING, digest STRING, record JSON, run_id STRING, deleted_at TIMESTAMP",
         cluster=("entity",),
     ),
     _define_table(
@@ -120,9 +127,12 @@ def write_state(target: Warehouse, entity: Entity, run_id: str, new: State) -> N
     )
 
 
-def advance_watermark(target: Warehouse, entity: Entity, run_id: str, cycle: str | None = None) -> None:
+def advance_watermark(
+    target: Warehouse, entity: Entity, run_id: str, began: datetime, cycle: str | None = None
+) -> None:
     """Move the watermark to the newest modification that was read, never back, and close the cycle.
 
+    began: when the reading began; the watermark never passes it
     Several runs may have read parts of a cycle, and a row may have changed after its window was read: only the newest
     modification of the run that saw the least is certain.
     """
@@ -138,9 +148,9 @@ WHERE reached IS NOT NULL""",
         entity=entity.name,
         reading=cycle or run_id,
     )
-    found = rows["watermark"].dropna()
-    marks = [read_state(target, entity).watermark, *(mark.to_pydatetime() for mark in found)]
-    write_state(target, entity, run_id, State(max(filter(None, marks), default=None)))
+    marks = [read_state(target, entity).watermark, *(mark.to_pydatetime() for mark in rows["watermark"].dropna())]
+    certain = (mark for mark in marks if mark and mark <= began)
+    write_state(target, entity, run_id, State(max(certain, default=None)))
 
 
 def find_unread(target: Warehouse, entities: Iterable[Entity]) -> list[str]:
@@ -165,20 +175,74 @@ def read_finished_windows(target: Warehouse, entity: Entity, cycle: str) -> set[
     return {Window(start.to_pydatetime(), end.to_pydatetime()) for start, end in ends}
 
 
-def count_stored(target: Warehouse, entity: Entity, window: Window | None = None) -> int:
-    """Count the records of an entity in the warehouse and in quarantine; in a window, by creation (slices: by date)."""
-    held = (
-        f"SELECT _record FROM {entity.table} UNION ALL SELECT record FROM st_logs_v2.quarantine WHERE entity = @entity"
+def count_stored(target: Warehouse, entity: Entity) -> int:
+    """Count the records of an entity in the warehouse, and those in quarantine that are not in it as well."""
+    return sum(count_by_month(target, entity).values())
+
+
+def count_by_month(target: Warehouse, entity: Entity) -> dict[date | None, int]:
+    """Count them by the first day of the month (UTC) of their creation, slices by date; None for no real date."""
+    column, zone = entity.day_column, ", 'UTC'" if entity.day_column == "createdOn" else ""
+    day = f"DATE({column}{zone})" if zone else column
+    held = moment_sql(f"JSON_VALUE(held.record, '$.{entity.find_place(column)}')")
+    rows = target.query(
+        f"""WITH days AS (
+  SELECT {day} AS day FROM {entity.table}
+  UNION ALL
+  SELECT DATE({held}, 'UTC') AS day
+  FROM st_logs_v2.quarantine AS held
+  LEFT JOIN {entity.table} AS T ON held.key = T._key
+  WHERE held.entity = @entity AND T._key IS NULL
+)
+
+SELECT CAST(DATE_TRUNC(day, MONTH) AS DATE) AS month, COUNT(*) AS records
+FROM days
+GROUP BY month
+ORDER BY month""",
+        entity=entity.name,
     )
-    values: dict[str, Any] = {"entity": entity.name}
-    where = ""
-    if window:
-        # As text: a quarantined record has no typed date, and ISO dates sort as text.
-        column, length = ("date", 10) if entity.incremental == "slices" else ("createdOn", 19)
-        value = f"SUBSTR(JSON_VALUE(_record, '$.{entity.find_place(column)}'), 1, {length})"
-        where = f"WHERE {value} >= @start AND {value} < @end"
-        values |= {"start": window.start.isoformat()[:length], "end": window.end.isoformat()[:length]}
-    return int(target.query(f"SELECT COUNT(*) AS n FROM ({held}) AS held {where}", **values)["n"][0])
+    return {None if pd.isna(m) else m: int(n) for m, n in zip(rows["month"], rows["records"], strict=True)}
+
+
+def has_lost_rows(target: Warehouse, entity: Entity) -> bool:
+    """Tell whether the raw table has another number of rows than the last reading left."""
+    rows = target.query(
+        f"""SELECT held, (SELECT COUNT(*) FROM {entity.table}) AS found
+FROM st_logs_v2.ingestion_logs
+WHERE entity = @entity AND held IS NOT NULL
+ORDER BY finished_at DESC
+LIMIT 1""",
+        entity=entity.name,
+    )
+    return bool((rows["held"] != rows["found"]).any())
+
+
+def read_quarantine(target: Warehouse) -> pd.DataFrame:
+    """Return what is in quarantine: entity, key, reason; a row per record."""
+    return target.query("SELECT entity, key, reason FROM st_logs_v2.quarantine ORDER BY entity, reason, key")
+
+
+def count_quarantined(target: Warehouse, entity: Entity) -> int:
+    """Count the records of an entity that are in quarantine."""
+    rows = target.query("SELECT COUNT(*) AS n FROM st_logs_v2.quarantine WHERE entity = @entity", entity=entity.name)
+    return int(rows["n"][0])
+
+
+def clear_quarantine(target: Warehouse, entity: Entity, since: datetime) -> None:
+    """Drop the records in quarantine that a reading of the whole history, which began then, has not met again."""
+    target.execute(
+        "DELETE FROM st_logs_v2.quarantine WHERE entity = @entity AND quarantined_at < @since",
+        entity=entity.name,
+        since=since,
+    )
+
+
+def read_deleted(target: Warehouse, since: datetime) -> pd.DataFrame:
+    """Return the records that were found to be deleted in ServiceTitan since then: entity, key, deleted_at."""
+    return target.query(
+        "SELECT entity, key, deleted_at FROM st_logs_v2.deleted WHERE deleted_at >= @since ORDER BY entity, key",
+        since=since,
+    )
 
 
 def read_status(target: Warehouse) -> pd.DataFrame:

@@ -94,6 +94,8 @@ def make_plan(
     ).to_dict("records")
     if not lines:
         return Plan("full", "it is the first build")
+    if lines[0]["noted_at"] > datetime.now(UTC):
+        return Plan("full", "the last build says that it was made in the future")
     for reason in _full_rebuild_reasons(target, selects, given, departures, lines):
         return Plan("full", reason)
     plan = _plan_increment(target, selects[RECORDS], given, lines)
@@ -103,6 +105,8 @@ def make_plan(
 def record_build(target: Warehouse, status: str, line: Mapping[str, Any]) -> None:
     """Write down what a build is going to do, or that it's done: the next one takes over what did not end."""
     values = {**line, "status": status, "noted_at": datetime.now(UTC)}
+    if status == "complete":  # what a wrong clock has noted would stay the newest for ever
+        target.execute(f"DELETE FROM {BUILDS} WHERE noted_at > @noted_at", **values)
     names, marks = ", ".join(values), ", ".join(f"@{name}" for name in values)
     target.execute(f"INSERT INTO {BUILDS} ({names}) VALUES ({marks})", **values)
 

@@ -8,13 +8,14 @@ feeds `{hasMore, continueFrom, data}`, errors a problem-JSON whose title says "T
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar, cast
 
@@ -43,6 +44,8 @@ TOKENS = 3  # tokens to try before a 401 counts as an error
 BACKOFF = 0.5  # seconds of the first wait between attempts; it doubles, with jitter, up to 30
 LONGEST_WAIT = 120  # seconds; a longer Retry-After fails the window, and the next run resumes there
 _TOKEN_MARGIN = 60  # seconds before its expiry at which a token is renewed
+_SAME_TIME = timedelta(minutes=5)  # clocks that differ by less are right
+_LARGEST = 2.0**63  # beyond it a whole number is read as a fraction, as orjson does
 _TRY_AGAIN = re.compile(r"try again in (\d+) second", re.IGNORECASE)
 _REPORTING = "reporting/v2/tenant/{tenant}"
 _REPORTS = f"{_REPORTING}/report-category"
@@ -57,6 +60,10 @@ class NotPermitted(RequestFailed):
     """HTTP 403: the API application lacks the scope for an endpoint, or has no access to the tenant."""
 
 
+class PageRepeated(RequestFailed):
+    """The server gave the same page twice: the walk is not whole."""
+
+
 class _Retryable(Exception):
     """An attempt that failed but may succeed later; `wait` is the number of seconds the server asked for."""
 
@@ -67,12 +74,16 @@ class _Retryable(Exception):
 
 @dataclass(frozen=True)
 class Page:
-    """One answer of a list or feed. `total` only if it was asked for; `continue_from` only for feeds."""
+    """One answer of a list or feed. `total` only if it was asked for; `continue_from` only for feeds.
+
+    moved: rows have other places now than when they were read (see `read_whole`)
+    """
 
     rows: list[dict[str, Any]]
     has_more: bool
     total: int | None = None
     continue_from: str | None = None
+    moved: bool = False
 
 
 def _is_endpoint_up(error: Exception) -> bool:
@@ -117,6 +128,11 @@ def parse_page(body: Any) -> Page:
     return Page(rows, has_more, total, body.get("continueFrom"))
 
 
+def _identify(row: Any) -> Any:
+    """Return what stays of a row while it is edited: its id, if it has one."""
+    return (isinstance(row, dict) and row.get("id")) or row
+
+
 def _parse_report(body: Any) -> tuple[Page, list[str]]:
     """Parse a page of a report; also return the names of its fields, in the order of the values of a row."""
     fields = body.get("fields") if isinstance(body, dict) else None
@@ -147,8 +163,13 @@ class Client:
             lambda: pybreaker.CircuitBreaker(fail_max=2 * ATTEMPTS, reset_timeout=60, exclude=[_is_endpoint_up])
         )
         self._lock = threading.Lock()
+        self._ahead = timedelta()  # how far the server's clock is ahead of this machine's
         self._token: tuple[str, float] = ("", 0.0)  # the token, and the monotonic second at which to renew it
         self._backoff = tenacity.wait_random_exponential(multiplier=BACKOFF, max=30)
+
+    def read_clock(self) -> datetime:
+        """Return the time by the server's clock, as of its last answer; before the first one, by this machine's."""
+        return datetime.now(UTC) + self._ahead
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -164,29 +185,60 @@ class Client:
         return self._with_retries(lambda: parse_page(self._send("GET", path, params)), path)
 
     def read_pages(self, path: str, params: dict[str, Any], page_size: int = PAGE_SIZE) -> Iterator[Page]:
-        """Yield the pages of a list, the first one with its totalCount. Raises RequestFailed."""
+        """Yield the pages of a list, the first one with its totalCount.
+
+        Raises PageRepeated where the server ignores the page, RequestFailed.
+        """
+        before: list[Any] = []
         for number in range(1, MAX_PAGES + 1):
             total = {"includeTotal": "true"} if number == 1 else {}
             page = self.get(path, {**params, **total, "page": number, "pageSize": page_size})
+            if page.rows and page.rows == before:
+                raise PageRepeated(f"{path} gives page {number - 1} again as page {number}")
             yield page
             if not page.has_more:
                 return
+            before = page.rows
         raise RequestFailed(f"{path} has more than {MAX_PAGES} pages: read a shorter window")
+
+    def read_whole(self, path: str, params: dict[str, Any], page_size: int = PAGE_SIZE) -> Iterator[Page]:
+        """Yield the pages of a list, and after several an empty one with how many rows there are by then.
+
+        It also says whether the last row of a page has moved since it was read: then a row may have slipped from one
+        page to another unseen. One page is read at one moment. Raises PageRepeated, RequestFailed.
+        """
+        ends: list[tuple[int, Any]] = []
+        place = 0
+        for page in self.read_pages(path, params, page_size):
+            yield page
+            rows = page.rows[:page_size]
+            place += len(rows)
+            ends.append((place, _identify(rows[-1]) if rows else None))
+        last = None
+        for place, row in ends[:-1]:
+            last = self.get(path, {**params, "includeTotal": "true", "page": place, "pageSize": 1})
+            if [_identify(each) for each in last.rows] != [row]:
+                break
+        else:
+            row = None
+        if last:
+            yield Page([], False, last.total, moved=row is not None)
 
     def read_feed(self, path: str, start: str) -> Iterator[Page]:
         """Yield the pages of an export feed up to its present end. Raises RequestFailed.
 
         start: a continuation token, or a day such as 2025-08-18; empty for the beginning of the feed
         """
-        token = start
+        token, seen = start, {start}
         for _ in range(MAX_PAGES):
             page = self.get(path, {"from": token} if token else {})
             yield page
             if not page.has_more:
                 return
-            if not page.continue_from or page.continue_from == token:
+            if not page.continue_from or page.continue_from in seen:
                 raise RequestFailed(f"{path} says that there are more rows, but not from where to continue")
             token = page.continue_from
+            seen.add(token)
         raise RequestFailed(f"{path} has more than {MAX_PAGES} pages")
 
     def count_rows(self, path: str, params: dict[str, Any]) -> int:
@@ -274,6 +326,7 @@ class Client:
             if reply.status_code != requests.codes.unauthorized:
                 break
             self._discard_token(token)
+        self._note_clock(reply)
         seconds = round(time.perf_counter() - started, 3)
         log.write_event(
             "page",
@@ -294,6 +347,14 @@ class Client:
             return self._session.request(method, url, params=params, json=body, headers=headers, timeout=TIMEOUT)
         except requests.RequestException as error:
             raise _Retryable(_describe_cause(error)) from None
+
+    def _note_clock(self, reply: requests.Response) -> None:
+        """Note the server's time, which its Date header has in whole seconds."""
+        try:
+            ahead = parsedate_to_datetime(reply.headers["Date"]) - datetime.now(UTC)
+        except (KeyError, TypeError, ValueError):
+            return
+        self._ahead = ahead if abs(ahead) > _SAME_TIME else timedelta()
 
     # --- the token --------------------------------------------------------------------------------------------------
 
@@ -340,11 +401,19 @@ def _parse_json(reply: requests.Response) -> Any:
         return orjson.loads(reply.content)
     except orjson.JSONDecodeError:
         pass
-    try:  # a bare NaN is not JSON, but must not fail its whole page: as text it goes to quarantine with its row
-        return json.loads(reply.content, parse_constant=str)
-    except ValueError:
+    try:  # what no JSON can hold must not fail its whole page: NaN and 1e400 become text, and their row is judged by it
+        return json.loads(reply.content, parse_constant=str, parse_float=_parse_number, parse_int=_parse_number)
+    except (ValueError, RecursionError):
         kind = reply.headers.get("Content-Type", "no content type")
         raise _Retryable(f"the answer is not JSON ({kind}, {len(reply.content)} bytes)") from None
+
+
+def _parse_number(text: str) -> int | float | str:
+    """Return the number that a text of JSON means, or the text itself if it is beyond a double."""
+    number = float(text)
+    if not math.isfinite(number):
+        return text
+    return number if not text.lstrip("-").isdigit() or abs(number) >= _LARGEST else int(text)
 
 
 def _read_title(reply: requests.Response) -> str:

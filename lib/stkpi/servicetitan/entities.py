@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
+LATE = timedelta(days=4)  # a change may become visible so long after its modifiedOn
 Type = Literal["INT64", "STRING", "NUMERIC", "FLOAT64", "BOOL", "TIMESTAMP", "DATE", "JSON"]
 
 
@@ -22,11 +23,15 @@ class Field:
 
     `paths` are tried in order inside the record: ServiceTitan nests what older exports had flat (`job.id`, `jobId`).
     DATE is for calendar dates, which arrive as midnight UTC and must not be shifted to a zone; TIMESTAMP for instants.
+    needed: the object that holds the value always has it: a record whose object lacks it cannot be used
+    elements: of a JSON column that is a list, the fields that each of its elements must have
     """
 
     name: str
     type: Type
     paths: tuple[str, ...] = ()
+    needed: bool = False
+    elements: tuple[Field, ...] = ()
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -43,12 +48,14 @@ class Entity:
     everything: the parameters that make the list include inactive records
     window: the pair of filters (start inclusive, end) that cuts the history into windows
     incremental: how a nightly run finds what changed
-        feed      the export feed, from the stored continuation token
-        modified  the list by modifiedOnOrAfter (where the feed describes the record differently from the list)
+        feed      the export feed, from a day before the watermark
+        modified  the list by modifiedOnOrAfter, where there is no feed
         slices    the calendar slices of the last `lookback`, replaced as a whole, because rows have no usable key
         whole     the whole list, because it is small
     also: more list filters, for changes that do not update modifiedOn
-    lookback: how far behind the watermark an incremental run starts
+    lookback: how far behind the watermark an incremental run starts: what was dated up to so long before it became
+        visible arrives
+    feed_only: fields that only the feed has; they are left out, or one record would have two hashes
     known: top-level fields that stay in the record only; a field in neither `fields` nor `known` is drift
     keyless: whether rows may come without an id: their key is a digest of the row, and an ordinal among equal ones
     is_feed: whether `path` is an export feed itself, which no list stands beside
@@ -62,7 +69,8 @@ class Entity:
     window: tuple[str, str] = ("createdOnOrAfter", "createdBefore")
     incremental: Literal["feed", "modified", "slices", "whole"] = "feed"
     also: tuple[str, ...] = ()
-    lookback: timedelta = timedelta(days=1)
+    lookback: timedelta = LATE
+    feed_only: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     keyless: bool = False
     is_feed: bool = False
@@ -168,8 +176,7 @@ _HISTORY = (
         _instants("completedOn"),
         _CREATED,
         _json("tagTypeIds estimateIds"),
-        # The export feed adds `active`, which the list lacks: read from both, one job would have two hashes.
-        incremental="modified",
+        feed_only=("active",),
         known="active jobGeneratedLeadSource notificationsEnabled partnerLeadCallId customFields externalData"
         " equipmentIds isAutoDispatched summaryOfWork",
     ),
@@ -191,13 +198,13 @@ _HISTORY = (
         "invoices",
         _ints("id adjustmentToId projectId membershipId"),
         (
-            Field("jobId", "INT64", ("job.id", "jobId")),
+            Field("jobId", "INT64", ("job.id", "jobId"), needed=True),
             # The published field is job.number; the old pipeline looked for job.jobNumber and found NULL.
             Field("jobNumber", "STRING", ("job.number", "jobNumber", "job.jobNumber")),
-            Field("businessUnitId", "INT64", ("businessUnit.id", "businessUnitId")),
+            Field("businessUnitId", "INT64", ("businessUnit.id", "businessUnitId"), needed=True),
             Field("businessUnitName", "STRING", ("businessUnit.name", "businessUnitName")),
-            Field("customerId", "INT64", ("customer.id", "customerId")),
-            Field("locationId", "INT64", ("location.id", "locationId")),
+            Field("customerId", "INT64", ("customer.id", "customerId"), needed=True),
+            Field("locationId", "INT64", ("location.id", "locationId"), needed=True),
             Field("batchId", "INT64", ("batch.id", "batchId")),
         ),
         _strings("referenceNumber syncStatus termName reviewStatus sentStatus invoiceConfiguration"),
@@ -207,7 +214,7 @@ _HISTORY = (
         _dates("invoiceDate dueDate"),
         _instants("depositedOn paidOn"),
         _CREATED,
-        _json("items"),
+        (Field("items", "JSON", elements=(*_strings("type"), *_money("totalCost"))),),
         everything=_ALL,
         known="budgetCodeId salesTaxCode taxZoneId customerAddress locationAddress createdBy royalty employeeInfo"
         " commissionEligibilityDate assignedTo summary customFields importId exportId materialSkuId",
@@ -218,7 +225,7 @@ _HISTORY = (
         "estimates",
         _ints("id jobId projectId locationId customerId soldBy businessUnitId"),
         _strings("name jobNumber reviewStatus businessUnitName"),
-        (Field("status", "STRING", ("status.name",)), Field("statusValue", "STRING", ("status.value",))),
+        (Field("status", "STRING", ("status.name",), needed=True), Field("statusValue", "STRING", ("status.value",))),
         _bools("active isRecommended isChangeOrder"),
         _money("subtotal tax"),
         _instants("soldOn"),
@@ -235,8 +242,8 @@ _HISTORY = (
         "payments",
         _ints("id refundedPaymentId"),
         (
-            Field("customerId", "INT64", ("customer.id", "customerId")),
-            Field("businessUnitId", "INT64", ("businessUnit.id", "businessUnitId")),
+            Field("customerId", "INT64", ("customer.id", "customerId"), needed=True),
+            Field("businessUnitId", "INT64", ("businessUnit.id", "businessUnitId"), needed=True),
             Field("businessUnitName", "STRING", ("businessUnit.name", "businessUnitName")),
         ),
         _strings("referenceNumber type typeId syncStatus checkNumber memo"),
@@ -244,7 +251,13 @@ _HISTORY = (
         _money("total unappliedAmount"),
         _dates("date"),
         _CREATED,
-        _json("appliedTo"),
+        (
+            Field(
+                "appliedTo",
+                "JSON",
+                elements=(*_ints("appliedTo"), *_money("appliedAmount"), *_instants("appliedOn")),
+            ),
+        ),
         everything=_ALL,
         known="authCode batch createdBy customFields deposit generalLedgerAccount",
     ),
@@ -269,6 +282,7 @@ _HISTORY = (
         keyless=True,
         # Operators saw gross pay items appear until about 45 days after their date.
         lookback=timedelta(days=45),
+        feed_only=("active",),
         known="active customerName locationName locationAddress locationZip zoneName taxZoneName laborTypeCode"
         " budgetCodeId isPrevailingWageJob",
     ),
@@ -465,19 +479,22 @@ ENTITIES: dict[str, Entity] = {entity.name: entity for entity in _REFERENCES + _
 # --- the GoogleSQL that derives from the registry -------------------------------------------------------------------
 
 ALL_RECORDS = "st_raw_v2.all_records"
+GROUPED = r"^[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?$"  # a number with commas between its thousands
 
 
 def with_all_records(sql: str) -> str:
     """Fill in the logical table st_raw_v2.all_records: one row per record of every entity in the registry.
 
-    Its columns are entity, _key and day (by @time_zone, payroll by the day worked; NULL for the lists that are read
-    whole). BigQuery reads only the columns that the statement uses.
+    Its columns are entity, _key, day (by @time_zone, payroll by the day worked; NULL for the lists that are read
+    whole), modifiedOn and _ingested_at. BigQuery reads only the columns that the statement uses.
     """
     branches = []
     for entity in ENTITIES.values():
         day = "date" if entity.day_column == "date" else f"DATE({entity.day_column}, @time_zone)"
         day = day if entity.grows else "CAST(NULL AS DATE)"
-        branches.append(f"  SELECT '{entity.name}' AS entity, _key, {day} AS day FROM {entity.table}")
+        branches.append(
+            f"  SELECT '{entity.name}' AS entity, _key, {day} AS day, modifiedOn, _ingested_at FROM {entity.table}"
+        )
     union = "\n  UNION ALL\n".join(branches)
     return sql.replace(f"FROM {ALL_RECORDS}", f"FROM (\n{union}\n)")
 
@@ -488,16 +505,31 @@ def _extraction_sql(field: Field) -> str:
         return f"JSON_QUERY(record, '$.{field.sources[0]}')"
     values = [f"JSON_VALUE(record, '$.{source}')" for source in field.sources]
     value = values[0] if len(values) == 1 else f"COALESCE({', '.join(values)})"
+    if field.type == "INT64":  # an id may come as 7.0
+        value = f"REGEXP_REPLACE({value}, r'^(-?[0-9]+)\\.0+$', r'\\1')"
     return value if field.type == "STRING" else f"NULLIF({value}, '')"
 
 
-def _value_sql(field: Field) -> str:
-    """Return the expression for the value of a column: that of the cast, but NULL for what is no date of this world.
+def moment_sql(text: str) -> str:
+    """Return the expression for the instant that a text means; NULL for what is no date of this world (1990 to 2100).
 
     An import writes year 1 where it knows none; of that, BigQuery cannot take the day in a zone.
     """
-    if field.type in ("TIMESTAMP", "DATE"):
-        return f"IF(SUBSTR(`{field.name}`, 1, 4) BETWEEN '1990' AND '2100', {_cast_sql(field)}, NULL)"
+    return f"IF(SUBSTR({text}, 1, 4) BETWEEN '1990' AND '2100', {_cast_moment_sql(text)}, NULL)"
+
+
+def _cast_moment_sql(text: str) -> str:
+    """Cast a text to a TIMESTAMP, which holds 6 of the up to 7 fractional digits that ServiceTitan sends."""
+    return f"SAFE_CAST(REGEXP_REPLACE({text}, r'(\\.[0-9]{{6}})[0-9]+', r'\\1') AS TIMESTAMP)"
+
+
+def _value_sql(field: Field) -> str:
+    """Return the expression for the value of a column: that of the cast, but NULL for what is no date of this world."""
+    text = f"`{field.name}`"
+    if field.type == "TIMESTAMP":
+        return moment_sql(text)
+    if field.type == "DATE":
+        return f"IF(SUBSTR({text}, 1, 4) BETWEEN '1990' AND '2100', {_cast_sql(field)}, NULL)"
     return _cast_sql(field)
 
 
@@ -507,14 +539,22 @@ def _cast_sql(field: Field) -> str:
     match field.type:
         case "STRING" | "JSON":
             return text
-        case "NUMERIC":  # money may arrive as "1,234.50"
-            return f"SAFE_CAST(REPLACE({text}, ',', '') AS NUMERIC)"
-        case "TIMESTAMP":  # ServiceTitan sends up to 7 fractional digits, a TIMESTAMP holds 6
-            return f"SAFE_CAST(REGEXP_REPLACE({text}, r'(\\.[0-9]{{6}})[0-9]+', r'\\1') AS TIMESTAMP)"
+        case "NUMERIC":
+            return f"SAFE_CAST({plain_number_sql(text)} AS NUMERIC)"
+        case "TIMESTAMP":
+            return _cast_moment_sql(text)
         case "DATE":
             return f"SAFE_CAST(SUBSTR({text}, 1, 10) AS DATE)"
         case _:
             return f"SAFE_CAST({text} AS {field.type})"
+
+
+def plain_number_sql(text: str) -> str:
+    """Return the expression for a number's text without the commas between its thousands: 1234.50 for 1,234.50.
+
+    Where commas stand anywhere else ("1.234,50", "1,2,3") they stay, and the cast of the text fails.
+    """
+    return f"IF(REGEXP_CONTAINS({text}, r'{GROUPED}'), REPLACE({text}, ',', ''), {text})"
 
 
 def projection_sql(entity: Entity, landing: str) -> str:
@@ -532,7 +572,7 @@ def projection_sql(entity: Entity, landing: str) -> str:
         ordinal = "CAST(ROW_NUMBER() OVER (PARTITION BY digest ORDER BY seq) AS STRING)"
         key = f"CONCAT(digest, '-', {ordinal})"
         if any(field.name == "id" for field in entity.fields):
-            key = f"COALESCE(`id`, {key})"
+            key = f"COALESCE(NULLIF(`id`, '0'), {key})"
     reasons = "\n      ".join(
         f"WHEN `{f.name}` IS NOT NULL AND {_cast_sql(f)} IS NULL"
         f" THEN CONCAT('{f.name} is not {f.type}: ', SUBSTR(`{f.name}`, 1, 40))"

@@ -144,7 +144,6 @@ SERIES: dict[str, Callable[[_Sources, Rule], Iterable[Measure]]] = {
         given.status, datetime.now(UTC), list_entities(given.config)
     ),
     "unmatched_names": lambda given, _: given.compare_names(),
-    "quarantine": lambda given, _: series.measure_quarantine(given.status),
 }
 
 

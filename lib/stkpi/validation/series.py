@@ -128,12 +128,6 @@ def measure_reads(status: pd.DataFrame, now: datetime, entities: Iterable[str] =
             yield Measure(entity, np.inf, "was never read")
 
 
-def measure_quarantine(status: pd.DataFrame) -> Iterator[Measure]:
-    """Measure per entity its rows in quarantine; `status` as ingest.state gives it."""
-    for entity, rows in status.set_index("entity")["quarantined"].items():
-        yield Measure(str(entity), float(rows), f"{rows:,} rows in quarantine")
-
-
 def _by_entity(days: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     """Each growing entity with its records by day, in order; an entity that has none is there as well."""
     frame = days.assign(day=pd.to_datetime(days["day"])).sort_values("day").set_index("day")
