@@ -9,7 +9,7 @@ RUFF := $(BIN)/ruff --config lib/pyproject.toml
 # Python images often turn bytecode off. Then each kernel of a night would compile the whole project again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help nightly test soak lab check format sandbox setup ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor bench bench-increment bench-finder lock clean
+.PHONY: help nightly test soak lab check format sandbox setup ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor heartbeat verify audit bench bench-increment bench-finder lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,15 @@ status: $(READY) ## per entity: last read, watermark, lag, rows in quarantine
 
 doctor: $(READY) ## what is missing for a run (credentials, permissions, datasets, clock, disk), and how to get it
 	@$(BIN)/python -m stkpi doctor
+
+heartbeat: $(READY) ## has a night begun within the last 26 hours? For a schedule of its own, which says so if none has
+	@$(BIN)/python -m stkpi heartbeat
+
+verify: $(READY) ## read every row of the warehouse file: is it whole? SET_ASIDE=1 renames it if it is not
+	@$(BIN)/python -m stkpi verify $(if $(SET_ASIDE),--set-aside)
+
+audit: $(READY) ## known security holes of the packages in use, and their licenses
+	@$(BIN)/python tests/audit.py
 
 bench: $(READY) ## measure rows per second of the sandbox and the ingest
 	@$(BIN)/python tests/bench_sandbox.py

@@ -125,7 +125,7 @@ def test_a_page_limit_is_an_error_not_a_silent_end(api, monkeypatch):
 
 @pytest.mark.fault(7)
 def test_no_answer_in_time_is_asked_again(break_, healthy, monkeypatch):
-    monkeypatch.setattr(client, "TIMEOUT", (1, 0.3))
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.3)
     break_("timeout", "/jobs$", seconds=1, times=2)
     assert run()["jobs"].status == "ok"
     assert_equal(tables(), healthy)

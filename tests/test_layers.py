@@ -13,10 +13,10 @@ from stkpi.kpis.catalog import read_catalog
 LIBRARY = Path(__file__).parents[1] / "lib" / "stkpi"
 # From low to high; names on one line are independent of each other unless one of them says otherwise.
 LAYERS = (
-    ("errors",),
+    ("errors", "deadline"),
     ("settings",),
     ("log",),
-    ("dates", "formatting", "company"),
+    ("dates", "formatting", "company", "terminal", "spreadsheets"),
     ("kpis",),
     ("servicetitan", "warehouse"),
     ("ingest",),

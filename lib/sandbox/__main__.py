@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -57,7 +58,10 @@ def load_tenant(company: str, seed: int, scale: float, cache: Path) -> Store:
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     key = hashlib.sha256(code + f"{sys.version} {company} {seed} {scale}".encode()).hexdigest()
     with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError), cache.open("rb") as file:
-        if pickle.load(file) == key:  # noqa: S301 our own file, in the user's folder
+        # A pickle runs what it says: only one that this user has written, and no other can write to, is read.
+        status = os.fstat(file.fileno())
+        is_ours = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if is_ours and pickle.load(file) == key:  # noqa: S301
             return pickle.load(file)  # noqa: S301
     store = _generate_tenant(company, seed, scale)
     smallest, largest = CACHED_SCALES
@@ -65,7 +69,7 @@ def load_tenant(company: str, seed: int, scale: float, cache: Path) -> Store:
         unfinished = cache.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):
             cache.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
+            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 pickle.dump(key, file)
                 pickle.dump(store, file, pickle.HIGHEST_PROTOCOL)
             unfinished.replace(cache)

@@ -33,6 +33,7 @@ class Reply:
     content_type: str = "application/json; charset=utf-8"
     headers: dict[str, str] = field(default_factory=dict)
     reset: bool = False
+    pause: float = 0  # seconds before each byte of the body
 
 
 Next = Callable[[Request], Reply]
@@ -64,6 +65,11 @@ def _answer_late(args: Args, request: Request, proceed: Next) -> Reply:
 def _reset_connection(args: Args, request: Request, proceed: Next) -> Reply:
     """Reset the connection in the middle of the body."""
     return replace(proceed(request), reset=True)
+
+
+def _drip_body(args: Args, request: Request, proceed: Next) -> Reply:
+    """Send the body a byte at a time, with a pause of `seconds` before each."""
+    return replace(proceed(request), pause=args["seconds"])
 
 
 def _cap_page_size(args: Args, request: Request, proceed: Next) -> Reply:
@@ -163,6 +169,7 @@ FAULTS: dict[str, Callable[[Args, Request, Next], Reply]] = {
     "empty": _answer_nothing,
     "timeout": _answer_late,
     "reset": _reset_connection,
+    "drip": _drip_body,
     "cap_page_size": _cap_page_size,
     "ignore": _ignore_params,
     "alternate_tokens": _alternate_tokens,

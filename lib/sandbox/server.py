@@ -437,7 +437,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if reply.reset else body)
+        sent = body[: len(body) // 2] if reply.reset else body
+        size = 1 if reply.pause else len(body) or 1
+        for start in range(0, len(sent), size):
+            time.sleep(reply.pause)
+            self.wfile.write(sent[start : start + size])
         if reply.reset:
             # Closing with a linger of zero seconds sends RST instead of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

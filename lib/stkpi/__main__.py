@@ -6,12 +6,14 @@ import argparse
 import subprocess
 import sys
 from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from stkpi import settings
+from stkpi import settings, terminal
 from stkpi.dates import parse_day
 from stkpi.errors import UserError, WarehouseError
+from stkpi.formatting import format_age
 from stkpi.ingest import run as ingest
 from stkpi.kpis.catalog import find_kpi
 from stkpi.kpis.definition import Definition, parse_choices, read_definitions
@@ -25,7 +27,7 @@ from stkpi.reconcile import pull, render
 from stkpi.reconcile.observations import adopt, observe
 from stkpi.reconcile.observations import report as ledger_report
 from stkpi.reconcile.observations.search import describe_search
-from stkpi.runs import sandbox_process
+from stkpi.runs import history, sandbox_process
 from stkpi.validation import run as validation
 from stkpi.warehouse.names import LOGICAL, map_sql
 
@@ -117,6 +119,38 @@ def _doctor(_: argparse.Namespace) -> int:
     return 2 if todo else 0
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from stkpi.warehouse.duckdb import verify_file  # noqa: PLC0415 - the engine in use is the only one imported
+
+    config = settings.load()
+    if config.bq_project or not config.warehouse.exists():
+        print("There is no warehouse file to verify.")
+        return 0
+    try:
+        print(f"{config.warehouse} is whole: {verify_file(config.warehouse):,} rows.")
+    except (UserError, WarehouseError) as error:
+        if not options.set_aside:
+            raise
+        print(error)
+        for path in config.warehouse.parent.glob(f"{config.warehouse.name}*"):
+            path.rename(path.with_name(f"damaged-{datetime.now(UTC):%Y%m%d-%H%M%S}-{path.name}"))
+        print("It was set aside.")
+    return 0
+
+
+def _heartbeat(options: argparse.Namespace) -> int:
+    runs = options.runs or settings.load().runs
+    begun = history.read_runs(history.find_history(runs))
+    last = datetime.fromisoformat(begun[0]["started_at"]) if begun else None
+    age = datetime.now(UTC) - last if last else None
+    if age is not None and age <= timedelta(hours=options.hours):
+        print(f"The last nightly run began {format_age(age)}.")
+        return 0
+    when = f"since {last:%Y-%m-%d %H:%M} UTC" if last else "yet"
+    print(f"No nightly run has begun {when} in {runs}: see whether its schedule still runs.", file=sys.stderr)
+    return 1
+
+
 def _lab(_: argparse.Namespace) -> int:
     folder = settings.ROOT / "notebooks"
     jupyter = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={folder}"])  # noqa: S603 ours
@@ -204,6 +238,18 @@ def _add_observation_commands(commands: Any) -> None:
     command.set_defaults(run=_sql, tenant=False)
 
 
+def _add_care_commands(commands: Any) -> None:
+    """Add the commands that look after what the nights leave."""
+    command = commands.add_parser("verify", help="read every row of the warehouse file: is it whole?")
+    command.add_argument("--set-aside", action="store_true", help="rename it if it is not")
+    command.set_defaults(run=_verify, tenant=False)
+
+    command = commands.add_parser("heartbeat", help="has a nightly run begun lately? 1: no; for a schedule of its own")
+    command.add_argument("--hours", type=float, default=26, help="how long ago it may have begun; default: %(default)s")
+    command.add_argument("--runs", type=Path, help="the folder of all runs; default: the company's")
+    command.set_defaults(run=_heartbeat, tenant=False)
+
+
 def _add_old_commands(commands: Any) -> None:
     """Add the commands for what an older pipeline has written."""
     command = commands.add_parser("repair", help="link old invoices without a job to their job, by evidence")
@@ -273,6 +319,7 @@ def main() -> int:
     command = commands.add_parser("lab", help="open the notebooks in JupyterLab, with a tenant to talk to")
     command.set_defaults(run=_lab, tenant=True)
 
+    _add_care_commands(commands)
     _add_old_commands(commands)
     _add_observation_commands(commands)
 
@@ -294,4 +341,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.run_command(main)

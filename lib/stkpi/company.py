@@ -48,6 +48,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stkpi import settings
 from stkpi.errors import UserError
+from stkpi.spreadsheets import protect_cell, restore_cell
 
 SANDBOX_FOLDER = settings.RUNS / "sandbox" / "painting" / "company"
 SANDBOX_PRESET = settings.SANDBOX / "company"
@@ -342,7 +343,7 @@ def _read_yaml(path: Path) -> Any:
 def _write_yaml(path: Path, content: Any) -> None:
     text = io.StringIO()
     _yaml().dump(content, text)
-    _write(path, (text.getvalue().rstrip() + "\n").encode())
+    _write(path, (text.getvalue().rstrip(" \n") + "\n").encode())
 
 
 def _read_adoption(path: Path, entry: Any) -> Adoption:
@@ -440,7 +441,7 @@ def append_rows(
         text = "".join(text for number, text in enumerate(lines, start=1) if number not in replaced)
     new = io.StringIO()
     writer = csv.DictWriter(new, header, restval="", delimiter=layout.delimiter, lineterminator="\n")
-    writer.writerows(dict(row) for row in rows)
+    writer.writerows(_protect_row(row) for row in rows)
     text += _end_line(text) + new.getvalue()
     _write(path, _encode(text, layout.encoding))
 
@@ -450,8 +451,12 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, s
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(_protect_row(row) for row in rows)
     _write(path, text.getvalue().encode())
+
+
+def _protect_row(row: Mapping[str, str]) -> dict[str, str]:
+    return {name: protect_cell(value) for name, value in row.items()}
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -503,7 +508,7 @@ def _split(layout: _Layout) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and stripped values of each line that is not empty."""
     rows = csv.reader(layout.lines[layout.skipped :], delimiter=layout.delimiter, skipinitialspace=True)
     for cells in rows:
-        values = [cell.strip() for cell in cells]
+        values = [restore_cell(cell.strip()) for cell in cells]
         if any(values):
             yield rows.line_num + layout.skipped, values
 

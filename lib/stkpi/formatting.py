@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 import pandas as pd
+
+# Control characters, which a terminal obeys and SVG forbids, and the marks that turn the direction of what follows.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 def format_number(value: Fraction | Decimal | float | None, kind: str) -> str:
@@ -125,3 +129,19 @@ def mask_name(name: object) -> str | None:
     'A••• L•••'
     """
     return " ".join(f"{word[0]}•••" for word in name.split()) if isinstance(name, str) else None
+
+
+def show_controls(text: str, keep: str = "\n\t") -> str:
+    """Return a text with a sign in the place of each control character and each mark of direction.
+
+    >>> show_controls("\x1b[31mred")
+    '␛[31mred'
+    """
+
+    def show(found: re.Match[str]) -> str:
+        character = found[0]
+        if character in keep:
+            return character
+        return chr(0x2400 + ord(character)) if character < " " else "\ufffd"
+
+    return _CONTROLS.sub(show, text)

@@ -1,8 +1,7 @@
 """`python -m stkpi.runner SPEC.yml [-p name=value ...]`: execute the notebooks of a spec; see `stkpi.runs.runner`."""
 
-import sys
-
 from stkpi.runs.runner import main
+from stkpi.terminal import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

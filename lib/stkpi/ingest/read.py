@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -417,13 +417,9 @@ def _read_feed(reader: EntityReader, watermark: datetime) -> None:
 def _read_changes(reader: EntityReader, start: str) -> None:
     """Read the export feed from a day on, or from its beginning."""
     path = reader.entity.feed_path
-    batch: list[Page] = []
-    for page in reader.read_feed(start):
-        batch.append(page)
-        if len(batch) == FEED_PAGES:
-            reader.load(path, batch)
-            batch = []
-    reader.load(path, batch)
+    pages = reader.read_feed(start)
+    for first in pages:  # and those that follow it, one at a time: records may be large
+        reader.load(path, chain([first], islice(pages, FEED_PAGES - 1)))
 
 
 def _read_modified(reader: EntityReader, watermark: datetime) -> None:

@@ -64,15 +64,14 @@ def run_ingest(
     Raises UserError, before anything is written, for wrong parameters, missing or refused credentials, an API that
     cannot be reached, or a warehouse that another program has open.
     """
-    config = settings.load()
+    config, stopping = settings.load(), threading.Event()
     chosen = select_entities(entities, config)
     days = _parse_days(mode, window_start, window_end)
-    client = Client(config)
+    client = Client(config, stopping)
     client.check_access()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     log.write_to(config.warehouse.parent / "log.jsonl")
     folder = config.warehouse.with_suffix(".landing")
-    stopping = threading.Event()
     with warehouse.connect(config) as target:
         warehouse.ensure_tables(target, (*state.TABLES, *map(define_raw_table, chosen)))
         state.claim_warehouse(target, client.tenant_id)

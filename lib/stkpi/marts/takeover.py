@@ -6,6 +6,7 @@ only read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 from stkpi import settings, warehouse
 from stkpi.errors import UserError
 from stkpi.servicetitan.entities import ENTITIES
+from stkpi.spreadsheets import format_csv
 from stkpi.warehouse.schema import Columns
 
 PARTS = ("raw", "ref", "dim", "mart", "logs")
@@ -66,7 +68,7 @@ def compare_old(pattern: str, folder: Path | None = None) -> Takeover:
         views = []
         for dataset in (raw, *others):
             for name, definition in _list_views(target, dataset).items():
-                views.append(folder / f"{_show(name)}.sql")
+                views.append(folder / f"{_name_file(name)}.sql")
                 views[-1].write_text(definition.rstrip() + "\n", encoding="utf-8")
     return Takeover(pd.DataFrame(rows), tuple(sorted(views)))
 
@@ -93,8 +95,8 @@ WHERE ours.known_key IS NULL"""
         )
     else:  # nothing that we read is like it
         only = target.query(f"SELECT {listed} FROM {quoted}")
-    file = folder / f"{_show(name)}.csv"
-    only.to_csv(file, index=False)
+    file = folder / f"{_name_file(name)}.csv"
+    file.write_text(format_csv(only), encoding="utf-8")
     return {"table": _show(name), "rows": count, "only there": len(only), "file": file}
 
 
@@ -121,3 +123,7 @@ def _name_entity(table: str) -> str:
 def _show(name: str) -> str:
     """Return the name of a table without its project."""
     return ".".join(name.split(".")[-2:])
+
+
+def _name_file(name: str) -> str:
+    return re.sub(r"[/\\]", "_", _show(name))

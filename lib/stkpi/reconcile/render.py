@@ -23,6 +23,7 @@ from stkpi.reconcile.reasons import (
     SIDES,
     describe_reason,
 )
+from stkpi.spreadsheets import format_csv
 
 MAIN_STEPS = 3
 
@@ -187,6 +188,7 @@ def write_files(result: Result, folder: Path, *, names: bool = False) -> Path:
     window = result.window
     own = folder / f"{result.comparison.name}-{window.last_day if window.first_day == EVER else window.first_day}"
     own.mkdir(parents=True, exist_ok=True)
-    build_rows_table(result, differing=False, names=names).to_csv(own / "rows.csv", index=False)
+    rows = build_rows_table(result, differing=False, names=names)
+    (own / "rows.csv").write_text(format_csv(rows), encoding="utf-8")
     (own / "result.json").write_text(json.dumps(to_dict(result), indent=2), encoding="utf-8")
     return own

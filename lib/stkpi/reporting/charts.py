@@ -16,7 +16,7 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stkpi.formatting import format_rounded, format_short_day
+from stkpi.formatting import format_rounded, format_short_day, show_controls
 from stkpi.kpis.catalog import Kpi
 from stkpi.kpis.definition import Definition
 from stkpi.reporting.fragments import render_fragment
@@ -30,7 +30,9 @@ from stkpi.reporting.weeks import (
     total_weeks,
 )
 
+mpl.rcParams["text.parse_math"] = False  # a name with two dollar signs is no formula
 TREND_WEEKS = 26
+LINE, LONGEST_NAME = 30, 120  # characters beside a bar
 INK, GRAY, PALE, MARK, GAIN = "#1f4e79", "#9aa5b1", "#c9d3dd", "#c0392b", "#2e7d4f"
 
 
@@ -49,7 +51,7 @@ def render_waterfall(steps: Sequence[tuple[str, float, str]], title: str) -> HTM
 
     What lies between is drawn where it adds or takes away; the axis begins above zero where the steps are small.
     """
-    names = [textwrap.fill(name, 30) for name, _, _ in steps]
+    names = [_fill_name(name) for name, _, _ in steps]
     figure, axes = _start_figure(0.6 + 0.17 * sum(2 + name.count("\n") for name in names))
     level, levels = steps[0][1], [steps[0][1]]
     for place, (_, amount, _) in enumerate(steps):
@@ -179,8 +181,17 @@ def _draw_bars(values: pd.Series, kind: str, marks: pd.Series | None = None, col
     axes.barh(places, values.fillna(0), color=color, height=0.62)
     if marks is not None:
         axes.plot(marks, places, "|", color=MARK, markersize=12, markeredgewidth=2)
-    _label_bars(axes, [str(name) for name in values.index], [format_rounded(value, kind) for value in values])
+    _label_bars(
+        axes,
+        [_fill_name(str(name), LINE * 2) for name in values.index],
+        [format_rounded(value, kind) for value in values],
+    )
     return _encode_svg(figure)
+
+
+def _fill_name(name: str, longest: int = LONGEST_NAME) -> str:
+    """Break a name into lines, and cut one that would leave no room for its bar."""
+    return textwrap.fill(show_controls(name if len(name) <= longest else f"{name[: longest - 1]}…"), LINE)
 
 
 def _label_bars(axes: Axes, names: Sequence[str], amounts: Sequence[str]) -> None:
@@ -190,7 +201,7 @@ def _label_bars(axes: Axes, names: Sequence[str], amounts: Sequence[str]) -> Non
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     right = axes.secondary_yaxis("right")
-    right.set_yticks(range(len(amounts)), amounts)
+    right.set_yticks(range(len(amounts)), [show_controls(amount) for amount in amounts])
     right.tick_params(length=0, labelsize=9)
     right.spines["right"].set_visible(False)
 

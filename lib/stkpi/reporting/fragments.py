@@ -8,11 +8,22 @@ from typing import Any
 import jinja2
 from IPython.display import HTML
 
+from stkpi.formatting import show_controls
+
 HERE = Path(__file__).parent
-_environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
+
+
+def show_text(value: Any) -> Any:
+    """Return what a template prints for a value: of a text, its control characters as signs."""
+    return show_controls(value) if type(value) is str else value
+
+
+environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, finalize=show_text
+)
 
 
 def render_fragment(macro: str, **values: Any) -> HTML:
     """Return what a macro of fragments.html makes of the values."""
-    fragment = getattr(_environment.get_template("fragments.html").module, macro)(**values)
+    fragment = getattr(environment.get_template("fragments.html").module, macro)(**values)
     return HTML(f"<style>{(HERE / 'fragments.css').read_text(encoding='utf-8')}</style>{fragment}")

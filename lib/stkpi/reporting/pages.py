@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import jinja2
 import nbformat
 from nbconvert.exporters import HTMLExporter
 from traitlets.config import Config
 
 from stkpi.formatting import format_day
+from stkpi.reporting.fragments import environment
 from stkpi.reporting.record import RECORD_MIME
 
 HERE = Path(__file__).parent
@@ -50,9 +50,8 @@ def _format_elapsed(run: Mapping[str, Any]) -> str:
     return _format_duration(elapsed.total_seconds())
 
 
-_templates = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
-_templates.filters |= {"when": _format_instant, "duration": _format_duration, "elapsed": _format_elapsed}
-_templates.filters |= {"weekday": _format_weekday, "explore": link_figure}
+environment.filters |= {"when": _format_instant, "duration": _format_duration, "elapsed": _format_elapsed}
+environment.filters |= {"weekday": _format_weekday, "explore": link_figure}
 
 
 def _render_body(notebook: nbformat.NotebookNode) -> str:
@@ -95,7 +94,7 @@ def render_notebook(notebook: nbformat.NotebookNode, *, error: str | None = None
     for cell in shown.cells:
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if _is_result(output)]
-    return _templates.get_template("page.html").render(
+    return environment.get_template("page.html").render(
         title=find_title(notebook),
         body=_render_body(shown),
         error=error,
@@ -110,12 +109,12 @@ def render_index(runs: Sequence[Mapping[str, Any]], **values: Any) -> str:
     values: `home` (see `site.describe_home`), problems, checks, running, others; without `home` there are no figures
     """
     style = (ASSETS / "site.css").read_text(encoding="utf-8")
-    return _templates.get_template("index.html").render(runs=runs, style=style, **values)
+    return environment.get_template("index.html").render(runs=runs, style=style, **values)
 
 
 def render_explore(name: str, folder: str) -> str:
     """Return the page Explore of a company, whose data are in `folder` (relative to the page)."""
-    return _templates.get_template("explore.html").render(name=name, folder=folder)
+    return environment.get_template("explore.html").render(name=name, folder=folder)
 
 
 def write_text(path: Path, text: str) -> None:

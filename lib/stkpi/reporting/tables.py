@@ -29,12 +29,14 @@ from stkpi.reporting.weeks import (
     select_units,
     total_weeks,
 )
+from stkpi.spreadsheets import format_csv
 
 __all__ = [
     "attach_files",
     "render_checks",
     "render_history",
     "render_table",
+    "render_text",
     "render_tiles",
     "render_units_tables",
     "select_full_weeks",
@@ -156,9 +158,14 @@ def render_table(frame: pd.DataFrame) -> HTML:
     )
 
 
+def render_text(headline: str = "", lines: Iterable[str] = ()) -> HTML:
+    """Return a sentence that stands out and a list of others, as text: names in them are neither Markdown nor HTML."""
+    return render_fragment("text", headline=headline, lines=list(lines))
+
+
 def attach_files(frames: Mapping[str, pd.DataFrame]) -> HTML:
     """Have the runner write each frame, under its name, as a CSV beside the page; returns the links to them."""
-    record(files={name: frame.to_csv(index=False) for name, frame in frames.items()})
+    record(files={name: format_csv(frame) for name, frame in frames.items()})
     return render_fragment("links", frames=frames)
 
 

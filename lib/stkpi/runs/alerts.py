@@ -1,7 +1,8 @@
 """Keep one GitHub issue while nightly runs fail: open it, update it, close it; and post the news to Slack.
 
-`python -m stkpi.runs.alerts --exit-code N --link URL`, after the nightly run: needs GITHUB_TOKEN and GITHUB_REPOSITORY;
-posts to Slack if SLACK_WEBHOOK is set. Exit codes: 0 sent, or nothing to send; 1 not sent; 2 usage error.
+`python -m stkpi.runs.alerts --exit-code N --link URL`, after the nightly run; with `--heartbeat` instead of the exit
+code at another time of the day: did a run begin at all? Needs GITHUB_TOKEN and GITHUB_REPOSITORY; posts to Slack if
+SLACK_WEBHOOK is set. Exit codes: 0 sent, or nothing to send; 1 not sent; 2 usage error.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +21,12 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from stkpi import settings
+from stkpi import settings, terminal
 from stkpi.errors import UserError
+from stkpi.formatting import format_age, show_controls
 
 LABEL = "nightly is red"
+LONGEST_PAUSE = timedelta(hours=26)  # between the beginnings of two nights: GitHub may be two hours late
 TIMEOUT = 30  # seconds
 # The text after the name of an unexpected exception may quote a record, which must not go into an issue.
 UNEXPECTED = re.compile(r"(^|: )([A-Z]\w+): .*")
@@ -60,8 +64,10 @@ class NightlyResult:
     def write_body(self, link: str) -> str:
         """Write the text of the issue, in Markdown; `link` is the URL of the run."""
         numbers = f"The numbers up to {self.as_of}" if self.as_of else "The numbers"
-        problems = [f"- **{each.title}** {each.found}. {each.remedy}".strip() for each in self.problems]
-        unusual = ["", "Unusual, but not a failure:", *(f"- {text}" for text in self.unusual)]
+        problems = [
+            f"- **{_escape(each.title)}** {_escape(each.found)}. {each.remedy}".strip() for each in self.problems
+        ]
+        unusual = ["", "Unusual, but not a failure:", *(f"- {_escape(text)}" for text in self.unusual)]
         return "\n".join(
             [
                 f"{numbers} cannot be trusted until this is fixed:",
@@ -74,6 +80,11 @@ class NightlyResult:
                 "_Every nightly run that fails updates this text; the first one that passes closes the issue._",
             ]
         )
+
+
+def _escape(text: str) -> str:
+    """Return a text in which a name is neither HTML nor a link nor the mention of an account."""
+    return re.sub(r"([<\[])", r"\\\1", show_controls(text)).replace("@", "@\N{ZERO WIDTH SPACE}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,16 @@ def read_result(runs: Path, exit_code: int) -> NightlyResult:
     return NightlyResult(summary.get("as_of"), tuple(problems), unusual)
 
 
+def check_heartbeat(last: datetime | None, now: datetime) -> NightlyResult:
+    """Return a failure if the last night began more than `LONGEST_PAUSE` ago, or there was none."""
+    if last and now - last <= LONGEST_PAUSE:
+        return NightlyResult(None, ())
+    title = f"No nightly run has begun since {last:%Y-%m-%d %H:%M} UTC" if last else "No nightly run has begun yet"
+    found = f"The last one began {format_age(now - last)}" if last else "The list of runs is empty"
+    remedy = "Start it by hand (Actions > nightly > Run workflow), and see there whether GitHub has turned it off."
+    return NightlyResult(None, (Problem(title, found, remedy),))
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -146,7 +167,7 @@ class GitHub:
 
     def __init__(self, api: str, repository: str, token: str) -> None:
         """Prepare a session for `repository` (owner/name), without a call."""
-        self.issues = f"{api}/repos/{repository}/issues"
+        self.repository = f"{api}/repos/{repository}"
         self.session = requests.Session()
         self.session.headers.update({"Authorization": f"Bearer {token}", "Accept": "application/vnd.github+json"})
         # A POST whose answer is lost is not repeated: it could open a second issue.
@@ -156,29 +177,34 @@ class GitHub:
 
     def list_open_issues(self) -> list[int]:
         """List the numbers of the open issues, without pull requests, which this API returns as issues."""
-        found = self._call("GET", "", params={"labels": LABEL, "state": "open", "per_page": 100})
+        found = self._call("GET", "/issues", params={"labels": LABEL, "state": "open", "per_page": 100})
         return [issue["number"] for issue in found if "pull_request" not in issue]
 
     def open(self, title: str, body: str) -> int:
         """Open an issue; return its number."""
-        return int(self._call("POST", "", json={"title": title, "body": body, "labels": [LABEL]})["number"])
+        return int(self._call("POST", "/issues", json={"title": title, "body": body, "labels": [LABEL]})["number"])
 
     def change(self, issue: int, comment: str, **fields: str) -> None:
         """Set fields of an issue, and add a comment, which GitHub mails to the watchers."""
-        self._call("PATCH", f"/{issue}", json=fields)
-        self._call("POST", f"/{issue}/comments", json={"body": comment})
+        self._call("PATCH", f"/issues/{issue}", json=fields)
+        self._call("POST", f"/issues/{issue}/comments", json={"body": comment})
+
+    def find_last_night(self) -> datetime | None:
+        """Return when the newest run of the workflow `nightly` began; None if there was none."""
+        found = self._call("GET", "/actions/workflows/nightly.yml/runs", params={"per_page": 1})["workflow_runs"]
+        return datetime.fromisoformat(found[0]["created_at"]) if found else None
 
     def _call(self, method: str, path: str, **content: Any) -> Any:
         try:
-            response = self.session.request(method, self.issues + path, timeout=TIMEOUT, **content)
+            response = self.session.request(method, self.repository + path, timeout=TIMEOUT, **content)
             reply = response.json()
         except requests.RequestException as error:
-            raise NotSent(f"Cannot reach GitHub to update the issue ({type(error).__name__}).") from None
+            raise NotSent(f"Cannot reach GitHub to look after the issue ({type(error).__name__}).") from None
         if not response.ok:
             why = f"{response.status_code} {reply.get('message', '')}".strip()
             raise NotSent(
-                f"GitHub refused to {method} the issue of the nightly run ({why}): the job needs `issues: write`, and "
-                "the repository needs Issues turned on."
+                f"GitHub refused to {method} {path} for the nightly run ({why}): the job needs `issues: write`, the "
+                "heartbeat `actions: read` too, and the repository needs Issues turned on."
             )
         return reply
 
@@ -228,7 +254,9 @@ def post_to_slack(webhook: str, news: News, result: NightlyResult, link: str) ->
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m stkpi.runs.alerts", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--exit-code", type=int, required=True, help="the exit code of the nightly run")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--exit-code", type=int, help="the exit code of the nightly run")
+    kind.add_argument("--heartbeat", action="store_true", help="has a nightly run begun within the last 26 hours?")
     parser.add_argument("--link", required=True, help="the URL of the run")
     parser.add_argument("--runs", type=Path, help="the folder of all runs; default: the company's")
     options = parser.parse_args(arguments)
@@ -239,10 +267,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    result = read_result(options.runs or config.runs, options.exit_code)
     github = GitHub(config.github_api_url, config.github_repository, config.github_token.get_secret_value())
     news: News | None = None
     failures: list[NotSent] = []
+    if options.heartbeat:
+        try:
+            result = check_heartbeat(github.find_last_night(), datetime.now(UTC))
+        except NotSent as failure:
+            print(failure, file=sys.stderr)
+            return 1
+        if not result.problems:  # an issue that is open is of a night that failed: the next good one closes it
+            print("A nightly run has begun within the last 26 hours.")
+            return 0
+    else:
+        result = read_result(options.runs or config.runs, options.exit_code)
     try:
         news = update_issue(github, result, options.link)
     except NotSent as failure:
@@ -259,4 +297,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.run_command(main)

@@ -228,7 +228,7 @@ def check_servicetitan(settings: Settings) -> str:
 def check_sign_in(settings: Settings) -> str:
     """Get a token, and make one call with it; a missing scope does not matter here."""
     try:
-        Client(settings).get(ENTITIES["business_units"].path, {"pageSize": 1})
+        Client(settings, patience=0).get(ENTITIES["business_units"].path, {"pageSize": 1})
     except NotPermitted:
         pass
     except RequestFailed as error:
@@ -238,7 +238,7 @@ def check_sign_in(settings: Settings) -> str:
 
 def check_scopes(settings: Settings) -> str:
     """Make one small call to every endpoint that the ingest reads."""
-    client = Client(settings)
+    client = Client(settings, patience=0)
 
     def call(path: str, params: dict[str, Any]) -> Exception | None:
         try:

@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from graphlib import CycleError, TopologicalSorter
@@ -35,11 +35,12 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 
 from stkpi import settings
-from stkpi.errors import UserError, WarehouseError
+from stkpi.errors import UserError, WarehouseError, explain_os_error
 from stkpi.reporting import pages, site
 from stkpi.runs import history, home, sandbox_process
 
 AT_ONCE = 2
+RESERVE = 4_000_000  # bytes that are given back at the end of a run, so that a full disk has room for its last words
 TYPES = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,)}
 LOOKS_SECRET = re.compile(r"secret|password|token|credential|(^|_)key(_|$)", re.IGNORECASE)
 ATOMIC = "atomic:"
@@ -204,8 +205,28 @@ def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
     """Execute the notebook of a step and write its page; any error becomes part of the outcome."""
     started = time.monotonic()
     output = (folder / f"{step.output}.ipynb").resolve()
-    status, usage_error = "ok", False
-    error: str | None = None
+    status, error, usage_error = _run_notebook(step, output)
+    html: str | None = None
+    figures: dict[str, Any] = {}
+    try:
+        if output.exists():
+            notebook = nbformat.read(output, as_version=4)
+            figures = pages.read_recorded(notebook)
+            if error is None:
+                status, error = figures.pop("status", "ok"), figures.pop("error", None)
+            for name, content in figures.pop("files", {}).items():
+                pages.write_text(folder / Path(name).name, content)
+            page = pages.render_notebook(notebook, error=error, sandbox=sandbox)
+            pages.write_text(folder / f"{step.output}.html", page)
+            html = f"{step.output}.html"
+    except Exception as raised:  # its work is done, but nobody can see it
+        status, error = "failed", error or f"Its page was not written. {_explain(raised)}"
+    return Outcome(step.name, status, round(time.monotonic() - started, 1), html, error, usage_error, figures)
+
+
+def _run_notebook(step: Step, output: Path) -> tuple[str, str | None, bool]:
+    """Execute the notebook; return the status, the error, and whether that is a usage error."""
+    status, error, usage_error = "failed", "", False
     try:
         papermill.execute_notebook(
             str(step.notebook),
@@ -218,32 +239,28 @@ def _execute(step: Step, folder: Path, sandbox: bool) -> Outcome:
             kernel_manager_class=_Kernel,
             shutdown_kernel="immediate",  # a graceful shutdown waits for some seconds
         )
+        status = "ok"
     except PapermillExecutionError as raised:
-        first_line = (raised.evalue.strip().splitlines() or [""])[0]
+        error = (raised.evalue.strip().splitlines() or [""])[0]
         if raised.ename == "KeyboardInterrupt":
             status, error = "interrupted", "Interrupted: run again; finished work is kept."
-        else:
-            usage_error = raised.ename == UserError.__name__
-            explained = usage_error or raised.ename == WarehouseError.__name__
-            status, error = "failed", first_line if explained else f"{raised.ename}: {first_line}".rstrip(": ")
+        elif raised.ename not in (UserError.__name__, WarehouseError.__name__):
+            error = explain_os_error(error) or f"{raised.ename}: {error}".rstrip(": ")
+        usage_error = raised.ename == UserError.__name__
     except DeadKernelError:
-        status, error = "failed", "The notebook's process died, most likely because the machine ran out of memory."
+        error = "The notebook's process died, most likely because the machine ran out of memory."
     except CellTimeoutError:
-        status, error = "failed", f"A cell took longer than {step.timeout} s, the timeout of its step."
+        error = f"A cell took longer than {step.timeout} s, the timeout of its step."
     except Exception as raised:  # a full disk, no kernel: the step failed, the others go on
-        status, error = "failed", f"{type(raised).__name__}: {(str(raised).splitlines() or [''])[0]}"
-    html: str | None = None
-    figures: dict[str, Any] = {}
-    if output.exists():
-        notebook = nbformat.read(output, as_version=4)
-        figures = pages.read_recorded(notebook)
-        if error is None:
-            status, error = figures.pop("status", "ok"), figures.pop("error", None)
-        for name, content in figures.pop("files", {}).items():
-            pages.write_text(folder / Path(name).name, content)
-        html = f"{step.output}.html"
-        pages.write_text(folder / html, pages.render_notebook(notebook, error=error, sandbox=sandbox))
-    return Outcome(step.name, status, round(time.monotonic() - started, 1), html, error, usage_error, figures)
+        error = _explain(raised)
+    return status, error or None, usage_error
+
+
+def _explain(error: Exception) -> str:
+    first_line = (str(error).splitlines() or [""])[0]
+    if isinstance(error, UserError | WarehouseError):
+        return first_line
+    return explain_os_error(first_line) or f"{type(error).__name__}: {first_line}".rstrip(": ")
 
 
 @contextmanager
@@ -344,20 +361,30 @@ def run_spec(spec: Path | str, parameters: Mapping[str, str] | None = None, runs
 
 def _run_steps(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading.Event) -> int:
     """Execute the steps as one run, record it and print a line per step; return the exit code."""
-    file, index = history.find_history(runs), runs / "index.html"
+    file, index, reserve = history.find_history(runs), runs / "index.html", runs / ".reserve"
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
     folder = runs / run_id
     folder.mkdir()
+    try:
+        reserve.write_bytes(bytes(RESERVE))
+    except OSError:
+        reserve.unlink(missing_ok=True)
+        raise
+    waiting: list[dict[str, Any]] = []
 
     def record(event: str, **details: Any) -> None:
-        history.append_event(file, event=event, run_id=run_id, **details)
+        waiting.append({"at": history.format_now(), "event": event, "run_id": run_id, **details})
+        while waiting:
+            history.append_event(file, **waiting[0])
+            waiting.pop(0)
         home.write_home(runs, running=run_id)
 
     def report(outcome: Outcome) -> None:
         rows = sum(entity["loaded"] for entity in outcome.figures.get("ingest", {}).values())
-        record("step", **_to_dict(outcome), rows=rows)
         if outcome.status != "skipped":  # a list of skipped steps would hide the error that matters
             print(_format_line(outcome, folder), *outcome.figures.get("lines", ()), sep="\n  ", flush=True)
+        with suppress(OSError):  # a full disk must not end the night: what could not be written is, at its end
+            record("step", **_to_dict(outcome), rows=rows)
 
     started_at = history.format_now()
     record("started", sandbox=sandbox)
@@ -366,15 +393,18 @@ def _run_steps(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading
     if "tables" in figures:
         outcomes.append(_write_site(runs, run_id, figures))
         report(outcomes[-1])
-    pages.write_text(folder / "summary.json", json.dumps(summarize(run_id, started_at, outcomes), indent=2))
-    if validation := figures.get("validation"):
-        pages.write_text(folder / "validation.json", json.dumps(validation, indent=2))
+    reserve.unlink(missing_ok=True)
     status = _combine_statuses(outcomes)
-    if status == "ok":
-        home.point_to(runs, run_id)
     if stop.is_set() and status == "failed":
         status = "interrupted"
-    record("finished", status=status)
+    try:
+        if status == "ok":
+            home.point_to(runs, run_id)
+        pages.write_text(folder / "summary.json", json.dumps(summarize(run_id, started_at, outcomes), indent=2))
+        if validation := figures.get("validation"):
+            pages.write_text(folder / "validation.json", json.dumps(validation, indent=2))
+    finally:
+        record("finished", status=status)
     if skipped := [outcome.name for outcome in outcomes if outcome.status == "skipped"]:
         print(f"Not run: {', '.join(skipped)}.")
     print(f"Run {status}: {index}", flush=True)
@@ -390,10 +420,7 @@ def _write_site(runs: Path, run_id: str, figures: Mapping[str, Any]) -> Outcome:
     try:
         written = site.write_site(runs, run_id, date.fromisoformat(figures["as_of"]), figures.get("explained"))
     except Exception as raised:  # the figures are in the warehouse all the same
-        explained = isinstance(raised, UserError | WarehouseError)
-        first_line = (str(raised).splitlines() or [""])[0]
-        error = first_line if explained else f"{type(raised).__name__}: {first_line}"
-        return Outcome(PAGES, "failed", round(time.monotonic() - started, 1), error=error)
+        return Outcome(PAGES, "failed", round(time.monotonic() - started, 1), error=_explain(raised))
     seconds = round(time.monotonic() - started, 1)
     return Outcome(PAGES, "ok", seconds, html=f"../{site.EXPLORE}", figures={"lines": [written.line]})
 

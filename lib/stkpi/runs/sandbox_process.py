@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from stkpi import settings
+from stkpi import settings, terminal
 from stkpi.errors import UserError
 
 LAST_EXPORT = "ST_AUTH_URL"
@@ -81,6 +81,8 @@ def _read_exports(sandbox: subprocess.Popen[str]) -> dict[str, str]:
 
 def _serve() -> None:
     from sandbox.__main__ import main  # noqa: PLC0415 - only this child process needs the sandbox
+
+    terminal.prepare_output()  # its progress goes where that of the command goes
 
     def end_with_parent() -> None:
         sys.stdin.read()  # returns when the other end of the pipe closes

@@ -10,23 +10,24 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import orjson
-import pybreaker
 import requests
 import tenacity
 from pyrate_limiter import Duration, Limiter, Rate
-from requests.adapters import HTTPAdapter
+from tqdm import tqdm
 
 from stkpi import log
+from stkpi.deadline import limit_answers
 from stkpi.errors import UserError
 from stkpi.settings import Settings
 
@@ -38,18 +39,20 @@ MAX_PAGE_SIZE = 5_000
 REPORT_PAGE_SIZE = 25_000  # the maximum: each page of a report counts against its limit of one call a minute
 REPORT_SECONDS = 60  # between two calls of the same report
 MAX_PAGES = 20_000
-TIMEOUT = (10, 110)  # seconds to connect, to read
-ATTEMPTS = 6
+ANSWER_SECONDS = 120  # for a whole answer; the server itself gives up after 100
+ATTEMPTS = 6  # of a call that the server answers wrongly
+PATIENCE = 15 * 60  # seconds without an answer until a call gives up on a server that is away, or asks to wait
+QUIET_SECONDS = 10  # of waiting without a word on the terminal
 TOKENS = 3  # tokens to try before a 401 counts as an error
 BACKOFF = 0.5  # seconds of the first wait between attempts; it doubles, with jitter, up to 30
-LONGEST_WAIT = 120  # seconds; a longer Retry-After fails the window, and the next run resumes there
 _TOKEN_MARGIN = 60  # seconds before its expiry at which a token is renewed
 _SAME_TIME = timedelta(minutes=5)  # clocks that differ by less are right
 _LARGEST = 2.0**63  # beyond it a whole number is read as a fraction, as orjson does
 _TRY_AGAIN = re.compile(r"try again in (\d+) second", re.IGNORECASE)
 _REPORTING = "reporting/v2/tenant/{tenant}"
 _REPORTS = f"{_REPORTING}/report-category"
-_RETRYABLE_STATUS = {408, 409, 429, 500, 502, 503, 504}
+_RETRYABLE_STATUS = {408, 409}
+_AWAY_STATUS = {429, 502, 503, 504}  # the server is overloaded, or another one answers in its place
 
 
 class RequestFailed(Exception):
@@ -65,11 +68,15 @@ class PageRepeated(RequestFailed):
 
 
 class _Retryable(Exception):
-    """An attempt that failed but may succeed later; `wait` is the number of seconds the server asked for."""
+    """An attempt that failed but may succeed later.
 
-    def __init__(self, reason: str, wait: float = 0) -> None:
+    wait: the seconds that the server asked for
+    away: there was no answer of the server's own, so that the number of attempts says nothing
+    """
+
+    def __init__(self, reason: str, wait: float = 0, *, away: bool = False) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.wait, self.away = wait, away
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,40 @@ class Page:
     moved: bool = False
 
 
-def _is_endpoint_up(error: Exception) -> bool:
-    """Tell whether the endpoint works in spite of the error: it refused for good, or asked to wait."""
-    return not isinstance(error, _Retryable) or error.wait > 0
+class _Absence:
+    """How long there was no answer: on each path, and on any. What all threads wait for, they wait for once."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}  # by path, "" for all; monotonic seconds
+        self._lock, self._told_at = threading.Lock(), 0.0
+
+    def end(self, path: str) -> None:
+        """Note an answer of the server's own."""
+        with self._lock:
+            self._since.pop(path, None)
+            self._since.pop("", None)
+            if self._told_at and not self._since:
+                self._told_at = 0.0
+                _print("ServiceTitan answers again.")
+
+    def measure(self, path: str) -> float:
+        """Note that there was no answer; return the seconds since the last one."""
+        with self._lock:
+            now = time.monotonic()
+            return max(now - self._since.setdefault(key, now) for key in (path, ""))
+
+    def tell(self, reason: str, seconds: float, wait: float, limit: float) -> None:
+        """Say on the terminal that the client waits, once a minute."""
+        with self._lock:
+            now = time.monotonic()
+            if seconds + wait >= QUIET_SECONDS and (not self._told_at or now - self._told_at >= 60):  # noqa: PLR2004
+                self._told_at = now
+                _print(f"Waiting for ServiceTitan, for up to {limit / 60:.0f} minutes: {reason}.")
+
+
+def _print(text: str) -> None:
+    tqdm.write(text)  # beside the bar of an ingest
+    sys.stdout.flush()
 
 
 def parse_requested_wait(headers: Mapping[str, str], title: str, now: datetime) -> float:
@@ -144,8 +182,14 @@ def _parse_report(body: Any) -> tuple[Page, list[str]]:
 class Client:
     """A connection to one tenant, shared by all threads."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Prepare a connection, without a call. Raises UserError if the settings lack a credential."""
+    def __init__(
+        self, settings: Settings, stopping: threading.Event | None = None, patience: float | None = None
+    ) -> None:
+        """Prepare a connection, without a call. Raises UserError if the settings lack a credential.
+
+        stopping: ends every wait, and with it the call, once it is set
+        patience: seconds to wait for a server that is away; default: PATIENCE
+        """
         if not (settings.st_client_id and settings.st_client_secret and settings.st_app_key and settings.st_tenant_id):
             raise UserError(
                 f"{', '.join(settings.missing_credentials)} missing: put the ServiceTitan credentials into .env (see "
@@ -156,12 +200,11 @@ class Client:
         self._secret = settings.st_client_secret.get_secret_value()
         self._app_key = settings.st_app_key.get_secret_value()
         log.hide(self._secret, self._app_key)
-        self._session = requests.Session()
-        self._session.mount(settings.st_api_url, HTTPAdapter(pool_maxsize=16))
+        self._session = limit_answers(requests.Session(), ANSWER_SECONDS, pool_maxsize=16)
         self._limiter = Limiter(Rate(CALLS_PER_SECOND, Duration.SECOND))
-        self._breakers: dict[str, pybreaker.CircuitBreaker] = defaultdict(
-            lambda: pybreaker.CircuitBreaker(fail_max=2 * ATTEMPTS, reset_timeout=60, exclude=[_is_endpoint_up])
-        )
+        self._stopping = stopping or threading.Event()
+        self._patience = PATIENCE if patience is None else patience
+        self._absence = _Absence()
         self._lock = threading.Lock()
         self._ahead = timedelta()  # how far the server's clock is ahead of this machine's
         self._token: tuple[str, float] = ("", 0.0)  # the token, and the monotonic second at which to renew it
@@ -292,27 +335,47 @@ class Client:
     def _with_retries(self, attempt: Callable[[], T], path: str) -> T:
         """Call `attempt` until it succeeds, with exponential backoff and jitter, or the wait that the server asks for.
 
-        Raises RequestFailed after ATTEMPTS attempts, or if the server asks for more than LONGEST_WAIT.
+        A wrong answer is asked for again ATTEMPTS times; a server that is away is waited for until it has not answered
+        for its patience. Raises RequestFailed then, or if the server asks for more, or when the run is to stop.
         """
-        breaker = self._breakers[path]
+        wrong = 0
 
-        def requested_wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            return error.wait if isinstance(error, _Retryable) else 0.0
+        def call() -> T:
+            nonlocal wrong
+            try:
+                result = attempt()
+            except _Retryable as error:
+                if not error.away:
+                    self._absence.end(path)
+                    wrong += 1
+                raise
+            except Exception:
+                self._absence.end(path)
+                raise
+            self._absence.end(path)
+            return result
 
         def choose_wait(state: tenacity.RetryCallState) -> float:
-            return max(self._backoff(state), requested_wait(state))
+            return max(self._backoff(state), _get_error(state).wait)
 
         def should_stop(state: tenacity.RetryCallState) -> bool:
-            return state.attempt_number >= ATTEMPTS or requested_wait(state) > LONGEST_WAIT
+            error = _get_error(state)
+            away = self._absence.measure(path) if error.away else 0.0
+            if self._stopping.is_set() or wrong >= ATTEMPTS or away + error.wait > self._patience:
+                return True
+            if error.away:
+                self._absence.tell(log.redact(str(error)), away, error.wait, self._patience)
+            return False
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Retryable), wait=choose_wait, stop=should_stop, reraise=True
+            retry=tenacity.retry_if_exception_type(_Retryable),
+            wait=choose_wait,
+            stop=should_stop,
+            sleep=tenacity.sleep_using_event(self._stopping),
+            reraise=True,
         )
         try:
-            return retrying(breaker.call, attempt)
-        except pybreaker.CircuitBreakerError:
-            raise RequestFailed(f"{path} keeps failing: no more calls for a minute") from None
+            return retrying(call)
         except _Retryable as error:
             raise RequestFailed(f"{path}: {log.redact(str(error))}") from None
 
@@ -344,9 +407,9 @@ class Client:
         self._limiter.try_acquire("calls")
         headers = {"Authorization": f"Bearer {token}", "ST-App-Key": self._app_key, "Accept-Encoding": "gzip"}
         try:
-            return self._session.request(method, url, params=params, json=body, headers=headers, timeout=TIMEOUT)
+            return self._session.request(method, url, params=params, json=body, headers=headers, allow_redirects=False)
         except requests.RequestException as error:
-            raise _Retryable(_describe_cause(error)) from None
+            raise _Retryable(_describe_cause(error), away=True) from None
 
     def _note_clock(self, reply: requests.Response) -> None:
         """Note the server's time, which its Date header has in whole seconds."""
@@ -378,22 +441,39 @@ class Client:
             "client_secret": self._secret,
         }
         try:
-            reply = self._session.post(self._settings.st_auth_url, data=form, timeout=TIMEOUT)
+            reply = self._session.post(self._settings.st_auth_url, data=form, allow_redirects=False)
         except requests.RequestException as error:
-            raise _Retryable(f"the sign-in server does not answer ({_describe_cause(error)})") from None
+            raise _Retryable(f"the sign-in server does not answer ({_describe_cause(error)})", away=True) from None
         if reply.status_code in (requests.codes.bad_request, requests.codes.unauthorized):
             raise UserError(
                 "ServiceTitan refuses these credentials: check ST_CLIENT_ID and ST_CLIENT_SECRET in .env "
                 "(Settings > Integrations > API Application Access in ServiceTitan)."
             )
+        if reply.is_redirect:
+            raise _refuse_redirect(reply, "ST_AUTH_URL")
         if reply.status_code != requests.codes.ok:
-            raise _Retryable(f"the sign-in server answers {reply.status_code}", _read_wait(reply))
+            away = reply.status_code in _AWAY_STATUS
+            raise _Retryable(f"the sign-in server answers {reply.status_code}", _read_wait(reply), away=away)
         body = _parse_json(reply)
         token = body.get("access_token")
         if not token:
             raise _Retryable("the sign-in server sent no token")
         log.hide(token)
         return token, float(body.get("expires_in") or 900)
+
+
+def _get_error(state: tenacity.RetryCallState) -> _Retryable:
+    """Return the error of the attempt that is to be repeated."""
+    return cast("_Retryable", state.outcome.exception() if state.outcome else None)
+
+
+def _refuse_redirect(reply: requests.Response, setting: str) -> UserError:
+    """Make the error for a redirect, which is never followed: the keys would go to whatever server it names."""
+    where = urlsplit(reply.headers.get("Location", "")).hostname or "another address"
+    return UserError(
+        f"The server sends us on to {where}, which does not get your keys: if that is ServiceTitan, set "
+        f"{setting} in .env to it."
+    )
 
 
 def _parse_json(reply: requests.Response) -> Any:
@@ -430,10 +510,12 @@ def _read_wait(reply: requests.Response) -> float:
 def _make_error(reply: requests.Response, path: str) -> Exception:
     """Make the error for an answer that is not 200: temporary, wrong credentials, not permitted, or lasting."""
     status, title = reply.status_code, log.redact(_read_title(reply))[:200]
-    if status in _RETRYABLE_STATUS or status >= requests.codes.server_error:
+    if reply.is_redirect:
+        return _refuse_redirect(reply, "ST_API_URL")
+    if status in _RETRYABLE_STATUS | _AWAY_STATUS or status >= requests.codes.server_error:
         # A report that was called within the last minute is refused with 409, which need not say how long to wait.
         wait = _read_wait(reply) or (REPORT_SECONDS if status == requests.codes.conflict else 0)
-        return _Retryable(f"ServiceTitan answers {status} {title}".strip(), wait)
+        return _Retryable(f"ServiceTitan answers {status} {title}".strip(), wait, away=status in _AWAY_STATUS)
     if status == requests.codes.unauthorized:
         return UserError("ServiceTitan refuses the app key or the token: check ST_APP_KEY and ST_TENANT_ID in .env.")
     if status == requests.codes.forbidden:
@@ -445,7 +527,7 @@ def _describe_cause(error: requests.RequestException) -> str:
     """Say what happened, without the URL: the exception's own text repeats it with all parameters."""
     match error:
         case requests.Timeout():
-            return "no answer in time"
+            return "no whole answer in time"
         case requests.ConnectionError():
             return "no connection"
         case _:

@@ -15,8 +15,8 @@ def connect(
     """Open the warehouse that the settings name (BigQuery if BQ_PROJECT is set, else a DuckDB file) with its datasets.
 
     settings: default: read from the environment and .env
-    wait: seconds to wait while another program has the DuckDB file open
-    read_only: create nothing, not even datasets; several programs may read a DuckDB file at a time
+    wait: seconds to wait while another program has the DuckDB file open, or writes to the datasets
+    read_only: create nothing, not even datasets; several programs may read at a time
     may_change: the real name of the one table that may be changed although this program did not make it
     Raises UserError if it cannot be used, or its datasets hold what this program did not make.
     """
@@ -33,6 +33,7 @@ def connect(
             datasets=settings.datasets,
             read_only=read_only,
             may_change=may_change,
+            wait=wait,
         )
     from stkpi.warehouse.duckdb import DuckDBWarehouse  # noqa: PLC0415
 

@@ -41,8 +41,10 @@ from google.cloud.bigquery.dataset import DatasetListItem
 from google.cloud.bigquery.table import TableListItem
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from stkpi.deadline import limit_answers
 from stkpi.errors import UserError, WarehouseError
 from stkpi.warehouse import chunks
+from stkpi.warehouse.lease import TABLE, Lease
 from stkpi.warehouse.names import DATASETS, LOGICAL, Statement, Write, map_name, prepare_statement
 from stkpi.warehouse.ownership import LABEL, Ownership
 from stkpi.warehouse.protocol import STAGE_DAYS, Usage
@@ -78,13 +80,18 @@ _OPTIONS = f'labels=[("{LABEL[0]}", "{LABEL[1]}")]'
 
 @dataclass(frozen=True)
 class RetryLimits:
-    """How many seconds to retry after a temporary refusal, by its kind, with pauses of at most `pause` seconds."""
+    """How many seconds to retry after a temporary refusal, by its kind, with pauses of at most `pause` seconds.
+
+    answer: for the whole answer to one call; job: for a job to end
+    """
 
     # "recent writes refers to writes that occur within the last 30 minutes" (Google's page on DML)
     streaming: float = 35 * 60
     busy: float = 10 * 60
     network: float = 10 * 60
     pause: float = 60
+    answer: float = 120
+    job: float = 60 * 60
 
 
 @dataclass(frozen=True)
@@ -162,15 +169,16 @@ class BigQueryWarehouse:
         datasets: str = LOGICAL,
         read_only: bool = False,
         may_change: str = "",
+        wait: float = 60,
     ) -> None:
         """Connect, look at what is there, and create the missing datasets.
 
         emulator: the URL of an emulator, which needs no credentials
         budget: the bytes that may be billed to `usage`; None: no limit
         usage: where to count the bytes; default: a count of its own
-        datasets, read_only, may_change: see `stkpi.warehouse.connect`
-        Raises UserError for missing credentials or roles, a project or location that cannot be used, and tables in
-        these datasets that this program did not make.
+        datasets, read_only, may_change, wait: see `stkpi.warehouse.connect`
+        Raises UserError for missing credentials or roles, a project or location that cannot be used, tables in these
+        datasets that this program did not make, and another program that still writes to them after `wait` seconds.
         """
         self._project, self._budget, self._limits = project, budget, retry_limits
         self._datasets = {name: map_name(name, datasets) for name in DATASETS}
@@ -184,6 +192,8 @@ class BigQueryWarehouse:
         try:
             credentials = AnonymousCredentials() if emulator else None
             self._client = bigquery.Client(project, credentials, location=location, client_options=options)
+            # Google's client gives its calls no deadline at all: a server that accepts and never answers would hold us.
+            limit_answers(self._client._http, retry_limits.answer)
             existing = self._find_datasets(location)
             self._ownership = Ownership(
                 self._list_objects(existing),
@@ -193,8 +203,11 @@ class BigQueryWarehouse:
                 may_change=may_change,
                 read_only=read_only,
             )
+            self._lease: Lease | None = None
             if not read_only:
                 self._create_datasets(location, existing)
+                sign = f"{project}.{self._datasets['st_stage_v2']}.{TABLE}"
+                self._lease = Lease.acquire(self._client, sign, self._retry, wait)
         except auth.DefaultCredentialsError as error:
             raise UserError(
                 "Google credentials are missing: run `gcloud auth application-default login`, or use a service "
@@ -293,6 +306,7 @@ class BigQueryWarehouse:
         """See `Warehouse.drop`. An API call, which costs nothing and waits for no other statement."""
         names = [self.resolve_name(table) for table in tables]
         self._ownership.check_writes([Write("DROP", "TABLE", name) for name in names], self._look_up)
+        self._check_lease()
         for name in names:
             self._client.delete_table(f"{self._project}.{name}", not_found_ok=True, retry=self._retry)
             self._ownership.note([Write("DROP", "TABLE", name)])
@@ -330,6 +344,9 @@ class BigQueryWarehouse:
     def close(self) -> None:
         """See `Warehouse.close`."""
         self._pool.shutdown()
+        if self._lease:
+            self._lease.release()
+            self._lease = None
         self._client.close()
 
     def __enter__(self) -> Self:
@@ -359,6 +376,7 @@ class BigQueryWarehouse:
         sql, given = prepared.sql, _make_parameters(prepared.sql, parameters)
 
         def attempt() -> bigquery.QueryJob:
+            self._check_lease()
             config = QueryJobConfig(query_parameters=given)
             if self._budget is not None:
                 config.maximum_bytes_billed = self._count_remaining_bytes(self._budget)
@@ -371,6 +389,11 @@ class BigQueryWarehouse:
         done = self._with_retries(attempt, next(changed, ""))
         self._ownership.note(prepared.writes)
         return done
+
+    def _check_lease(self) -> None:
+        """Raise WarehouseError if another program may be writing by now."""
+        if self._lease:
+            self._lease.check()
 
     def _count_remaining_bytes(self, budget: int) -> int:
         """Return the bytes that may still be billed. Raises WarehouseError if there are none."""
@@ -386,9 +409,18 @@ class BigQueryWarehouse:
         )
 
     def _wait_for(self, job: Job) -> None:
-        """Wait for a job to end; raise its error. By jobs.get, which tells an error of the job from one of the call."""
-        pause = 0.05
+        """Wait for a job to end; raise its error. By jobs.get, which tells an error of the job from one of the call.
+
+        Raises WarehouseError for one that does not end, after asking BigQuery to cancel it.
+        """
+        pause, until = 0.05, time.monotonic() + self._limits.job
         while not job.done(retry=self._retry):
+            if time.monotonic() > until:
+                job.cancel(retry=self._retry)
+                raise WarehouseError(
+                    f"BigQuery did not finish a job within {self._limits.job / 60:.0f} minutes ({job.job_id}), which "
+                    "was told to cancel it: run again; finished work is kept."
+                )
             time.sleep(pause)
             pause = min(2, pause * 1.5)
         if error := job.exception():
@@ -469,6 +501,7 @@ class BigQueryWarehouse:
         numbers = count()
 
         def attempt() -> bigquery.LoadJob:
+            self._check_lease()
             while True:
                 name, found = f"{job_id}-{next(numbers)}", False
                 try:
@@ -495,7 +528,7 @@ class BigQueryWarehouse:
         Raises UserError if they are in another location.
         """
         real = set(self._datasets.values())
-        listed = self._client.list_datasets(retry=DEFAULT_RETRY.with_timeout(20))
+        listed = self._client.list_datasets(retry=DEFAULT_RETRY.with_timeout(min(20, self._limits.network)))
         existing = {item.dataset_id: _is_ours(item) for item in listed if item.dataset_id in real}
         if existing:
             actual = self._client.get_dataset(f"{self._project}.{min(existing)}").location

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import duckdb
 import pandas as pd
 
-from stkpi.errors import UserError
+from stkpi.errors import UserError, WarehouseError, explain_os_error
 from stkpi.warehouse import chunks
 from stkpi.warehouse.dialect import to_duckdb
 from stkpi.warehouse.names import DATASETS, LOGICAL, Statement, map_name, prepare_statement
@@ -39,8 +40,16 @@ _GOOGLESQL = {
 _COMMENT = "=".join(LABEL)
 _OBJECTS = """SELECT schema_name || '.' || table_name, comment FROM duckdb_tables() WHERE NOT internal
 UNION ALL SELECT schema_name || '.' || view_name, comment FROM duckdb_views() WHERE NOT internal"""
+_TABLES = """SELECT '"' || schema_name || '"."' || table_name || '"' FROM duckdb_tables() WHERE NOT internal"""
 _HOLDER = re.compile(r"lock is held in (.+) \(PID (\d+)\)")
 _PARAMETER = re.compile(r"\$([a-z_]+)")
+# DuckDB's own words.
+_LOCKED = re.compile("Could not set lock on file", re.IGNORECASE)
+_FULL = re.compile("No space left on device|File too large|disk is full|Disk quota", re.IGNORECASE)
+_FORBIDDEN = re.compile("Permission denied|Read-only file system", re.IGNORECASE)
+_FOREIGN = re.compile("not a valid DuckDB database file", re.IGNORECASE)
+_DAMAGED = re.compile("corrupt|checksum|could not read enough bytes|Failure while replaying WAL", re.IGNORECASE)
+_DAMAGED_KINDS = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
 
 
 class DuckDBWarehouse:
@@ -60,7 +69,7 @@ class DuckDBWarehouse:
         Raises UserError if the file is still in use then, is not a DuckDB file, or has tables in these datasets that
         this program did not make.
         """
-        self._datasets = datasets
+        self._datasets, self._path = datasets, path
         self._connection = _open(path, wait, read_only=read_only)
         self._lock = threading.RLock()
         self._connection.execute("SET GLOBAL TimeZone = 'UTC'")  # BigQuery's default, whatever the machine's is
@@ -196,7 +205,8 @@ class DuckDBWarehouse:
                 for each in prepared:
                     _execute(session, each, parameters)
             except BaseException:
-                session.rollback()
+                with suppress(duckdb.Error):  # after a full disk there may be nothing left to undo
+                    session.rollback()
                 raise
             session.commit()
         for each in prepared:
@@ -224,7 +234,23 @@ class DuckDBWarehouse:
     def _open_session(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open a cursor for one thread at a time, so that the results of two threads cannot mix."""
         with self._lock, self._connection.cursor() as session:
-            yield session
+            try:
+                yield session
+            except duckdb.Error as error:
+                if sentence := _explain(error, self._path):
+                    raise WarehouseError(sentence) from error
+                raise
+
+
+def verify_file(path: Path, wait: float = 60) -> int:
+    """Read every value of every table of a warehouse file; return the number of its rows.
+
+    Raises UserError or WarehouseError where that cannot be done, with what to do.
+    """
+    with DuckDBWarehouse(path, wait, read_only=True) as target, target._open_session() as session:
+        names = [name for (name,) in session.execute(_TABLES).fetchall()]
+        read = [session.execute(f"SELECT COUNT(*), BIT_XOR(HASH(t)) FROM {name} AS t").fetchall() for name in names]
+    return sum(rows for ((rows, _),) in read)
 
 
 def _execute(session: duckdb.DuckDBPyConnection, prepared: Statement, parameters: dict[str, Any]) -> None:
@@ -254,9 +280,10 @@ def _open(path: Path, wait: float, *, read_only: bool) -> duckdb.DuckDBPyConnect
             raise UserError(
                 f"{path} is open already, in this program: close it first, as `with connect()` does."
             ) from None
-        except duckdb.IOException as error:
-            if "lock" not in str(error).lower():
-                raise UserError(f"{path} is not a DuckDB warehouse: set WAREHOUSE in .env to another file.") from error
+        except duckdb.Error as error:
+            if not _LOCKED.search(str(error)):
+                sentence = _explain(error, path) or f"{path} cannot be opened: {str(error).splitlines()[0]}"
+                raise UserError(sentence) from error
             holder = _name_holder(str(error))
             if time.monotonic() > until:
                 raise UserError(f"{path} is still open in {holder}: end that, or wait for it, and try again.") from None
@@ -264,6 +291,23 @@ def _open(path: Path, wait: float, *, read_only: bool) -> duckdb.DuckDBPyConnect
                 print(f"Waiting: {path} is open in {holder}.", file=sys.stderr, flush=True)
                 told = True
             time.sleep(0.2)
+
+
+def _explain(error: duckdb.Error, path: Path) -> str | None:
+    """Return what to do about an error of the file or of its disk; None for an error of a statement."""
+    text = str(error)
+    if _FULL.search(text):
+        return explain_os_error(f"[Errno {errno.ENOSPC}]")
+    if _FORBIDDEN.search(text):
+        return explain_os_error(f"[Errno {errno.EACCES}] : '{path}'")
+    if _FOREIGN.search(text):
+        return f"{path} is not a DuckDB warehouse: set WAREHOUSE in .env to another file."
+    if isinstance(error, _DAMAGED_KINDS) or _DAMAGED.search(text):
+        return (
+            f"The warehouse file is damaged: set {path} aside (rename it, and {path.name}.wal if it is there) and run "
+            "again. The next run reads everything from ServiceTitan."
+        )
+    return None
 
 
 def _name_holder(error: str) -> str:
