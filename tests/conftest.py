@@ -122,6 +122,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(folder.parent))
     os.environ["COMPANY"] = str(folder)
     os.environ["TIME_ZONE"] = TIME_ZONE  # whoever names a company says it
+    os.environ["ST_REPORT_MINUTES"] = "0"  # a whole night need not read reports: test_saved_reports does
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -372,7 +372,7 @@ def test_a_saved_report_is_run_with_the_values_that_its_labels_mean(acme, save_r
     entry = "reports:\n  leads: {category: marketing, id: 1001, parameters: {Filter by: %s}}\n"
     (acme / company.FILE).write_text(entry % "Job Creation Date")
     assert reconcile.run("").matches  # the first report of company.yml, in the newest full week
-    assert seen == [{"From": "2025-09-08", "To": "2025-09-14", "DateType": 2}]
+    assert seen == [{"From": "2025-09-08", "To": "2025-09-14", "DateType": "Job Creation Date"}]
     (acme / company.FILE).write_text(entry % "Job Created Date")
     with pytest.raises(
         UserError, match=r"Filter by cannot be Job Created Date.*Job Completion Date, Job Creation Date"
@@ -381,7 +381,10 @@ def test_a_saved_report_is_run_with_the_values_that_its_labels_mean(acme, save_r
     (acme / company.FILE).write_text("name: Acme\n")
     with pytest.raises(UserError, match=r"Name the export: .*company\.yml has none under `reports`"):
         reconcile.run("")
-    with pytest.raises(UserError, match=r"wants Filter by, .*: choose it under `reports` in company\.yml"):
+    result = reconcile.run("report:marketing/1001")  # by the date that we count by, and it says so
+    assert (result.matches, result.export) == (True, "Leads (Filter by Job Creation Date)")
+    save_reports(replace(dated, parameters=(FILTERED_BY | {"label": "Basis", "acceptValues": None}, *leads.parameters)))
+    with pytest.raises(UserError, match=r"wants Basis, .*: choose it under `reports` in company\.yml"):
         reconcile.run("report:marketing/1001")
 
 

@@ -25,12 +25,12 @@ from stkpi.kpis.catalog import find_kpi, read_catalog
 from stkpi.marts import build as marts
 from stkpi.reconcile import exports, render
 from stkpi.reconcile.compare import compare
-from stkpi.reconcile.comparison import Window
 from stkpi.reconcile.exports import Export
-from stkpi.reconcile.pull import choose_parameters, pull_report
+from stkpi.reconcile.pull import list_unit_ids, pull_report
 from stkpi.reconcile.reasons import DIFFERENT, IDENTICAL, ONLY_EXPORT, ONLY_WAREHOUSE
 from stkpi.reporting import pages
 from stkpi.servicetitan.client import Client
+from stkpi.servicetitan.reports import Reports
 from stkpi.warehouse.duckdb import DuckDBWarehouse
 
 WEEK = ("2025-08-18", "2025-08-24")
@@ -639,26 +639,18 @@ def test_figures(value, kind, figure, change):
 
 def test_a_saved_report_is_run_and_matches(healthy, sandbox):
     with warehouse.connect() as own:
-        days = {"first_day": date(2025, 8, 18), "last_day": date(2025, 8, 24), "business_unit": SALES}
-        client = Client(settings.load())
-        export = pull_report(client, own, "report:marketing/1001", **days)
-        result = compare(export, own, **days)
+        days = {"first_day": date(2025, 8, 18), "last_day": date(2025, 8, 24)}
+        reports = Reports(Client(settings.load()))
+        export = pull_report(reports, "report:marketing/1001", unit_ids=list_unit_ids(own, SALES), **days)
+        result = compare(export, own, business_unit=SALES, **days)
         assert result.matches
         assert result.theirs == 96
-        days["business_unit"] = PRODUCTION
-        export = pull_report(client, own, "report:accounting/1005", **days)
-        assert compare(export, own, **days).matches
-        with pytest.raises(UserError, match="ServiceTitan does not run report marketing/9"):
-            pull_report(client, own, "report:marketing/9", **days)
+        export = pull_report(reports, "report:accounting/1005", unit_ids=list_unit_ids(own, PRODUCTION), **days)
+        assert compare(export, own, business_unit=PRODUCTION, **days).matches
+        with pytest.raises(UserError, match="ServiceTitan has no report marketing/9 that can be read"):
+            pull_report(reports, "report:marketing/9", **days)
         with pytest.raises(UserError, match="names no report"):
-            pull_report(client, own, "report:1001", **days)
-
-
-def test_a_report_whose_parameter_is_unknown_is_refused():
-    window = Window(date(2025, 8, 18), date(2025, 8, 24), date(2025, 8, 24))
-    required = [{"name": "Basis", "label": "Date basis", "dataType": "String", "isArray": False, "isRequired": True}]
-    with pytest.raises(UserError, match="The report wants Date basis"):
-        choose_parameters(required, window, [])
+            pull_report(reports, "report:1001", **days)
 
 
 def test_the_exit_code_tells_a_script(healthy, company, tmp_path, monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """`python -m sandbox`: generate the tenant, serve it until interrupted, and print the lines that a client exports.
 
-Reads SANDBOX_COMPANY (painting or hvac), SANDBOX_PORT (8900; 0 = any free port), SANDBOX_SEED (1) and SANDBOX_SCALE (1)
-from the environment.
+Reads SANDBOX_COMPANY (painting or hvac), SANDBOX_PORT (8900; 0 = any free port), SANDBOX_SEED (1), SANDBOX_SCALE (1)
+and SANDBOX_REPORT_SECONDS (1: between two runs of one saved report; ServiceTitan wants about 60) from the environment.
 """
 
 import contextlib
@@ -103,6 +103,7 @@ def main() -> None:
     port = int(_read_setting("SANDBOX_PORT", "8900", int, 0, 65535))
     seed = int(_read_setting("SANDBOX_SEED", "1", int, 0, 2**31 - 1))
     scale = _read_setting("SANDBOX_SCALE", "1", float, 0.001, 1000)
+    report_seconds = _read_setting("SANDBOX_REPORT_SECONDS", "1", float, 0, 3600)
     try:
         socket.create_server(("127.0.0.1", port)).close()  # before the minutes that generating a large tenant takes
     except OSError:
@@ -110,7 +111,7 @@ def main() -> None:
         sys.exit(USAGE)
     began = time.monotonic()
     store = load_tenant(company, seed, scale, RUNS / "sandbox" / company / "records.pickle")
-    sandbox = start(store, port, seed=seed)
+    sandbox = start(store, port, seed=seed, report_seconds=report_seconds)
     seconds = time.monotonic() - began
     sys.stderr.write(f"{len(store):,} records after {seconds:.0f} s, served at {sandbox.url}; Ctrl-C stops it.\n")
     signals: list[int] = []

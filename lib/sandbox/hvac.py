@@ -8,21 +8,7 @@ from __future__ import annotations
 
 from sandbox.organization import Company, make_types
 from sandbox.records import Unit
-from sandbox.reports import (
-    DATE_TYPE,
-    DAYS,
-    JOB_COST_FIELDS,
-    LAST_DAY,
-    UNIT,
-    UNITS,
-    Report,
-    list_job_costs,
-    list_lead_jobs,
-    list_location_balances,
-    list_paid_invoices,
-    list_unit_sales,
-    parse_fields,
-)
+from sandbox.reports import DATE_TYPES, list_saved_reports
 from sandbox.truth import JobTypeRules
 
 
@@ -45,84 +31,8 @@ CONSULTING_TYPES = make_types(
     ("Home Energy Audit", 0.03, True),
 )
 
-REPORTS = (
-    Report(
-        id=163_905_561,
-        category="marketing",
-        name="*Leads* - API",
-        description="Customer Name does not contain Test, Job Type contains Estimate",
-        parameters=(DATE_TYPE, *DAYS, UNIT),
-        # The owner has given two columns one label.
-        fields=parse_fields("""
-            CustomerName        String  Customer Name
-            CampaignCategory    String  Campaign
-            Campaign            String  Campaign
-            JobType             String  Job Type
-            BookedBy            String  Booked By
-            JobNumber           String  Job #
-            JobBusinessUnit     String  Business Unit
-            JobStatus           String  Status
-            CreatedDate         Date    Created Date
-            AssignedTechnicians String  Assigned Technicians
-        """),
-        rows=list_lead_jobs,
-    ),
-    Report(
-        id=163_905_874,
-        category="business-unit-dashboard",
-        name="BU Sales - API",
-        description="Totals by business unit",
-        parameters=(*DAYS, UNITS | {"label": "Invoice Item Business Unit"}),
-        fields=parse_fields("""
-            Name                String  Name
-            SalesOpportunity    Number  Sales Opportunity
-            ClosedOpportunities Number  Closed Opportunities
-            CloseRate           Number  Close Rate
-            CompletedJobs       Number  Completed Jobs
-            TotalSales          Number  Total Sales
-            ClosedAverageSale   Number  Closed Average Sale
-        """),
-        rows=list_unit_sales,
-    ),
-    Report(
-        id=170_210_048,
-        category="operations",
-        name="FOREMAN Job Cost",
-        description="Jobs with what they cost",
-        parameters=(DATE_TYPE, *DAYS, UNIT),
-        fields=JOB_COST_FIELDS,
-        rows=list_job_costs,
-    ),
-    Report(
-        id=170_210_913,
-        category="accounting",
-        name="*Collections*",
-        description="Payments, a row for each invoice they were applied to",
-        parameters=(DATE_TYPE, *DAYS, UNIT),
-        fields=parse_fields("""
-            PaidOn              Date    Paid On
-            PaymentType         String  Payment Type
-            Amount              Number  Amount
-            InvoiceNumber       String  Invoice Number
-            CustomerName        String  Customer Name
-            InvoiceBusinessUnit String  Invoice Business Unit
-            InvoiceBalance      Number  Invoice Balance
-        """),
-        rows=list_paid_invoices,
-    ),
-    Report(
-        id=171_004_260,
-        category="accounting",
-        name="AR Transactions Summarized By Location",
-        description="Net Amount of $10 and more",
-        parameters=(LAST_DAY, UNIT),
-        fields=parse_fields("""
-            LocationName        String  Location Name
-            CustomerName        String  Customer Name
-            NetAmount           Number  Net Amount
-        """),
-        rows=list_location_balances,
-    ),
+REPORTS = list_saved_reports(
+    163_905_561, "FOREMAN Job Cost", repeated={"CampaignCategory": "Campaign", "Campaign": "Campaign"}
 )
 
 HVAC = Company(
@@ -179,6 +89,7 @@ HVAC = Company(
     first_zip=19_600,
     streets=("Maple", "Loockerman", "Dogwood", "Chestnut", "Bayard", "Sycamore", "Walnut", "Holly"),
     reports=REPORTS,
+    date_types=tuple(sorted(DATE_TYPES)),
     numbers_by_year=True,
     is_untidy=True,
 )

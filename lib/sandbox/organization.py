@@ -9,7 +9,7 @@ from functools import cached_property
 
 from sandbox.clock import Clock
 from sandbox.records import DAY, EPOCH, JobType, Record, Unit, format_instant
-from sandbox.reports import Report
+from sandbox.reports import DATE_TYPES, Report
 from sandbox.truth import JobTypeRules
 
 FOUNDED = 1_580_000_000  # early 2020
@@ -47,6 +47,7 @@ class Company:
       `rules` are those that a person would write into job_type_rules.csv.
     - `numbers_by_year`: jobs have numbers such as 24-10233, and so have their invoices; else a number is the id.
     - `is_untidy`: some records were imported, some invoices name no customer, amounts have up to 19 decimals.
+    - `date_types`: the dates that a report's DateType offers; their places are its values.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Company:
     streets: tuple[str, ...]
 
     reports: tuple[Report, ...]
+    date_types: tuple[str, ...] = tuple(DATE_TYPES)
     numbers_by_year: bool = False
     is_untidy: bool = False
     known: KnownCase | None = None

@@ -19,6 +19,7 @@ from sandbox.reports import (
     list_job_costs,
     list_leads,
     list_receivables,
+    list_saved_reports,
     list_unit_totals,
     parse_fields,
 )
@@ -143,6 +144,7 @@ REPORTS = (
         fields=JOB_COST_FIELDS,
         rows=list_job_costs,
     ),
+    *list_saved_reports(1011, "*Job Cost - THIS WEEK ONLY* - API", repeated={"Campaign": "Job Type"}),
 )
 
 PAINTING = Company(

@@ -6,12 +6,13 @@ add up to that name's KPIs. Dates are inclusive calendar days of the tenant. A v
 text with the tenant's offset (`2025-10-13T13:13:02.93-07:00`), midnight for a calendar date.
 
 A report with the parameter DateType ("Filter by") compares another date of its jobs with From and To for each of
-DATE_TYPES; its KPI's numbers are those of one of them.
+DATE_TYPES; its KPI's numbers are those of one of them. A wrong one is no error: it is another number. Which value of
+DateType means which date differs by company: the server looks it up, and gives `rows` the label.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -34,8 +35,8 @@ Row = list[str | int | float | None]
 class Report:
     """A saved report. `parameters` and `fields` are what the API describes it with.
 
-    `rows(books, values)` takes the parameters' values by name and yields rows in the order of `fields`. It raises
-    ValueError for a value that cannot be read.
+    `rows(books, values)` takes the parameters' values by name (DateType by its label) and yields rows in the order of
+    `fields`. It raises ValueError for a value that cannot be read.
     """
 
     id: int
@@ -49,13 +50,14 @@ class Report:
 
 PAID = "Last Paid On Date"
 DATE_TYPE_SET = "job-date-filter-type"
-# The jobs' dates that a report's "Filter by" offers. Their places are the values that DateType takes.
-DATE_TYPES: dict[str, Callable[[Books, Job], date | None]] = {
-    "Invoice Date": lambda books, job: parse_calendar_day(job.invoiced),
-    "Job Completion Date": lambda books, job: books.day(job.completed),
-    "Job Start Date": lambda books, job: books.day(job.start),
-    "Job Creation Date": lambda books, job: books.day(job.created),
-    PAID: lambda books, job: parse_calendar_day(job.paid),
+# The days of a job that a report's "Filter by" offers: one of them must be within From and To.
+DATE_TYPES: dict[str, Callable[[Books, Job], list[date | None]]] = {
+    "Invoice Date": lambda books, job: [parse_calendar_day(job.invoiced)],
+    "Job Completion Date": lambda books, job: [books.day(job.completed)],
+    "Job Start Date": lambda books, job: [books.day(job.start)],
+    "Job Creation Date": lambda books, job: [books.day(job.created)],
+    PAID: lambda books, job: [parse_calendar_day(job.paid)],
+    "Jobs with Appt Date": lambda books, job: [books.day(start) for start in job.visits],
 }
 
 
@@ -73,17 +75,8 @@ def _match_days(values: Values) -> Callable[[date | None], bool]:
 
 def _match_job(books: Books, values: Values, usual: str) -> Callable[[Job], bool]:
     """Make the test whether the job's date that DateType chooses, the usual one without it, is within From and To."""
-    find, within = _choose_date(values, usual), _match_days(values)
-    return lambda job: within(find(books, job))
-
-
-def _choose_date(values: Values, usual: str) -> Callable[[Books, Job], date | None]:
-    if "DateType" not in values:
-        return DATE_TYPES[usual]
-    try:
-        return list(DATE_TYPES.values())[range(len(DATE_TYPES)).index(values["DateType"])]
-    except ValueError:
-        raise ValueError(f"DateType must be a value of the set {DATE_TYPE_SET}") from None
+    find, within = DATE_TYPES[values.get("DateType", usual)], _match_days(values)
+    return lambda job: any(map(within, find(books, job)))
 
 
 def _match_units(values: Values) -> Callable[[int | None], bool]:
@@ -164,8 +157,9 @@ def list_unit_totals(books: Books, values: Values) -> Iterable[Row]:
     for estimate in books.estimates:
         if estimate.sold and within(books.day(estimate.sold_on)):
             sales[estimate.unit] += estimate.subtotal
+    inactive = values.get("IncludeInactive") is not False
     for unit, name in sorted(books.units.items(), key=lambda item: item[1]):
-        if chosen(unit):
+        if chosen(unit) and (inactive or unit in books.active_units):
             rate = _divide(closed[unit], opportunities[unit])
             yield [name, completed[unit], opportunities[unit], closed[unit], rate, float(sales[unit])]
 
@@ -176,10 +170,49 @@ def list_unit_sales(books: Books, values: Values) -> Iterable[Row]:
         yield [name, opportunities, closed, rate, completed, sales, _divide(Decimal(str(sales)), closed)]
 
 
+def list_rep_sales(books: Books, values: Values) -> Iterable[Row]:
+    """Yield the totals of those who sold the jobs, else earned most on them."""
+    within, chosen = _match_days(values), _match_units(values)
+    completed, opportunities, closed, sales = Counter(), Counter(), Counter(), defaultdict(Decimal)
+    for job in books.jobs.values():
+        rep = books.people.get(job.sold_by) or _find_primary_technician(books, job)
+        if not (rep and chosen(job.unit)) or values.get("JobTypes") not in (None, job.type_id):
+            continue
+        completed[rep] += job.is_completed_estimate and within(books.day(job.completed))
+        if job.is_opportunity and within(books.day(find_opportunity_instant(job))):
+            opportunities[rep] += 1
+            closed[rep] += job.closed
+        for estimate in job.estimates:
+            if estimate.sold and within(books.day(estimate.sold_on)):
+                sales[rep] += estimate.subtotal
+    for rep in sorted(completed.keys() | opportunities.keys() | sales.keys()):
+        if completed[rep] or opportunities[rep] or sales[rep]:
+            rate, average = _divide(closed[rep], opportunities[rep]), _divide(sales[rep], closed[rep])
+            yield [rep, closed[rep], completed[rep], opportunities[rep], rate, float(sales[rep]), average]
+
+
+def list_visits(books: Books, values: Values) -> Iterable[Row]:
+    """Yield a row per appointment of an estimate job that is active and not canceled."""
+    within, chosen = _match_days(values), _match_units(values)
+    for job in books.jobs.values():
+        for start in job.visits if job.is_estimate and chosen(job.unit) else ():
+            if within(books.day(start)):
+                yield [
+                    job.number,
+                    _format_instant(books, start),
+                    books.units.get(job.unit),
+                    job.type or None,
+                    job.customer_name or None,
+                    job.status,
+                ]
+
+
 def list_job_costs(books: Books, values: Values) -> Iterable[Row]:
     within, chosen = _match_job(books, values, "Job Start Date"), _match_units(values)
+    adjusted = values.get("IncludeAdjustmentInvoices") is not False
     for job in books.jobs.values():
         if job.is_production and chosen(job.unit) and within(job):
+            subtotal = job.subtotal - (0 if adjusted else job.adjusted)
             yield [
                 _format_instant(books, job.start),
                 books.units.get(job.unit),
@@ -188,13 +221,13 @@ def list_job_costs(books: Books, values: Values) -> Iterable[Row]:
                 job.type or None,
                 job.customer_name or None,
                 job.number,
-                float(job.subtotal),
+                float(subtotal),
                 float(job.labor - job.adjustments),
                 float(job.adjustments),
                 float(job.parts + job.purchases),
                 float(job.returns),
                 float(job.full_cost),
-                _divide(job.subtotal - job.full_cost, job.subtotal),
+                _divide(subtotal - job.full_cost, subtotal),
                 job.status,
             ]
 
@@ -221,11 +254,14 @@ def list_collections(books: Books, values: Values) -> Iterable[Row]:
 def list_paid_invoices(books: Books, values: Values) -> Iterable[Row]:
     """Yield the rows of `list_collections` with the invoice's columns, by the payment's date or one of the job's."""
     within, chosen = _match_days(values), _match_units(values)
-    find = _choose_date(values, PAID)
+    label = values.get("DateType", PAID)
     for row in books.collected:
         invoice, day = row.settled, parse_calendar_day(row.paid)
         job = books.jobs.get(invoice.job) if invoice else None
-        if chosen(row.unit) and within(day if find is DATE_TYPES[PAID] else job and find(books, job)):
+        days = DATE_TYPES[label](books, job) if job else []
+        if label in (PAID, "Invoice Date"):
+            days = [day] if label == PAID else [invoice and parse_calendar_day(invoice.invoiced)]
+        if chosen(row.unit) and any(map(within, days)):
             yield [
                 _format_midnight(books, day),
                 row.type,
@@ -301,6 +337,9 @@ LAST_DAY = make_parameter("AsOf", "As of", "Date")
 UNITS = make_choice("BusinessUnitIds", "Business Unit", "business-units", isArray=True, isRequired=False)
 UNIT = UNITS | {"name": "BusinessUnitId"}  # as some reports call the same parameter
 DATE_TYPE = make_choice("DateType", "Filter by", DATE_TYPE_SET)
+JOB_TYPES = make_choice("JobTypes", "Job Type", "job-types", dataType="String", isRequired=False)
+INACTIVE = make_parameter("IncludeInactive", "Include Inactive", "Boolean", isRequired=False)
+ADJUSTMENTS = make_parameter("IncludeAdjustmentInvoices", "Include Adjustment Invoices", "Boolean", isRequired=False)
 JOB_COST_FIELDS = parse_fields("""
     ScheduledDate       Date    Scheduled Date
     BusinessUnit        String  Business Unit
@@ -318,3 +357,123 @@ JOB_COST_FIELDS = parse_fields("""
     JobsGrossMargin     Number  Jobs Gross Margin %
     Status              String  Status
 """)
+
+
+def list_saved_reports(first_id: int, costs: str, repeated: Mapping[str, str]) -> tuple[Report, ...]:
+    """Return the reports that the owner has saved for the Reporting API, in the shapes that real ones have.
+
+    `costs` is the name of his job costing, `repeated` the labels that he gave columns of his leads, by their names.
+    """
+    leads = parse_fields("""
+        CustomerName        String  Customer Name
+        CampaignCategory    String  Campaign Category
+        Campaign            String  Job Campaign
+        JobType             String  Job Type
+        BookedBy            String  Booked By
+        JobNumber           String  Job #
+        JobBusinessUnit     String  Business Unit
+        JobStatus           String  Status
+        CreatedDate         Date    Created Date
+        AssignedTechnicians String  Assigned Technicians
+    """)
+    reports = (
+        Report(
+            id=first_id,
+            category="marketing",
+            name="*Leads* - API",
+            description="Customer Name does not contain Test, Job Type contains Estimate",
+            parameters=(DATE_TYPE, *DAYS, UNIT),
+            fields=tuple(field | {"label": repeated.get(field["name"], field["label"])} for field in leads),
+            rows=list_lead_jobs,
+        ),
+        Report(
+            id=first_id,
+            category="business-unit-dashboard",
+            name="BU Sales - API",
+            description="Totals by business unit",
+            parameters=(*DAYS, UNITS | {"label": "Invoice Item Business Unit"}, INACTIVE),
+            fields=parse_fields("""
+                Name                String  Name
+                SalesOpportunity    Number  Sales Opportunity
+                ClosedOpportunities Number  Closed Opportunities
+                CloseRate           Number  Close Rate
+                CompletedJobs       Number  Completed Jobs
+                TotalSales          Number  Total Sales
+                ClosedAverageSale   Number  Closed Average Sale
+            """),
+            rows=list_unit_sales,
+        ),
+        Report(
+            id=first_id,
+            category="technician-dashboard",
+            name="*Daily WBR C/R*",
+            description="Totals by technician",
+            parameters=(*DAYS, UNIT, JOB_TYPES, INACTIVE | {"label": "Include Inactive Technicians"}),
+            fields=parse_fields("""
+                Name                String  Name
+                ClosedOpportunities Number  Closed Opportunities
+                CompletedJobs       Number  Completed Jobs
+                SalesOpportunity    Number  Sales Opportunity
+                CloseRate           Number  Close Rate
+                TotalSales          Number  Total Sales
+                ClosedAverageSale   Number  Closed Average Sale
+            """),
+            rows=list_rep_sales,
+        ),
+        Report(
+            id=first_id,
+            category="operations",
+            name=costs,
+            description="Jobs with what they cost",
+            parameters=(DATE_TYPE, *DAYS, UNIT, ADJUSTMENTS),
+            fields=JOB_COST_FIELDS,
+            rows=list_job_costs,
+        ),
+        Report(
+            id=first_id,
+            category="operations",
+            name="Scheduled Jobs",
+            description="Appointments that are not canceled, Job Type contains Estimate",
+            parameters=(*DAYS, UNIT),
+            fields=parse_fields("""
+                JobNumber           String  Job #
+                AppointmentDate     Date    Appointment Date
+                JobBusinessUnit     String  Business Unit
+                JobType             String  Job Type
+                CustomerName        String  Customer Name
+                JobStatus           String  Status
+            """),
+            rows=list_visits,
+        ),
+        Report(
+            id=first_id,
+            category="accounting",
+            name="*Collections*",
+            description="Payments, a row for each invoice they were applied to",
+            parameters=(DATE_TYPE, *DAYS, UNIT),
+            fields=parse_fields("""
+                PaidOn              Date    Paid On
+                PaymentType         String  Payment Type
+                Amount              Number  Amount
+                InvoiceNumber       String  Invoice Number
+                CustomerName        String  Customer Name
+                InvoiceBusinessUnit String  Invoice Business Unit
+                InvoiceBalance      Number  Invoice Balance
+            """),
+            rows=list_paid_invoices,
+        ),
+        Report(
+            id=first_id,
+            category="accounting",
+            name="AR Transactions Summarized By Location",
+            description="Net Amount of $10 and more",
+            parameters=(LAST_DAY, UNIT),
+            fields=parse_fields("""
+                LocationName        String  Location Name
+                CustomerName        String  Customer Name
+                NetAmount           Number  Net Amount
+            """),
+            rows=list_location_balances,
+        ),
+    )
+    return tuple(replace(report, id=first_id + place) for place, report in enumerate(reports))

@@ -33,7 +33,7 @@ from sandbox.faults import FAULTS, Order, Reply, Request, parse_order
 from sandbox.mutations import mutate_store
 from sandbox.query import BadParameter, Params, parse_active, parse_moment, parse_value, select_rows
 from sandbox.records import Record, export_call
-from sandbox.reports import DATE_TYPE_SET, DATE_TYPES, Report
+from sandbox.reports import DATE_TYPE_SET, Report
 from sandbox.resources import RESOURCES
 from sandbox.store import Store
 from sandbox.tenant import open_books
@@ -47,7 +47,7 @@ MAX_REPORT_PAGE_SIZE = 25_000
 _TOKENS_A_MINUTE = 600
 _LOG_LINES = 10_000
 _SMALLEST_GZIP = 512
-_REPORTS_CHANGED = "2024-07-01T00:00:00Z"
+_REPORTS_CHANGED = "2025-08-01T13:13:02.9368539-07:00"
 _VALUE_SETS = {"business-units": "business_units", "technicians": "technicians", "job-types": "job_types"}
 _SET_FIELDS = [{"name": "Id", "label": "Id"}, {"name": "Name", "label": "Name"}]
 _LISTS = {resource.list_path: name for name, resource in RESOURCES.items()}
@@ -182,6 +182,7 @@ class Sandbox:
             "ST_CLIENT_SECRET": CLIENT_SECRET,
             "ST_APP_KEY": APP_KEY,
             "ST_TENANT_ID": self.tenant_id,
+            "ST_REPORT_SECONDS": f"{self.settings.report_seconds:g}",
             "ST_API_URL": self.url,
             "ST_AUTH_URL": f"{self.url}/connect/token",
             "TIME_ZONE": self.company.time_zone,
@@ -372,7 +373,7 @@ class Sandbox:
 
     def _list_values(self, name: str) -> list[list[Any]]:
         if name == DATE_TYPE_SET:
-            return [list(each) for each in enumerate(DATE_TYPES)]
+            return [list(each) for each in enumerate(self.company.date_types)]
         with self.lock:
             return [[row["id"], row["name"]] for row in self.store.rows(_VALUE_SETS[name])]
 
@@ -390,6 +391,13 @@ class Sandbox:
                     errors[name] = ["The parameter is required."]
             elif parameter["isArray"] != isinstance(values[name], list):
                 errors[name] = ["An array is expected." if parameter["isArray"] else "A single value is expected."]
+        if "DateType" in values and not errors:
+            accepted = known["DateType"]["acceptValues"]
+            try:
+                choices = accepted["values"] or self._list_values(accepted["dynamicSetId"])
+                values["DateType"] = dict(choices)[values["DateType"]]
+            except (KeyError, TypeError):
+                errors["DateType"] = [f"A value of the set {DATE_TYPE_SET} is expected."]
         if errors:
             return make_problem(400, "One or more validation errors occurred.", errors)
         _read_paging(request.params, 1000, MAX_REPORT_PAGE_SIZE)

@@ -113,6 +113,7 @@ class Job:
     unit: int
     customer: int
     customer_name: str
+    type_id: int | None
     type: str
     status: str
     created: str
@@ -127,7 +128,9 @@ class Job:
     invoiced: str | None = None  # the first date of its invoices
     paid: str | None = None  # the last date of the payments of its invoices
     estimates: list[Estimate] = field(default_factory=list)
+    visits: list[str] = field(default_factory=list)  # starts of its active appointments that are not canceled
     subtotal: Decimal = ZERO
+    adjusted: Decimal = ZERO  # what adjustment invoices add to the subtotal
     parts: Decimal = ZERO
     purchases: Decimal = ZERO  # its purchase orders, and the vendor bills of no order among them
     returns: Decimal = ZERO
@@ -172,11 +175,11 @@ class Books:
 
     zone: ZoneInfo
     units: dict[int, str]
+    active_units: frozenset[int]
     people: dict[int, str]
     campaigns: dict[int, tuple[str, str | None]]  # name and category
     jobs: dict[int, Job]
     estimates: list[Estimate]
-    visits: list[tuple[Job, str]]  # active appointments, not canceled, by start
     collected: list[Collected]
     movements: list[Movement]
 
@@ -190,15 +193,15 @@ class Books:
 def read_books(store: Store, time_zone: str, rules: JobTypeRules = PAINTER) -> Books:
     """Read the tenant's records, each resource once, money as exact decimals."""
     starts, visits = _read_appointments(store)
-    jobs = _read_jobs(store, starts, rules)
+    jobs = _read_jobs(store, starts, visits, rules)
     books = Books(
         zone=ZoneInfo(time_zone),
         units=_read_names(store, "business_units"),
+        active_units=frozenset(unit["id"] for unit in _iterate_active(store, "business_units")),
         people=_read_names(store, "employees") | _read_names(store, "technicians"),
         campaigns={r["id"]: (r["name"], _get_name(r.get("category"))) for r in store.rows("campaigns")},
         jobs=jobs,
         estimates=[],
-        visits=[(jobs[job_id], start) for job_id, start in visits if job_id in jobs],
         collected=[],
         movements=[],
     )
@@ -233,17 +236,19 @@ def _iterate_active(store: Store, resource: str) -> Iterable[dict[str, Any]]:
     return (record for record in store.rows(resource) if record.get("active") is not False)
 
 
-def _read_appointments(store: Store) -> tuple[dict[int, str], list[tuple[int, str]]]:
-    """Return the start of every appointment by id, and the (job id, start) of the active ones not canceled."""
-    starts, visits = {}, []
+def _read_appointments(store: Store) -> tuple[dict[int, str], dict[int, list[str]]]:
+    """Return the start of every appointment by id, and by job id those of the active ones not canceled."""
+    starts, visits = {}, defaultdict(list)
     for record in store.rows("appointments"):
         starts[record["id"]] = record["start"]
         if record.get("active") is not False and record["status"] != "Canceled":
-            visits.append((record["jobId"], record["start"]))
+            visits[record["jobId"]].append(record["start"])
     return starts, visits
 
 
-def _read_jobs(store: Store, starts: Mapping[int, str], rules: JobTypeRules) -> dict[int, Job]:
+def _read_jobs(
+    store: Store, starts: Mapping[int, str], visits: Mapping[int, list[str]], rules: JobTypeRules
+) -> dict[int, Job]:
     types, customers = _read_names(store, "job_types"), _read_names(store, "customers")
     return {
         job["id"]: Job(
@@ -252,6 +257,7 @@ def _read_jobs(store: Store, starts: Mapping[int, str], rules: JobTypeRules) -> 
             unit=job["businessUnitId"],
             customer=job["customerId"],
             customer_name=customers.get(job["customerId"], ""),
+            type_id=job["jobTypeId"],
             type=(type := types.get(job["jobTypeId"], "")),
             status=job["jobStatus"],
             created=job["createdOn"],
@@ -263,6 +269,7 @@ def _read_jobs(store: Store, starts: Mapping[int, str], rules: JobTypeRules) -> 
             sold_by=job.get("soldById"),
             booked_by=job.get("createdById"),
             campaign=job.get("campaignId"),
+            visits=visits.get(job["id"], []),
         )
         for job in store.rows("jobs")
     }
@@ -327,6 +334,7 @@ def _add_invoices(store: Store, books: Books) -> dict[int, Invoice]:
         books.movements.append(Movement(invoice, parse_calendar_day(invoice.invoiced), invoice.total))
         if job:
             job.subtotal += invoice.subtotal
+            job.adjusted += invoice.subtotal if record.get("adjustmentToId") else ZERO
             job.parts += invoice.parts
             job.invoiced = min(filter(None, (job.invoiced, invoice.invoiced)), default=None)
     return invoices
@@ -429,7 +437,9 @@ def _compute_kpis(books: Books, units: Sequence[Mapping[str, str]], periods: Seq
         "Sales", ((job.unit, day(find_opportunity_instant(job)), job.closed) for job in jobs if job.is_opportunity)
     )
     booked = group("Sales", ((e.unit, day(e.sold_on), e.subtotal) for e in books.estimates if e.sold))
-    scheduled = group("Sales", ((job.unit, day(start), job.id) for job, start in books.visits if job.is_estimate))
+    scheduled = group(
+        "Sales", ((job.unit, day(start), job.id) for job in jobs if job.is_estimate for start in job.visits)
+    )
     production = group("Production", ((job.unit, day(job.start), job) for job in jobs if job.is_production))
     collected = group("Production", ((row.unit, parse_calendar_day(row.paid), row.amount) for row in books.collected))
     bookings = [

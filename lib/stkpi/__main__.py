@@ -23,11 +23,12 @@ from stkpi.marts import invoice_repair as repair
 from stkpi.marts import takeover
 from stkpi.proposal import folder as proposal
 from stkpi.reconcile import command as reconcile
-from stkpi.reconcile import pull, render
+from stkpi.reconcile import render
 from stkpi.reconcile.observations import adopt, observe
 from stkpi.reconcile.observations import report as ledger_report
 from stkpi.reconcile.observations.search import describe_search
 from stkpi.runs import history, sandbox_process
+from stkpi.servicetitan.reports import PREFIX
 from stkpi.validation import run as validation
 from stkpi.warehouse.names import LOGICAL, map_sql
 
@@ -97,7 +98,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _reconcile(options: argparse.Namespace) -> int:
-    pulled = options.export.startswith(pull.PREFIX)
+    pulled = options.export.startswith(PREFIX)
     with sandbox_process.provide_tenant() if pulled else nullcontext():
         result = reconcile.run(options.export, options.kpi, options.unit, options.first, options.last)
     print(render.format_text(result))

@@ -92,14 +92,15 @@ class Adoption:
 class SavedReport:
     """The company's saved report that shows a KPI.
 
-    category, id: as the Reporting API calls it; parameters: the chosen value's label by the parameter's label
+    category, id: as the Reporting API calls it; parameters: the chosen value's label by the parameter's label, or the
+    labels of several values
     guess: why it was proposed; empty where a person confirmed it
     """
 
     category: str
     id: str
     name: str = ""
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     guess: str = ""
 
     @property
@@ -140,7 +141,7 @@ class Company:
         adoption = self.find_adoption(kpi)
         return adoption.choices if adoption else {}
 
-    def find_choices(self, reference: str) -> Mapping[str, str]:
+    def find_choices(self, reference: str) -> Mapping[str, str | tuple[str, ...]]:
         """Return the parameters, by label, of the saved report that `reference` names; none where it is not listed."""
         listed = (report.parameters for report in self.reports.values() if report.reference == reference)
         return next(listed, {})
@@ -238,7 +239,7 @@ def _read_report(path: Path, kpi: Any, entry: Any) -> SavedReport:
     if missing := [key for key in known[:2] if entry.get(key) in (None, "")]:
         raise _error(path, line, f"the report of {kpi} has no {missing[0]}. {REPORT_EXAMPLE}")
     parameters = entry.get("parameters") or {}
-    if not isinstance(parameters, dict) or any(isinstance(value, dict | list) for value in parameters.values()):
+    if not isinstance(parameters, dict) or any(isinstance(value, dict) for value in parameters.values()):
         raise _error(
             path, line, f"the parameters of the report of {kpi} must be lines of `label: value`. {REPORT_EXAMPLE}"
         )
@@ -246,9 +247,15 @@ def _read_report(path: Path, kpi: Any, entry: Any) -> SavedReport:
         category=str(entry["category"]),
         id=str(entry["id"]),
         name=str(entry.get("name") or ""),
-        parameters={str(label): "" if value is None else str(value) for label, value in parameters.items()},
+        parameters={str(label): _read_chosen(value) for label, value in parameters.items()},
         guess=str(entry.get(GUESS) or ""),
     )
+
+
+def _read_chosen(value: Any) -> str | tuple[str, ...]:
+    if isinstance(value, list):
+        return tuple(str(one) for one in value)
+    return "" if value is None else str(value)
 
 
 def append_key(config: settings.Settings, key: str, value: Any, comment: str) -> None:

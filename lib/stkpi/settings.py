@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     st_tenant_id: str | None = None
     st_api_url: str = "https://api.servicetitan.io"
     st_auth_url: str = "https://auth.servicetitan.io/connect/token"
+    st_report_seconds: float = Field(60, ge=0)
+    st_report_minutes: float = Field(15, ge=0)
 
     bq_project: str | None = None
     bq_location: str = "US"
@@ -64,6 +66,7 @@ class Settings(BaseSettings):
     sandbox_port: int = Field(8900, ge=0, le=65535)
     sandbox_seed: int = 1
     sandbox_scale: float = Field(1, gt=0)
+    sandbox_report_seconds: float = Field(1, ge=0)
 
     @property
     def runs(self) -> Path:

@@ -29,9 +29,10 @@ MEASURES = ("count", "distinct", "sum", "ratio", "net")
 KINDS = ("count", "money", "rate")
 DIVISIONS = ("Sales", "Production")
 BOTH = "Both"
+_AHEAD = re.compile(r"\+\d+[dy]$")
 _DAY = re.compile(r"(first|last|monday)?([+-]\d+[dy])?")
 _REPORT = (
-    *("name", "where", "basis", "rows", "row", "key", "date", "only", "never", "fields"),
+    *("name", "where", "rows", "row", "key", "date", "only", "never", "fields"),
     *("counts_if", "changed", "recognized_by", "totals"),
 )
 _ENTRY = (
@@ -45,6 +46,8 @@ _OPTIONAL = ("terms", "sums", "beside", "complete_after")
 class Option:
     """One choice within a dimension: what it says, its cost in bits, why somebody counts like that, and what a row is
     that it leaves out.
+
+    basis: of a date, what the "Filter by" of ServiceTitan's reports calls it
     """
 
     id: str
@@ -53,6 +56,7 @@ class Option:
     why: str
     out: str = ""
     known_by: str | None = None
+    basis: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,6 @@ class Report:
     key: Mapping[str, str]
     date: str
     changed: str
-    basis: str = ""
     only: str | None = None
     never: tuple[str, str] | None = None
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -144,6 +147,12 @@ class Kpi:
         """Whether the number is what stands at the end of a period's last day, and does not add up over days."""
         return not any(day.startswith("first") for day in self["window"][0].says)
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the number is about days that follow, so that ServiceTitan shows it as of today only."""
+        low, high = self["window"][0].says
+        return low != "ever" and not low.startswith("first") and bool(_AHEAD.search(high))
+
     @cached_property
     def bits(self) -> np.ndarray:
         """The cost of every definition (float32, one per definition)."""
@@ -171,6 +180,15 @@ class Kpi:
         """Return the definition with these choices, the default where none is named."""
         chosen = self.choose(choices)
         return int(np.ravel_multi_index([d.options.index(chosen[d.name]) for d in self.dimensions], self.shape))
+
+    def replace_option(self, numbers: np.ndarray, dimension: str, option: str) -> np.ndarray:
+        """Return definitions with another option of one dimension, each in the place of the one it was made of."""
+        places = [each.name for each in self.dimensions]
+        here = list(np.unravel_index(numbers, self.shape))
+        at = places.index(dimension)
+        chosen = [each.id for each in self[dimension]].index(option)
+        here[at] = np.full_like(here[at], chosen)
+        return np.ravel_multi_index(here, self.shape)
 
     def departures(self, number: int) -> dict[str, str]:
         """Return the choices of a definition that are not the default."""
@@ -262,11 +280,10 @@ def _read_entry(file: str, name: str, given: Mapping[str, Any]) -> Kpi:
 
 
 def _read_report(where: str, given: Mapping[str, Any]) -> Report:
-    optional = ("basis", "only", "never", "fields", "counts_if", "recognized_by", "totals")
+    optional = ("only", "never", "fields", "counts_if", "recognized_by", "totals")
     _check_keys(where, given, _REPORT, required=[key for key in _REPORT if key not in optional])
     return Report(
         **{key: given[key] for key in ("name", "where", "rows", "row", "key", "date", "changed")},
-        basis=given.get("basis", ""),
         only=given.get("only"),
         never=tuple(given["never"]) if "never" in given else None,
         fields={term: tuple(fields) for term, fields in given.get("fields", {}).items()},
@@ -292,7 +309,7 @@ def _read_option(where: str, dimension: str, id: str, given: Mapping[str, Any]) 
 
 def _option(dimension: str, id: str, given: dict[str, Any]) -> Option:
     bits, why = float(given.pop("bits")), str(given.pop("why"))
-    out, known_by = str(given.pop("out", "")), given.pop("known_by", None)
+    out, known_by, basis = str(given.pop("out", "")), given.pop("known_by", None), str(given.pop("basis", ""))
     if dimension == "measure":
         if len(given.keys() & set(MEASURES)) != 1 or given.keys() - {*MEASURES, "per", "least"}:
             raise ValueError(f"it is none of {', '.join(MEASURES)}")
@@ -305,4 +322,4 @@ def _option(dimension: str, id: str, given: dict[str, Any]) -> Option:
             raise ValueError(f"{day} is not a day")
     if dimension not in PLACING and says != "TRUE" and dimension != "entity" and not out:
         raise ValueError("it does not say what a row is that it leaves `out`")
-    return Option(id, says, bits, why, out, known_by)
+    return Option(id, says, bits, why, out, known_by, basis)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, timedelta
+from functools import lru_cache
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from stkpi.kpis.catalog import Option
 _DAY = re.compile(r"(first|last|monday)?([+-]\d+[dy])?")
 
 
+@lru_cache(maxsize=10_000)  # a search moves the same days many times
 def move_day(day: date, step: str) -> date:
     """Return the day some days (+7d) or years (-1y; 28 February for the 29th) on.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -13,11 +14,11 @@ from stkpi import company
 from stkpi.errors import UserError
 from stkpi.kpis.catalog import Kpi, read_catalog
 from stkpi.kpis.definition import Definition, read_definitions
-from stkpi.reconcile import exports
 from stkpi.reconcile.comparison import infer_comparison, is_totals
 from stkpi.reconcile.exports import Export
-from stkpi.reconcile.pull import list_choices, list_labels
+from stkpi.reconcile.pull import read_header
 from stkpi.servicetitan.client import Client
+from stkpi.servicetitan.reports import PREFIX, Description, Reports
 
 MOST = 40  # descriptions to read: a tenant can have hundreds of reports
 LONGEST = 180  # seconds after which no further description is read
@@ -46,37 +47,31 @@ def propose_reports(client: Client) -> dict[str, dict[str, Any]]:
 
     Raises RequestFailed where the Reporting API is refused or keeps failing.
     """
-    definitions, found = read_definitions(), {}
+    reports, definitions = Reports(client), read_definitions()
+    found: dict[str, tuple[_Listed, Description]] = {}
     best: dict[str, tuple[float, float]] = {}
-    for listed, described, header in _describe_reports(client):
+    for listed, described, header in _describe_reports(reports):
         for kpi in read_catalog().values():
             if _fits(listed, header, kpi, definitions) and listed.is_like(kpi) > best.get(kpi.name, (-1, -1)):
                 best[kpi.name] = listed.is_like(kpi)
                 found[kpi.name] = (listed, described)
-    return {name: _write_entry(client, read_catalog()[name], *found[name]) for name in read_catalog() if name in found}
+    return {name: _write_entry(reports, definitions[name], *found[name]) for name in read_catalog() if name in found}
 
 
-def _describe_reports(client: Client) -> Iterator[tuple[_Listed, Mapping[str, Any], Export]]:
+def _describe_reports(reports: Reports) -> Iterator[tuple[_Listed, Description, Export]]:
     """Yield the reports that may be one of the catalog's, likely ones first, with their descriptions and columns."""
     ends = time.monotonic() + LONGEST
     kpis = read_catalog().values()
-    ranked = [(max(one.is_like(kpi) for kpi in kpis), one) for one in _list_reports(client)]
+    ranked = [(max(one.is_like(kpi) for kpi in kpis), one) for one in itertools.starmap(_Listed, reports.list_names())]
     likely = [each for each in ranked if each[0][0] >= _NAMED_LIKE or each[1].category.startswith(_BY_UNIT)]
     for _, listed in sorted(likely, key=lambda each: each[0], reverse=True)[:MOST]:
         if time.monotonic() > ends:
             return
-        described = client.describe_report(listed.category, listed.id)
         try:
-            header = exports.read_table(listed.name, [list_labels(listed.category, described["fields"])])
-        except UserError:  # none of its columns is known
+            described = reports.describe(f"{PREFIX}{listed.category}/{listed.id}")
+            yield listed, described, read_header(described)
+        except UserError:  # it cannot be described, or none of its columns is known
             continue
-        yield listed, described, header
-
-
-def _list_reports(client: Client) -> Iterator[_Listed]:
-    for category in client.list_report_categories():
-        for report in client.list_reports(str(category["id"])):
-            yield _Listed(str(category["id"]), str(report["id"]), str(report["name"] or ""))
 
 
 def _fits(listed: _Listed, header: Export, kpi: Kpi, definitions: Mapping[str, Definition]) -> bool:
@@ -92,15 +87,21 @@ def _fits(listed: _Listed, header: Export, kpi: Kpi, definitions: Mapping[str, D
     return True
 
 
-def _write_entry(client: Client, kpi: Kpi, listed: _Listed, described: Mapping[str, Any]) -> dict[str, Any]:
+def _write_entry(reports: Reports, definition: Definition, listed: _Listed, described: Description) -> dict[str, Any]:
     guess, parameters = "by its name and columns", {}
-    for parameter in described["parameters"]:
-        if parameter["isRequired"] and parameter["acceptValues"]:
-            choices = list_choices(client, parameter)
-            label = str(parameter.get("label") or parameter["name"])
-            parameters[label] = kpi.report.basis if kpi.report.basis in choices else ""
-            if not parameters[label]:
-                guess += f"; choose {label}: {', '.join(choices)}"
+    basis = definition["date"].basis
+    for parameter in described.parameters:
+        if parameter.is_date or parameter.is_unit or not (parameter.value_set or parameter.values):
+            continue
+        try:
+            choices = reports.list_choices(parameter)
+        except UserError:  # a person may know them
+            choices = {}
+        if basis in choices:
+            parameters[parameter.label] = basis
+        elif parameter.is_required:
+            parameters[parameter.label] = ""
+            guess += f"; choose {parameter.label}: {', '.join(choices)}"
     entry = {
         "category": listed.category,
         "id": int(listed.id) if listed.id.isdigit() else listed.id,

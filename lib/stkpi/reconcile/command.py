@@ -11,8 +11,9 @@ from stkpi.kpis.catalog import find_kpi
 from stkpi.reconcile import exports
 from stkpi.reconcile.compare import Result, compare
 from stkpi.reconcile.observations.outcomes import covered_days
-from stkpi.reconcile.pull import PREFIX, pull_report
+from stkpi.reconcile.pull import list_unit_ids, pull_report
 from stkpi.servicetitan.client import Client
+from stkpi.servicetitan.reports import PREFIX, Reports
 
 
 def run(export: str, kpi: str = "", business_unit: str = "", first_day: str = "", last_day: str = "") -> Result:
@@ -34,13 +35,12 @@ def run(export: str, kpi: str = "", business_unit: str = "", first_day: str = ""
             if not (first or last):
                 first, last = _find_newest_week(target)
             opened = pull_report(
-                Client(config),
-                target,
+                Reports(Client(config)),
                 export,
                 first_day=first,
                 last_day=last,
                 kpi=kpi,
-                business_unit=business_unit,
+                unit_ids=list_unit_ids(target, business_unit) if business_unit else (),
                 chosen=own.find_choices(export),
             )
         return compare(opened, target, kpi=kpi, business_unit=business_unit, first_day=first, last_day=last)

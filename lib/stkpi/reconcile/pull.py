@@ -2,130 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import Any
 
 from stkpi.errors import UserError
 from stkpi.kpis.definition import read_definitions
 from stkpi.reconcile import exports
 from stkpi.reconcile.compare import find_units
-from stkpi.reconcile.comparison import Window, find_window, infer_comparison
+from stkpi.reconcile.comparison import Comparison, find_window, infer_comparison, is_totals
 from stkpi.reconcile.exports import Export
-from stkpi.servicetitan.client import Client, RequestFailed
+from stkpi.servicetitan.reports import Chosen, Description, Reports, split_by_month
 from stkpi.warehouse import Warehouse
 
-PREFIX = "report:"  # before the report's category and id, such as report:marketing/1001
+LONGEST = 31  # days of rows that one run is asked for; more are asked for month by month
 
 
 def pull_report(
-    client: Client,
-    target: Warehouse | None,
+    reports: Reports,
     reference: str,
     *,
     first_day: date | None,
     last_day: date | None,
     kpi: str = "",
-    business_unit: str = "",
-    chosen: Mapping[str, str] | None = None,
+    unit_ids: Sequence[int] = (),
+    chosen: Mapping[str, Chosen] | None = None,
 ) -> Export:
-    """Run a saved report (`report:category/id`) over a period and a rolled-up unit; its rows as an export.
+    """Run a saved report (`report:category/id`) over a period; its rows as an export, whose name says what filters it.
 
-    target: where the unit's ServiceTitan units are known; not needed for all units
+    unit_ids: ServiceTitan's units, as `list_unit_ids` gives them; none: all
     chosen: the values of other parameters, both by their labels, as company.yml has them
     Raises UserError where the report does not exist, is refused, or has no column that is known.
     """
-    category, _, report = reference.removeprefix(PREFIX).partition("/")
-    if not category or not report:
-        raise UserError(f"{reference} names no report: write it as report:marketing/1001, category and id.")
+    described = reports.describe(reference)
     if first_day is None or last_day is None:
         raise UserError("A report is run for days: give FROM= and TO=.")
-    try:
-        described = client.describe_report(category, report)
-        names = [field["name"] for field in described["fields"]]
-        labels = dict(zip(names, list_labels(category, described["fields"]), strict=True))
-        header = exports.read_table(described["name"], [list(labels.values())])
-        window = find_window(infer_comparison(header, read_definitions(), kpi), first_day, last_day)
-        units = _list_unit_ids(target, business_unit) if target and business_unit else ()
-        given = _choose_values(client, described["parameters"], chosen or {})
-        values = choose_parameters(described["parameters"], window, units, given)
-        rows = [
-            {labels.get(name, name): value for name, value in row.items()}
-            for row in client.run_report(category, report, values)
-        ]
-    except RequestFailed as error:
-        raise UserError(f"ServiceTitan does not run report {category}/{report}: {error}.") from error
-    export = exports.read_records(described["name"], rows) if rows else header
+    header = read_header(described)
+    comparison = infer_comparison(header, read_definitions(), kpi)
+    window = find_window(comparison, first_day, last_day)
+    chosen = complete_choices(reports, described, comparison, chosen or {})
+    periods = split_days(described, header, window.first_day, window.last_day)
+    rows = [
+        row
+        for first, last in periods
+        for row in reports.run(described, reports.choose_values(described, first, last, unit_ids, chosen))
+    ]
+    name = name_report(described, chosen)
+    export = exports.read_table(name, [described.columns, *rows]) if rows else replace(header, name=name)
     return replace(
         export, first_day=window.starts_on or window.last_day, last_day=window.last_day, exported_at=datetime.now(UTC)
     )
 
 
-def list_labels(category: str, fields: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the labels of a report's fields. In a report with a row per unit, Name is the unit."""
-    labels = [str(field.get("label") or field["name"]) for field in fields]
-    return (
-        ["Business Unit" if one == "Name" else one for one in labels]
-        if category.startswith("business-unit")
-        else labels
-    )
+def read_header(described: Description) -> Export:
+    """Return a report without its rows. Raises UserError for one that has no column that is known, or no units."""
+    header = exports.read_table(described.name, [described.columns])
+    if is_totals(header) and "business_unit" not in header.headers:
+        raise UserError(
+            f"{described.name} has totals, but not by unit: its first column is {described.columns[0]}. Name a report "
+            "with totals by business unit, or one with a row per job."
+        )
+    return header
 
 
-def list_choices(client: Client, parameter: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that a parameter may have, by their labels; none where it takes any. Raises RequestFailed."""
-    accepted = parameter.get("acceptValues") or {}
-    if accepted.get("dynamicSetId"):
-        return client.read_value_set(accepted["dynamicSetId"])
-    return {str(row[1]): row[0] for row in accepted.get("values") or ()}
+def complete_choices(
+    reports: Reports, described: Description, comparison: Comparison, chosen: Mapping[str, Chosen]
+) -> dict[str, Chosen]:
+    """Return what is chosen, and the date by which our definition counts where the report asks for one and none is."""
+    label, offered = reports.find_filter(described, list_bases(comparison))
+    given = {each.lower(): value for each, value in chosen.items()}
+    if label and not given.get(label.lower()) and comparison.definition["date"].basis in offered:
+        return {**chosen, label: comparison.definition["date"].basis}
+    return dict(chosen)
 
 
-def _choose_values(client: Client, described: Iterable[Mapping[str, Any]], chosen: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values by parameter name of what was chosen by label.
-
-    Raises UserError for a label that the report does not have: it would silently be filtered by something else.
-    """
-    values, known = {}, {str(one.get("label") or one["name"]): one for one in described}
-    for label, value in chosen.items():
-        if not value:
-            continue
-        if label not in known:
-            raise UserError(f"The report has no parameter {label}, which company.yml names; it has {', '.join(known)}.")
-        choices = list_choices(client, known[label])
-        if choices and value not in choices:
-            raise UserError(f"{label} cannot be {value}, which company.yml says; it can be {', '.join(choices)}.")
-        is_flag = known[label]["dataType"] == "Boolean"
-        values[known[label]["name"]] = value.lower() == "true" if is_flag else choices.get(value, value)
-    return values
+def list_bases(comparison: Comparison) -> list[str]:
+    """Return the dates, as ServiceTitan's reports call them, by which the KPI could be counted."""
+    return [option.basis for option in comparison.kpi["date"] if option.basis]
 
 
-def choose_parameters(
-    described: Iterable[Mapping[str, Any]],
-    window: Window,
-    unit_ids: Iterable[int],
-    given: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The values of a report's parameters: its dates in their order (one alone is the last day), its unit filter, and
-    what is `given` by name.
-
-    Raises UserError for a parameter that must be given and is none of these.
-    """
-    dates = [one["name"] for one in described if one["dataType"].startswith("Date")]
-    days = [window.first_day, window.last_day] if len(dates) > 1 else [window.last_day]
-    values: dict[str, Any] = {name: day.isoformat() for name, day in zip(dates, days, strict=False)} | dict(given or {})
-    for one in described:
-        name = one["name"]
-        if "businessunit" in name.lower() and (ids := list(unit_ids)):
-            values[name] = ids if one["isArray"] else ids[0]
-        elif one["isRequired"] and name not in values:
-            raise UserError(
-                f"The report wants {one.get('label') or name}, which is neither a date nor a unit: choose it under "
-                "`reports` in company.yml."
-            )
-    return values
+def split_days(described: Description, header: Export, first_day: date, last_day: date) -> list[tuple[date, date]]:
+    """Return the days of each run that a report needs: rows of long periods come month by month, totals at once."""
+    is_ranged = sum(one.is_date for one in described.parameters) > 1
+    if not is_ranged or is_totals(header) or (last_day - first_day).days < LONGEST:
+        return [(first_day, last_day)]
+    return split_by_month(first_day, last_day)
 
 
-def _list_unit_ids(target: Warehouse, business_unit: str) -> list[int]:
+def name_report(described: Description, chosen: Mapping[str, Chosen]) -> str:
+    """Return a report's name with what it is filtered by: `*Leads* - API (Filter by Job Creation Date)`."""
+    words = [
+        f"{label} {value if isinstance(value, str) else ', '.join(value)}" for label, value in chosen.items() if value
+    ]
+    return f"{described.name} ({'; '.join(words)})" if words else described.name
+
+
+def list_unit_ids(target: Warehouse, business_unit: str) -> list[int]:
+    """Return the ids of the ServiceTitan units that roll up into a unit. Raises UserError for one that there is not."""
     units = find_units(target, business_unit)
     known = target.query("SELECT business_unit_id, business_unit FROM st_ref_v2.dim_business_units")
     return [int(id) for id in known[known["business_unit"].isin(units)]["business_unit_id"]]

@@ -80,7 +80,8 @@ def write_site(runs: Path, run_id: str, as_of: date, explained: Mapping[str, str
     config = settings.load()
     definitions, own = read_definitions(config), company.read_company(config)
     with warehouse.connect(config, read_only=True) as target:
-        checked = check_observations(target, [*read_ledger(), *read_api_numbers(target)], definitions)
+        seen = [*read_ledger(), *(one for one in read_api_numbers(target, definitions) if not one.dated_by)]
+        checked = check_observations(target, seen, definitions)
         noted = {(one.observation.first_day, one.observation.last_day) for one in checked}
         book = read_book(target, definitions, as_of, noted)
         last_read = state.read_status(target)["last_read"].max()
@@ -171,7 +172,7 @@ def describe_kpi(definition: Definition, own: company.Company, drill: Drill) -> 
 
 def describe_report(kpi: Kpi, name: str = "") -> str:
     """Return the ServiceTitan report that shows a KPI: its name, where it is, and by which date it must be filtered."""
-    basis = f", Filter by {kpi.report.basis}" if kpi.report.basis else ""
+    basis = f", Filter by {label}" if (label := kpi["date"][0].basis) else ""
     return f"{name or kpi.report.name} ({kpi.report.where}{basis})"
 
 

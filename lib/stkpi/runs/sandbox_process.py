@@ -37,7 +37,9 @@ def provide_tenant() -> Iterator[bool]:
     print("No ServiceTitan credentials are set: using the sandbox, a made-up company. Its numbers are not yours.")
     sys.stdout.flush()
     before = dict(os.environ)
-    options = {"COMPANY": current.sandbox_company, "SEED": current.sandbox_seed, "SCALE": current.sandbox_scale}
+    options = {
+        name: getattr(current, f"sandbox_{name.lower()}") for name in ("COMPANY", "SEED", "SCALE", "REPORT_SECONDS")
+    }
     with subprocess.Popen(
         [sys.executable, "-m", "stkpi.runs.sandbox_process"],
         env=before | {f"SANDBOX_{name}": str(value) for name, value in (options | {"PORT": 0}).items()},

@@ -37,7 +37,6 @@ CALLS_PER_SECOND = 55  # of the 60 that are allowed: the server's second does no
 PAGE_SIZE = 2_500  # half of the maximum: the server aborts a request after 100 s
 MAX_PAGE_SIZE = 5_000
 REPORT_PAGE_SIZE = 25_000  # the maximum: each page of a report counts against its limit of one call a minute
-REPORT_SECONDS = 60  # between two calls of the same report
 MAX_PAGES = 20_000
 ANSWER_SECONDS = 120  # for a whole answer; the server itself gives up after 100
 ATTEMPTS = 6  # of a call that the server answers wrongly
@@ -208,6 +207,7 @@ class Client:
         self._lock = threading.Lock()
         self._ahead = timedelta()  # how far the server's clock is ahead of this machine's
         self._token: tuple[str, float] = ("", 0.0)  # the token, and the monotonic second at which to renew it
+        self._report_calls: dict[str, float] = {}  # the monotonic second of the last call of each report
         self._backoff = tenacity.wait_random_exponential(multiplier=BACKOFF, max=30)
 
     def read_clock(self) -> datetime:
@@ -299,9 +299,9 @@ class Client:
         """Return the saved reports of a category: id, name, description. Raises RequestFailed."""
         return self._read_rows(f"{_REPORTS}/{category}/reports")
 
-    def read_value_set(self, id: str) -> dict[str, Any]:
-        """Return the values that a parameter of a report may have, by their names. Raises RequestFailed."""
-        return {str(row[1]): row[0] for row in self._read_rows(f"{_REPORTING}/dynamic-value-sets/{id}")}
+    def read_value_set(self, id: str) -> list[list[Any]]:
+        """Return the values that a parameter of a report may have, as [value, name] each. Raises RequestFailed."""
+        return self._read_rows(f"{_REPORTING}/dynamic-value-sets/{id}")
 
     def _read_rows(self, path: str) -> list[Any]:
         return [row for page in self.read_pages(path, {}) for row in page.rows]
@@ -318,19 +318,30 @@ class Client:
         """Yield the rows of a saved report, each as {field name: value}.
 
         parameters: {name: value}, by the names that `describe_report` gives
-        ServiceTitan allows one call a minute per report: a second call, and each further page of 25,000 rows, waits.
+        ServiceTitan allows about one call a minute per report (ST_REPORT_SECONDS): a second call, and each further page
+        of 25,000 rows, waits.
         Raises RequestFailed if the report or a parameter does not exist.
         """
         path = f"{_REPORTS}/{category}/reports/{report}/data"
         body = {"parameters": [{"name": name, "value": value} for name, value in parameters.items()]}
         params = {"page": 1, "pageSize": REPORT_PAGE_SIZE}
         while True:
-            page, names = self._with_retries(lambda: _parse_report(self._send("POST", path, params, body)), path)
+            page, names = self._with_retries(lambda: self._call_report(path, params, body), path)
             for row in page.rows:
                 yield dict(zip(names, row, strict=True))
             if not page.has_more:
                 return
             params["page"] += 1
+
+    def _call_report(self, path: str, params: dict[str, Any], body: Any) -> tuple[Page, list[str]]:
+        """Make one call of a report, as soon as it is allowed."""
+        pause = self._report_calls.get(path, -math.inf) + self._settings.st_report_seconds - time.monotonic()
+        if pause > 0:
+            time.sleep(pause)
+        try:
+            return _parse_report(self._send("POST", path, params, body))
+        finally:
+            self._report_calls[path] = time.monotonic()
 
     def _with_retries(self, attempt: Callable[[], T], path: str) -> T:
         """Call `attempt` until it succeeds, with exponential backoff and jitter, or the wait that the server asks for.
@@ -400,7 +411,7 @@ class Client:
             **_prefix_names(params),
         )
         if reply.status_code != requests.codes.ok:
-            raise _make_error(reply, path)
+            raise _make_error(reply, path, self._settings.st_report_seconds)
         return _parse_json(reply)
 
     def _request(self, method: str, url: str, token: str, params: dict[str, Any], body: Any) -> requests.Response:
@@ -507,14 +518,14 @@ def _read_wait(reply: requests.Response) -> float:
     return parse_requested_wait(reply.headers, _read_title(reply), datetime.now(UTC))
 
 
-def _make_error(reply: requests.Response, path: str) -> Exception:
+def _make_error(reply: requests.Response, path: str, report_seconds: float) -> Exception:
     """Make the error for an answer that is not 200: temporary, wrong credentials, not permitted, or lasting."""
     status, title = reply.status_code, log.redact(_read_title(reply))[:200]
     if reply.is_redirect:
         return _refuse_redirect(reply, "ST_API_URL")
     if status in _RETRYABLE_STATUS | _AWAY_STATUS or status >= requests.codes.server_error:
         # A report that was called within the last minute is refused with 409, which need not say how long to wait.
-        wait = _read_wait(reply) or (REPORT_SECONDS if status == requests.codes.conflict else 0)
+        wait = _read_wait(reply) or (report_seconds if status == requests.codes.conflict else 0)
         return _Retryable(f"ServiceTitan answers {status} {title}".strip(), wait, away=status in _AWAY_STATUS)
     if status == requests.codes.unauthorized:
         return UserError("ServiceTitan refuses the app key or the token: check ST_APP_KEY and ST_TENANT_ID in .env.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -31,14 +31,18 @@ NEVER = np.iinfo(np.int32).min
 
 @dataclass(frozen=True)
 class Period:
-    """A unit and the days from `first` to `last`, both included."""
+    """A unit and the days from `first` to `last`, both included.
+
+    dated_by: the option of the dimension date by which it was counted, whatever the KPI's own; empty: the KPI's own
+    """
 
     unit: str
     first: date
     last: date
+    dated_by: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
-        return f"{self.unit}, {self.first} to {self.last}"
+        return f"{self.unit}, {self.first} to {self.last}" + (f" by {self.dated_by}" if self.dated_by else "")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Number(Period):
     @property
     def period(self) -> Period:
         """Where it was read."""
-        return Period(self.unit, self.first, self.last)
+        return Period(self.unit, self.first, self.last, dated_by=self.dated_by)
 
 
 @dataclass(frozen=True)
@@ -162,13 +166,13 @@ def load_candidates(target: Warehouse, kpi: Kpi, periods: Iterable[Period], zone
 
 def _list_days(kpi: Kpi, periods: Iterable[Period]) -> set[date]:
     """Every day that some definition reads; none where a window has no beginning and all rows are needed."""
+    asked = {(period.first, period.last) for period in periods}
+    spans = {read_days(w, s, *days)[:2] for days, w, s in product(asked, kpi["window"], kpi["shift"])}
+    if any(first == date.min for first, _ in spans):
+        return set()
     found: set[date] = set()
-    for period, window, shift in product(set(periods), kpi["window"], kpi["shift"]):
-        first, last, _ = read_days(window, shift, period.first, period.last)
-        if first == date.min:
-            return set()
-        length = (last - first + 2 * SLACK).days
-        found |= {first - SLACK + timedelta(days=n) for n in range(length + 1)}
+    for first, last in spans:
+        found.update(first - SLACK + timedelta(days=n) for n in range((last - first + 2 * SLACK).days + 1))
     return found
 
 
@@ -215,7 +219,7 @@ def all_operands(kpi: Kpi) -> list[str]:
 
 def compute_values(candidates: Candidates, period: Period, definitions: np.ndarray | None = None) -> np.ndarray:
     """The value of every definition for a period, in their order: float32 where all are counts, else float64 (NaN is a
-    ratio without a denominator).
+    ratio without a denominator). Of a period that is `dated_by` an option, every definition is taken with that date.
 
     definitions: those that are wanted, by number; a few of them take a fraction of the time
     """
@@ -224,6 +228,8 @@ def compute_values(candidates: Candidates, period: Period, definitions: np.ndarr
         return np.zeros(0)
     places = math.prod(kpi.shape[-len(PLACING) :])
     numbers = np.arange(len(kpi)) if definitions is None else definitions
+    if period.dated_by:
+        numbers = definitions = kpi.replace_option(numbers, "date", period.dated_by)
     wanted = np.zeros(places, bool)
     wanted[numbers % places] = True
     cells = list(_list_cells(candidates, period, wanted))

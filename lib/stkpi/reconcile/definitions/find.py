@@ -5,8 +5,8 @@ differ nowhere for one, and asks for the number that parts the rest best.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from fractions import Fraction
 from zoneinfo import ZoneInfo
@@ -16,7 +16,7 @@ import pandas as pd
 
 from stkpi import settings
 from stkpi.errors import UserError
-from stkpi.kpis.catalog import BOTH, Kpi
+from stkpi.kpis.catalog import BOTH, Kpi, Option
 from stkpi.kpis.definition import Definition, describe_departures
 from stkpi.kpis.sql import definition_sql
 from stkpi.reconcile.definitions import shapley
@@ -30,6 +30,7 @@ OFF = 2  # a careless reader's numbers are off by this many steps at most
 # log2 of the chance of a number that is right, and of each of the four that are off by one or two steps: 30% are.
 RIGHT, WRONG = np.log2(0.7), np.log2(0.3 / 4)
 LISTED = 10
+GROUPED = 24  # numbers that are parted into groups: each takes the time of all definitions
 EXACT = 1_000_000_000  # larger than any denominator that a company's week has in its ratios and cents
 # First month and length of the periods asked about. More of them are in summer, whose year before is in the books of a
 # young tenant, too.
@@ -66,6 +67,7 @@ class Finding:
     classes    the most plausible LISTED of the classes that are `left`
     question   the period whose number parts what is left best; None where nothing does
     expected   what the first of the classes gives for it
+    agreed     the options on which all definitions that are left agree, by dimension
     """
 
     kpi: Kpi
@@ -78,6 +80,7 @@ class Finding:
     sentence: str
     sql: str | None
     groups: tuple[Group, ...] = ()
+    agreed: Mapping[str, Option] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
         """One row per class: what it does otherwise than expected, its bits and the number of its synonyms."""
@@ -168,12 +171,12 @@ def choose_confirming_period(
     given: what is left gives, by period; near: what its `list_neighbors` give, periods by definitions
     """
     units = {number.unit for number in numbers if number.tells}
-    seasons = {_is_summer(number) for number in numbers if number.tells}
+    seasons = {is_summer(number) for number in numbers if number.tells}
     read = {(number.unit, number.last) for number in numbers}  # what is as of a day is the same for a month and a year
 
     def worth(place: int) -> tuple[bool, bool, int, int]:
         period = periods[place]
-        news = (period.unit not in units) + (_is_summer(period) not in seasons)
+        news = (period.unit not in units) + (is_summer(period) not in seasons)
         something = bool(given[place]) and not np.isnan(given[place])
         return (period.unit, period.last) not in read, something, news, int((near[place] != given[place]).sum())
 
@@ -195,14 +198,15 @@ def round_as_read(kpi: Kpi, panel: np.ndarray) -> np.ndarray:
     return panel if smallest_step(kpi) == 1 else panel.round(4)
 
 
-def list_missing_evidence(numbers: Sequence[Number], *, held_out: bool) -> list[str]:
+def list_missing_evidence(numbers: Sequence[Number], *, held_out: bool, in_seasons: bool = True) -> list[str]:
     """What the numbers still lack as evidence for a definition; nothing where it may be accepted. A zero is no
     evidence: every definition that looks where nothing is gives it.
 
     held_out: whether one of the numbers was foretold by all the definitions that the others leave
+    in_seasons: whether it takes numbers of summer and of winter, which tell time zones apart
     """
     numbers = [number for number in numbers if number.tells]
-    seasons = {_is_summer(number) for number in numbers}
+    seasons = {is_summer(number) for number in numbers} if in_seasons else {True, False}
     units = {number.unit for number in numbers}
     found = []
     if len(numbers) < NUMBERS_NEEDED:
@@ -215,8 +219,8 @@ def list_missing_evidence(numbers: Sequence[Number], *, held_out: bool) -> list[
     return found
 
 
-def _is_summer(period: Period) -> bool | None:
-    """Whether a period is in daylight saving time, None where it is too long to be in a season."""
+def is_summer(period: Period) -> bool | None:
+    """Return whether a period is in daylight saving time, None where it is too long to be in a season."""
     if period.last - period.first > SEASON:
         return None
     return bool(pd.Timestamp(period.first, tz=DST_ZONE).dst())
@@ -225,10 +229,14 @@ def _is_summer(period: Period) -> bool | None:
 # --- questions that can be asked --------------------------------------------------------------------------------------
 
 
-def list_questions(units: Sequence[str], as_of: date, count: int = 6) -> list[Period]:
+def list_questions(units: Sequence[str], as_of: date, count: int = 6, *, ahead: bool = False) -> list[Period]:
     """Periods whose number a person can read off ServiceTitan: for each of the first `count` units a year, quarters,
     months and weeks, the newest of summer and winter. A longer period says more, a week is easier to check.
+
+    ahead: the number is about days that follow, and ServiceTitan has that of the running week only
     """
+    if ahead:
+        return [Period(unit, as_of - timedelta(days=as_of.weekday()), as_of) for unit in units[:count]]
     found = []
     for month, length in ASKED:
         ends = (_month_span(year, month, length) for year in range(as_of.year - 2, as_of.year + 1))
@@ -276,41 +284,67 @@ def find_definition(
     *,
     careless: bool = False,
     chosen: int = 0,
+    could_run: Sequence[Period] | None = None,
 ) -> Finding:
     """Find the definitions of a KPI that give all the numbers. One query brings what they could count.
 
     could_ask: the periods whose numbers could be read next, and over which definitions are told apart
+    could_run: instead of `could_ask`, what the question is chosen from, such as numbers by another date
     careless: whether up to a third of the numbers may be off by one or two
     """
     numbers = tuple(numbers)
     read = [number.period for number in numbers]
     periods = list(dict.fromkeys([*read, *could_ask]))
-    candidates = load_candidates(target, kpi, periods, settings.load().time_zone)
+    candidates = load_candidates(target, kpi, [*periods, *(could_run or ())], settings.load().time_zone)
     step = smallest_step(kpi) if careless else None
     kept, each = _evaluate_numbers(candidates, numbers, step)
     alive = select_plausible(each.sum(0))
     if not len(alive):
-        groups = tuple(group_numbers(candidates, numbers, chosen))
+        groups = tuple(group_numbers(candidates, numbers[:GROUPED], chosen))
         verdict = "groups" if any(group.definition is not None for group in groups) else "none"
         sentence = _describe_groups(kpi, groups)
         return Finding(kpi, numbers, verdict, (), 0, None, None, sentence, None, groups)
     likelihood, alive = each[:, alive].sum(0), kept[alive]
     simplest = int(alive[np.argmin(kpi.bits[alive] - likelihood)])
     shown = np.concatenate([alive, [simplest], list_neighbors(kpi, simplest)])
-    panel = round_as_read(kpi, np.stack([compute_values(candidates, period, shown) for period in periods]))
-    panel, given, near = panel[:, : len(alive)], panel[:, len(alive)], panel[:, len(alive) + 1 :]
-    classes = rank_classes(alive, likelihood, kpi.bits[alive], fingerprint_definitions(panel))
-    missing = list_missing_evidence(numbers, held_out=has_held_out_support(numbers, each))
+    panel = _build_panel(candidates, periods, shown)
+    classes = rank_classes(alive, likelihood, kpi.bits[alive], fingerprint_definitions(panel[:, : len(alive)]))
+    in_seasons = len(kpi["zone"]) > 1 and not kpi.looks_ahead  # a year ahead has both
+    missing = list_missing_evidence(numbers, held_out=has_held_out_support(numbers, each), in_seasons=in_seasons)
     verdict = "likely" if careless else "ambiguous" if len(classes) > 1 else "thin" if missing else "accepted"
     question = expected = None
     if verdict != "accepted":
+        if could_run is not None:
+            periods = list(could_run)
+            panel = _build_panel(candidates, periods, shown)
+        given, near = panel[:, len(alive)], panel[:, len(alive) + 1 :]
         asked = {i for i, period in enumerate(periods) if period in read}
-        place = choose_next_question(panel, np.exp2(likelihood - likelihood.max()), asked)
-        place = choose_confirming_period(periods, numbers, given, near) if place is None else place
-        question, expected = periods[place], float(given[place])
+        weights = np.exp2(likelihood - likelihood.max())
+        place = choose_next_question(panel[:, : len(alive)], weights, asked)
+        if place is None and periods:
+            place = choose_confirming_period(periods, numbers, given, near)
+        if place is not None:
+            question, expected = periods[place], float(given[place])
     sentence = _write_sentence(kpi, verdict, classes, missing)
     sql = definition_sql(Definition(kpi, kpi.options(classes[0].definition)))
-    return Finding(kpi, numbers, verdict, tuple(classes[:LISTED]), len(classes), question, expected, sentence, sql)
+    listed, agreed = tuple(classes[:LISTED]), find_agreed(kpi, alive)
+    return Finding(kpi, numbers, verdict, listed, len(classes), question, expected, sentence, sql, agreed=agreed)
+
+
+def find_agreed(kpi: Kpi, definitions: np.ndarray) -> dict[str, Option]:
+    """Return the options that all of the definitions have in common, by dimension."""
+    places = np.unravel_index(definitions, kpi.shape)
+    return {
+        dimension.name: dimension.options[int(place[0])]
+        for dimension, place in zip(kpi.dimensions, places, strict=True)
+        if (place == place[0]).all()
+    }
+
+
+def _build_panel(candidates: Candidates, periods: Sequence[Period], definitions: np.ndarray) -> np.ndarray:
+    """What definitions give for periods, as it can be read: periods by definitions."""
+    values = [compute_values(candidates, period, definitions) for period in periods]
+    return round_as_read(candidates.kpi, np.stack(values)) if values else np.zeros((0, len(definitions)))
 
 
 def _evaluate_numbers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -26,7 +26,13 @@ SUPERSEDED = "superseded"
 
 @dataclass(frozen=True)
 class Observation:
-    """A number that somebody read: a row of the ledger. Days are inclusive, a rate is a fraction."""
+    """A number that somebody read: a row of the ledger. Days are inclusive, a rate is a fraction.
+
+    basis: of a number of the Reporting API, the date that its report was filtered by, such as Job Creation Date
+    measure: of one that was counted from a report's rows, the option of the KPI's dimension measure by which
+    dated_by: the option of the KPI's dimension date that this is, where it is not the one by which the report shows the
+        KPI: the number is about that date, and not the KPI's own
+    """
 
     id: str
     kpi: str
@@ -41,11 +47,14 @@ class Observation:
     read_on: date
     status: str
     note: str = ""
+    basis: str = ""
+    measure: str = ""
+    dated_by: str = ""
 
     @property
     def number(self) -> Number:
         """The number as the search takes it."""
-        return Number(self.unit, self.first_day, self.last_day, self.value, self.tolerance)
+        return Number(self.unit, self.first_day, self.last_day, self.value, self.tolerance, dated_by=self.dated_by)
 
     @property
     def entry(self) -> Kpi:
@@ -53,14 +62,15 @@ class Observation:
         return find_kpi(self.kpi)
 
     @property
-    def place(self) -> tuple[str, str, date, date]:
+    def place(self) -> tuple[str, str, date, date, str]:
         """What the number is about: of two numbers about the same at most one is right."""
-        return self.kpi, self.unit, self.first_day, self.last_day
+        return self.kpi, self.unit, self.first_day, self.last_day, self.dated_by
 
     @property
     def title(self) -> str:
         """What the number is about, in words: Leads of North Sales, Aug 18 to Aug 24, 2025."""
-        return f"{self.entry.label} of {self.unit}, {format_span(self.first_day, self.last_day)}"
+        basis = f", by {self.basis}" if self.dated_by else ""
+        return f"{self.entry.label} of {self.unit}, {format_span(self.first_day, self.last_day)}{basis}"
 
     @property
     def shown(self) -> str:
@@ -72,7 +82,7 @@ class Observation:
         return ours is not None and abs(ours - self.value) <= self.tolerance
 
 
-COLUMNS = tuple(field.name for field in fields(Observation))
+COLUMNS = tuple(field.name for field in fields(Observation) if field.name not in ("basis", "measure", "dated_by"))
 
 
 def find_file() -> Path:
@@ -172,8 +182,8 @@ def remove_last(path: Path | None = None) -> Observation:
 
 
 def to_row(one: Observation) -> dict[str, str]:
-    """Return an observation as texts: numbers without an exponent."""
-    return {name: f"{value:f}" if isinstance(value, Decimal) else str(value) for name, value in asdict(one).items()}
+    """Return an observation as texts, as a row of the ledger: numbers without an exponent."""
+    return {name: as_text(getattr(one, name)) for name in COLUMNS}
 
 
 def find_others(one: Observation, among: Sequence[Observation]) -> list[Observation]:

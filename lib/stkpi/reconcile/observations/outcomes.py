@@ -15,14 +15,18 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from stkpi import company, settings
 from stkpi.errors import UserError
 from stkpi.formatting import format_change, format_number
 from stkpi.kpis.definition import Definition
 from stkpi.kpis.sql import numbers_sql
 from stkpi.marts.increment import check_built
+from stkpi.reconcile.definitions.evaluate import compute_values, load_candidates
 from stkpi.reconcile.observations.ledger import API, COLUMNS, SUPERSEDED, Observation, read_ledger, to_row
+from stkpi.servicetitan.reports import PREFIX
 from stkpi.warehouse import Warehouse, ensure_tables
 from stkpi.warehouse.schema import Column, Table
 
@@ -33,7 +37,7 @@ MATCHED_BEFORE = (
     "SELECT DISTINCT id, kpi, unit, first_day, last_day, value, COALESCE(definition, '{}') AS definition"
     " FROM st_logs_v2.observations WHERE outcome = 'matched'"
 )
-FROM_API = f"""SELECT {", ".join(COLUMNS)}
+FROM_API = """SELECT *
 FROM st_logs_v2.observations
 WHERE source = @source
 QUALIFY ROW_NUMBER() OVER (PARTITION BY id ORDER BY checked_at DESC) = 1"""
@@ -42,7 +46,7 @@ FROM st_logs_v2.observations
 WHERE TRUE
 QUALIFY DENSE_RANK() OVER (ORDER BY checked_at DESC) <= @runs"""
 _TYPES = {
-    **dict.fromkeys((*COLUMNS, "ours", "outcome", "why", "definition"), "STRING"),
+    **dict.fromkeys((*COLUMNS, "basis", "measure", "ours", "outcome", "why", "definition"), "STRING"),
     **dict.fromkeys(("first_day", "last_day", "read_on"), "DATE"),
     **dict.fromkeys(("value", "tolerance", "ours"), "NUMERIC"),
 }
@@ -79,13 +83,25 @@ class Checked:
 def compute_numbers(
     target: Warehouse, observations: Sequence[Observation], definitions: Mapping[str, Definition]
 ) -> dict[str, Decimal | None]:
-    """Return what the facts give for each of them, by id, with one query; None is a ratio without a denominator."""
-    if not observations:
-        return {}
-    keys = ("id", "kpi", "unit", "first_day", "last_day")
-    numbers = json.dumps([{key: str(getattr(one, key)) for key in keys} for one in observations])
-    found = target.query(numbers_sql(definitions, {one.kpi for one in observations}), numbers=numbers)
-    return {id: to_decimal(value) for id, value in zip(found["id"], found["value"], strict=True)}
+    """Return what we have for each of them, by id; None is a ratio without a denominator.
+
+    One query gives all those of the facts. The facts know one date of a row: those by another date take a query a KPI.
+    """
+    own = [one for one in observations if not one.dated_by]
+    found: dict[str, Decimal | None] = {}
+    if own:
+        keys = ("id", "kpi", "unit", "first_day", "last_day")
+        numbers = json.dumps([{key: str(getattr(one, key)) for key in keys} for one in own])
+        values = target.query(numbers_sql(definitions, {one.kpi for one in own}), numbers=numbers)
+        found = {id: to_decimal(value) for id, value in zip(values["id"], values["value"], strict=True)}
+    for kpi in dict.fromkeys(one.kpi for one in observations if one.dated_by):
+        dated = [one for one in observations if one.dated_by and one.kpi == kpi]
+        definition = definitions[kpi]
+        candidates = load_candidates(target, definition.kpi, [one.number for one in dated], settings.load().time_zone)
+        for one in dated:
+            [value] = compute_values(candidates, one.number, np.array([definition.number]))
+            found[one.id] = to_decimal(float(value))
+    return found
 
 
 def covered_days(target: Warehouse) -> pd.DataFrame:
@@ -123,7 +139,7 @@ def check_observations(
 
 def check_kpi(target: Warehouse, kpi: str, definitions: Mapping[str, Definition]) -> list[Checked]:
     """Hold every number of a KPI, of the ledger and of the Reporting API, against the facts."""
-    known = (*read_ledger(), *read_api_numbers(target))
+    known = (*read_ledger(), *read_api_numbers(target, definitions))
     return check_observations(target, [one for one in known if one.kpi == kpi], definitions)
 
 
@@ -218,13 +234,49 @@ def _read_matched(target: Warehouse) -> defaultdict[str, dict[str, set[tuple[Any
     return found
 
 
-def read_api_numbers(target: Warehouse) -> tuple[Observation, ...]:
-    """Return the numbers that the Reporting API gave, the newest of each id."""
+def read_api_numbers(target: Warehouse, definitions: Mapping[str, Definition]) -> tuple[Observation, ...]:
+    """Return the numbers that the Reporting API gave, the newest of each id: those of the saved reports that
+    company.yml names, as far as they say something about the definitions in force.
+    """
+    own = company.read_company(settings.load())
     rows: list[Any] = _query_history(target, FROM_API, source=API).sort_values("id").to_dict("records")
-    return tuple(
-        Observation(**row | {"value": to_decimal(row["value"]), "tolerance": to_decimal(row["tolerance"])})
-        for row in rows
-    )
+    found = []
+    for row in rows:
+        values: dict[str, Any] = {name: row[name] for name in COLUMNS}
+        values |= {name: to_decimal(row[name]) for name in ("value", "tolerance")}
+        values |= {name: row.get(name) or "" for name in ("basis", "measure")}  # an earlier version wrote none
+        if one := place_observation(Observation(**values), definitions[row["kpi"]], own):
+            found.append(one)
+    return tuple(found)
+
+
+def place_observation(one: Observation, definition: Definition, own: company.Company) -> Observation | None:
+    """Return a number of the Reporting API with the date that it is about; None where it says nothing (any more): it is
+    of another report than company.yml names, was counted by another measure, or by a date that the KPI does not have.
+    """
+    saved = own.reports.get(one.kpi)
+    if saved and not one.id.startswith(make_id(saved.reference, one.kpi)):
+        return None
+    if one.measure not in ("", definition["measure"].id):
+        return None
+    if one.basis in ("", *list_own_bases(definition, saved)):
+        return one
+    option = next((each for each in definition.kpi["date"] if each.basis == one.basis), None)
+    return replace(one, dated_by=option.id) if option else None
+
+
+def make_id(reference: str, *parts: object) -> str:
+    """Return the id of a number that a saved report gave, or how it begins."""
+    return ":".join(["api", reference.removeprefix(PREFIX), *map(str, parts), ""])
+
+
+def list_own_bases(definition: Definition, saved: company.SavedReport | None) -> list[str]:
+    """Return what the company's saved report of a KPI is filtered by: as company.yml says; by our own date, where it
+    chooses none.
+    """
+    chosen = [str(value) for value in (saved.parameters.values() if saved else ()) if value]
+    ours = definition["date"].basis
+    return chosen if {option.basis for option in definition.kpi["date"]} & set(chosen) else [*chosen, ours]
 
 
 def keep_outcomes(
@@ -235,6 +287,8 @@ def keep_outcomes(
     rows = [
         {
             **to_row(one.observation),
+            "basis": one.observation.basis,
+            "measure": one.observation.measure,
             "ours": None if one.ours is None else f"{one.ours:f}",
             "outcome": one.outcome,
             "why": one.why,

@@ -9,10 +9,10 @@ from datetime import date, timedelta
 
 import pandas as pd
 
-from stkpi import company, settings, warehouse
+from stkpi import settings, warehouse
 from stkpi.dates import parse_day
 from stkpi.errors import UserError
-from stkpi.formatting import format_number, format_span, mask_name
+from stkpi.formatting import format_number, mask_name
 from stkpi.kpis.catalog import find_kpi, read_catalog
 from stkpi.kpis.definition import Definition, read_definitions
 from stkpi.marts.increment import check_built
@@ -20,7 +20,7 @@ from stkpi.reconcile.definitions.evaluate import Number, Period
 from stkpi.reconcile.definitions.find import list_units
 from stkpi.reconcile.definitions.ways import Ways, list_ways
 from stkpi.reconcile.observations import fetch, ledger
-from stkpi.reconcile.observations.ledger import API, Observation, parse_number
+from stkpi.reconcile.observations.ledger import API, parse_number
 from stkpi.reconcile.observations.outcomes import (
     MATCHED,
     OPEN,
@@ -34,18 +34,20 @@ from stkpi.reconcile.observations.outcomes import (
     read_api_numbers,
     read_history,
 )
-from stkpi.reconcile.observations.search import Search, search_definition, select_evidence
-from stkpi.reconcile.pull import PREFIX, pull_report
-from stkpi.servicetitan.client import Client
+from stkpi.reconcile.observations.search import Search, Searches, search_definition, select_evidence
 
 
 @dataclass(frozen=True)
 class Report:
-    """All observations beside our numbers; `notes` are what was read and what is to be known, in sentences."""
+    """All observations beside our numbers; `notes` are what was read and what is to be known, in sentences.
+
+    searches: those that were made for it
+    """
 
     checked: tuple[Checked, ...]
     notes: tuple[str, ...]
     history: pd.DataFrame
+    searches: Searches
 
     @property
     def counts(self) -> dict[str, int]:
@@ -103,43 +105,21 @@ class Report:
         return [self.headline, *unmatched, *self.notes]
 
 
-def check_ledger(report: str = "") -> Report:
+def check_ledger(*, read_reports: bool = False) -> Report:
     """Check every number of the ledger and of the Reporting API against the facts, and write the outcomes down.
 
-    report: the saved report with totals by unit that is read once (`report:category/id`); empty: none
+    read_reports: whether the saved reports of company.yml are run for new numbers, for ST_REPORT_MINUTES at most
     """
     config = settings.load()
-    definitions, own = read_definitions(config), ledger.read_ledger()
+    definitions, own, searches = read_definitions(config), ledger.read_ledger(), Searches()
     with warehouse.connect(config, read_only=True) as target:
-        api = read_api_numbers(target)
-        checked = check_observations(target, [*own, *api], definitions)
-        covered = covered_days(target)
-        units = target.query("SELECT unit_name, business_unit, division FROM st_ref_v2.dim_business_units")
-    fresh: list[Observation] = []
-    notes: list[str] = []
-    export, days = None, fetch.choose_period(checked, covered) if report else None
-    if days:
-        try:  # the warehouse is closed meanwhile: ServiceTitan may take its time, and other steps want it
-            chosen = company.read_company(config).find_choices(report)
-            export = pull_report(Client(config), None, report, first_day=days[0], last_day=days[1], chosen=chosen)
-            fresh = fetch.read_totals(export, units, report.removeprefix(PREFIX), days)
-            notes.append(f"{len(fresh)} numbers of {export.name} were read, {format_span(*days)}.")
-        except UserError as error:
-            notes.append(f"yellow: no report was read. {error} It is named under `reports` in company.yml.")
+        covered_days(target)  # whoever has no tables yet is told so before a report is run
+    fresh, notes = fetch.read_reports(config, searches) if read_reports and config.st_report_minutes else ([], [])
     with warehouse.connect(config) as target:
-        if export and (changed := fetch.describe_changed_columns(target, report, export)):
-            notes.append(changed)
-        newest = {one.id: one for one in (*own, *api, *fresh)}
+        newest = {one.id: one for one in (*own, *read_api_numbers(target, definitions), *fresh)}
         checked = check_observations(target, list(newest.values()), definitions, {one.id for one in fresh})
         keep_outcomes(target, checked, definitions)
-        return Report(tuple(checked), tuple(notes), read_history(target))
-
-
-def find_totals_report() -> str:
-    """Return the company's saved report with totals by unit, `report:category/id`; empty where company.yml has none."""
-    reports, catalog = company.read_company(settings.load()).reports, read_catalog()
-    named = (report.reference for name, report in reports.items() if name in catalog and catalog[name].report.totals)
-    return next(named, "")
+        return Report(tuple(checked), tuple(notes), read_history(target), searches)
 
 
 def search_kpi(kpi: str, *, careless: bool = False) -> Search:
@@ -155,7 +135,7 @@ def search_all(report: Report) -> list[Search]:
     definitions = read_definitions()
     with warehouse.connect(read_only=True) as target:
         return [
-            search_definition(target, kpi, report.checked, definitions)
+            report.searches.search(target, kpi, report.checked, definitions)
             for kpi in read_catalog().values()
             if select_evidence(report.checked, kpi.name)
         ]
@@ -237,7 +217,7 @@ def explain_seen(ways: Ways, seen: str = "") -> pd.DataFrame:
         texts = [text for text in seen.split(",") if text.strip()]
         numbers = [Number(period.unit, period.first, period.last, *parse_number(text, kpi.kind)) for text in texts]
     else:
-        place = (kpi.name, period.unit, period.first, period.last)
+        place = (kpi.name, period.unit, period.first, period.last, "")
         numbers = [one.number for one in ledger.read_ledger() if one.place == place]
     lines = []
     for number in numbers:
