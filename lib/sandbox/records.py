@@ -28,6 +28,13 @@ NO_INSTANT = "0001-01-01T00:00:00Z"  # when a record was created that came with 
 FRACTIONS = ("Z", ".5Z", ".25Z", ".123Z", ".4567Z", ".02Z", ".98765Z", ".000001Z", ".1234567Z", ".7Z", ".9999999Z")
 
 
+# What an invoice item is booked to: some are deposits, which are no income.
+ACCOUNTS = (
+    {"id": 4000, "name": "Sales", "number": "4000", "type": "Income", "detailType": None},
+    {"id": 2400, "name": "Deposits", "number": "2400", "type": "Other Current Liability", "detailType": None},
+)
+
+
 class Party(NamedTuple):
     """A customer and the place to work at; `imported`: from the system before, without the day it was created."""
 
@@ -525,7 +532,7 @@ def _make_invoice_item(company: Company, bill: Bill, order: int, unit: Unit, wri
         "inventory": line.kind == "Material",
         "taxable": line.kind != "Service",
         "isChargeable": True,
-        "generalLedgerAccount": None,
+        "generalLedgerAccount": None if bill.id % 5 == 0 else ACCOUNTS[order > 0 and bill.id % 4 == 0],
         "costOfSaleAccount": None,
         "assetAccount": None,
         "membershipTypeId": 0,

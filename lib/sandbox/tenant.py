@@ -21,7 +21,8 @@ Traps, planted on purpose:
   that are inactive, canceled or missing, starts up to 14 months ahead and around one year to the day.
 - Appointments: canceled but active, inactive, moved.
 - Estimates: sold late, twice, while inactive, without a job; dismissed with a `soldOn` left over; change orders.
-- Invoices: adjustments, several a job, without a job, inactive, without a date at $0.
+- Invoices: adjustments, several a job, without a job, inactive, without a date at $0; items that are booked to another
+  account than income, or to none.
 - Payments: partial, over several invoices, unapplied, refunds, inactive, to inactive and to unknown invoices, applied
   days after they came in; locations left with $0.01, $9.99, $10.00, $10.01 or a credit.
 - Payroll: null ids with equal rows, `jobId` 0, adjustments that are repeated as items, items up to 45 days late.

@@ -1,7 +1,8 @@
 -- Grain: one row per invoice, active or not, adjustments included.
--- Source: raw_invoices with its items; the job from dim_jobs; dim_business_units.
--- Purpose: an invoice's money, its unit (the job's, else its own) and materials: what its Material and Equipment items
--- cost. job_id is NULL where the invoice has no job, or one that is unknown.
+-- Source: raw_invoices; dim_invoice_items; the job from dim_jobs; dim_business_units.
+-- Purpose: an invoice's money, its unit (the job's, else its own), materials: what its Material and Equipment items
+-- cost, and income: the subtotal without what is booked to other accounts. job_id is NULL where the invoice has no job,
+-- or one that is unknown.
 -- Partition: TIMESTAMP_TRUNC(root_created, MONTH)
 -- Cluster: invoice_id, job_id
 -- Replaces: root_created >= @created_from
@@ -23,13 +24,13 @@ units AS (
   SELECT * FROM st_ref_v2.dim_business_units
 ),
 
-materials AS (
+items AS (
   SELECT
-    invoices.id AS invoice_id,
-    SUM(SAFE_CAST(REPLACE(JSON_VALUE(item, '$.totalCost'), ',', '') AS NUMERIC)) AS materials
-  FROM invoices
-  CROSS JOIN UNNEST(JSON_QUERY_ARRAY(invoices.items)) AS item
-  WHERE JSON_VALUE(item, '$.type') IN ('Material', 'Equipment')
+    invoice_id,
+    SUM(IF(item_type IN ('Material', 'Equipment'), cost, 0)) AS materials,
+    SUM(IF(is_income, 0, amount)) AS not_income
+  FROM st_ref_v2.dim_invoice_items
+  WHERE root_created >= @created_from
   GROUP BY invoice_id
 ),
 
@@ -58,7 +59,8 @@ final AS (
     COALESCE(invoices.subTotal, 0) AS subtotal,
     COALESCE(invoices.total, 0) AS total,
     COALESCE(invoices.balance, 0) AS balance,
-    COALESCE(materials.materials, 0) AS materials,
+    COALESCE(items.materials, 0) AS materials,
+    COALESCE(invoices.subTotal, 0) - COALESCE(items.not_income, 0) AS income,
     -- dates
     invoices.invoiceDate AS invoice_date,
     DATE(invoices.createdOn, @time_zone) AS created_date,
@@ -71,7 +73,7 @@ final AS (
     ON
       roots.kind = IF(invoices.jobId IS NULL, 'invoices', 'jobs')
       AND roots.id = COALESCE(invoices.jobId, invoices.id)
-  LEFT JOIN materials ON invoices.id = materials.invoice_id
+  LEFT JOIN items ON invoices.id = items.invoice_id
   LEFT JOIN jobs ON invoices.jobId = jobs.job_id
   LEFT JOIN units ON IF(jobs.job_id IS NULL, invoices.businessUnitId, jobs.business_unit_id) = units.business_unit_id
 )
