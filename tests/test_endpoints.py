@@ -203,6 +203,8 @@ def test_three_endpoints_over_three_nights(name, write_extra, serve, monkeypatch
         # A booking was deleted, so the window that it was in is read again.
         assert second[endpoint].deleted == (endpoint == "crm/bookings")
         assert second[endpoint].deleted or second[endpoint].fetched < first[endpoint].fetched / 2
+    assert second["crm/bookings"].deleted == 1  # the night deleted one
+    assert set(read_table("crm_bookings")["id"]) == {row["id"] for row in store.rows("bookings")}
     assert second["telecom/calls"].drift == ("sentiment",)
     assert second["memberships/memberships"].drift == ()
 
