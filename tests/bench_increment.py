@@ -28,7 +28,7 @@ import duckdb
 from sandbox import server
 from sandbox.store import Store
 from sandbox.tenant import FIRST_DAY, LAST_DAY, TIME_ZONE, populate
-from stkpi import warehouse
+from stkpi import company, warehouse
 from stkpi.ingest import run as ingest
 from stkpi.marts import build as marts
 from stkpi.marts import increment
@@ -244,6 +244,7 @@ def main() -> None:
             "WAREHOUSE": str(base),
             "AS_OF": LAST_DAY.isoformat(),
             "TIME_ZONE": TIME_ZONE,
+            "COMPANY": str(company.SANDBOX_PRESET),
         }
         assert ingest.run_ingest().status == "ok"
         running.close()

@@ -92,12 +92,12 @@ def run_ingest(
     return IngestReport(run_id, mode, results)
 
 
-def read_status() -> pd.DataFrame:
-    """Return one row per entity: last read, watermark, lag, rows in quarantine (columns of `state.read_status`).
+def describe_status() -> list[str]:
+    """Say, an entity a line, when it was last read, up to when its changes are here, and what was left out.
 
     Raises UserError before the first ingest.
     """
-    config = settings.load()
+    config, now = settings.load(), datetime.now(UTC)
     nothing = UserError("Nothing has been ingested yet: run the nightly first.")
     with warehouse.connect(config, read_only=True) as target:
         try:
@@ -106,16 +106,6 @@ def read_status() -> pd.DataFrame:
             raise nothing from None
     if found.empty:
         raise nothing
-    return found
-
-
-def describe_status() -> list[str]:
-    """Say, an entity a line, when it was last read, up to when its changes are here, and what was left out.
-
-    Raises UserError before the first ingest.
-    """
-    config, now = settings.load(), datetime.now(UTC)
-    found = read_status()
     known = list_entities(config)
     lines = [f"The last reading of each list, with times in {config.time_zone}:"]
     width = max(map(len, found["entity"]))

@@ -248,8 +248,7 @@ def read_deleted(target: Warehouse, since: datetime) -> pd.DataFrame:
 def read_status(target: Warehouse) -> pd.DataFrame:
     """Return one row per entity.
 
-    Columns: entity, last_read, watermark, lag_hours (of the watermark behind now), unfinished (a reading of the whole
-    history has not ended), quarantined (rows).
+    Columns: entity, last_read, watermark, unfinished (a reading of the whole history has not ended), quarantined.
     """
     return target.query(
         """WITH reads AS (
@@ -265,13 +264,11 @@ SELECT
   reads.entity,
   reads.last_read,
   sync_state.watermark,
-  CAST(FLOOR(TIMESTAMP_DIFF(@now, sync_state.watermark, SECOND) / 3600) AS INT64) AS lag_hours,
   sync_state.cycle IS NOT NULL AS unfinished,
   COALESCE(held.quarantined, 0) AS quarantined
 FROM reads
 LEFT JOIN st_logs_v2.sync_state AS sync_state USING (entity)
 LEFT JOIN held USING (entity)
 ORDER BY reads.entity""",
-        now=datetime.now(UTC),
         repaired=REPAIRED,
     )

@@ -311,7 +311,7 @@ def _fill_level(definition: Definition, table: str) -> dict[str, Any]:
         "name": definition.kpi.name,
         "label": definition.kpi.label,
         "table": table,
-        "bound": f" WHERE event_date >= {low}" if low else "",
+        "low": low,
         "ends": bool(low),
         "is_plain": tuple(window.says) == ("ever", "last") and not shift.says,
         "within": within_sql("days.event_date", window, shift, *days),

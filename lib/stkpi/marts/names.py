@@ -38,8 +38,8 @@ def find_unmatched_names(target: Warehouse, config: settings.Settings) -> list[U
 def find_unmapped_units(target: Warehouse, config: settings.Settings) -> list[str]:
     """Return the names of the units that no line of the company's file has; none before their first ingest."""
     path = company.find_folder(config) / company.UNITS
-    listed = {row["business_unit"].lower() for row in company.read_table(path, company.COLUMNS[company.UNITS])}
-    return sorted(name for name in _read_names(target, "business_units") if name.lower() not in listed)
+    listed = {row["business_unit"] for row in company.read_table(path, company.COLUMNS[company.UNITS])}
+    return sorted(set(_read_names(target, "business_units")) - listed)
 
 
 def _read_names(target: Warehouse, entity: str) -> list[str]:
