@@ -65,8 +65,8 @@ def swallowed(text: str) -> list[str]:
 # --- their form ------------------------------------------------------------------------------------------------------
 
 
-def test_there_are_three_and_github_would_take_them():
-    assert [path.name for path in FILES] == ["heartbeat.yml", "nightly.yml", "tests.yml"]
+def test_there_are_four_and_github_would_take_them():
+    assert [path.name for path in FILES] == ["heartbeat.yml", "nightly.yml", "soak.yml", "tests.yml"]
     checked = schema(*FILES)
     assert checked.returncode == 0, checked.stdout
 
