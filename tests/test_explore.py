@@ -207,6 +207,8 @@ def test_from_home_to_the_rows_and_back(runs, browser, tmp_path, width, scheme):
     assert page.locator("#rows tbody tr").count() == 96
     assert "ServiceTitan shows 96: ✓ the same as here" in page.inner_text("main")
     assert "only jobs with a sold estimate" in page.inner_text("main")
+    page.click("text=The jobs that make the difference: 66 counted only here")
+    assert page.locator(".seen tbody tr").count() == 66
     assert watched.find_overflow() <= 0
     assert watched.find_small_texts() == []
     assert watched.list_barriers() == []

@@ -553,6 +553,16 @@ def _make_drill(table: str, sharing: Sequence[Definition], is_balance: bool) -> 
     return Drill(table, filled, is_balance, parts, keys, known, named)
 
 
+def differing_jobs_sql(chosen: Definition, other: Definition, table: str) -> str:
+    """Return the SELECT of the jobs that only one of two definitions counts, for @unit, @first and @last.
+
+    table: the fact table of the chosen one
+    """
+    days = ("event_date", "@first", "@last")
+    ours, theirs = _within(chosen, *days), _within(other, *days)
+    return _fill("differing", table=table, ours=ours, theirs=theirs, other=fact_sql([other]).rstrip())
+
+
 def definition_sql(definition: Definition) -> str:
     """Return a definition as one SELECT of one `value` over the candidates, with @business_unit, @first_day, @last_day
     and @time_zone: the SQL by which an engineer can check a number by hand.

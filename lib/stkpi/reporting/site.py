@@ -27,8 +27,9 @@ from stkpi.formatting import format_day, format_moment, format_number, mask_name
 from stkpi.ingest import state
 from stkpi.kpis.catalog import BOTH, Kpi
 from stkpi.kpis.days import read_days
-from stkpi.kpis.definition import Definition, read_definitions
-from stkpi.kpis.sql import Drill, list_drills, operands, split_operand
+from stkpi.kpis.definition import Definition, name_facts, read_definitions
+from stkpi.kpis.sql import Drill, differing_jobs_sql, list_drills, operands, split_operand
+from stkpi.marts import increment
 from stkpi.reconcile.observations.ledger import read_ledger
 from stkpi.reconcile.observations.outcomes import (
     MATCHED,
@@ -53,8 +54,9 @@ from stkpi.reporting.figures import (
 DATA = "data"
 HOME, EXPLORE = "home.json", "explore.html"
 WEEKS = 13  # that a page has at once, with the same weeks a year ago
+MOST_NUMBERS = 6  # whose differing jobs are looked up: each is a query over the candidates
 ROW_WEEKS = 106  # two years and the running week: older figures have no rows behind them
-_CHOICE = re.compile(r"\b\w+=\w+: ")  # what a command is told; the words after it say the same
+_CHOICE = re.compile(r"\b(\w+)=(\w+): ")  # what a command is told; the words after it say the same
 _EPOCH = pd.Timestamp(0)
 
 
@@ -79,6 +81,7 @@ def write_site(runs: Path, run_id: str, as_of: date, explained: Mapping[str, str
     """
     config = settings.load()
     definitions, own = read_definitions(config), company.read_company(config)
+    is_masked = not own.shows_names(config)
     with warehouse.connect(config, read_only=True) as target:
         seen = [*read_ledger(), *(one for one in read_api_numbers(target, definitions) if not one.dated_by)]
         checked = check_observations(target, seen, definitions)
@@ -87,11 +90,12 @@ def write_site(runs: Path, run_id: str, as_of: date, explained: Mapping[str, str
         last_read = state.read_status(target)["last_read"].max()
         data = runs / DATA / run_id
         data.mkdir(parents=True, exist_ok=True)
-        rows = _write_rows(target, data, book, definitions, is_masked=not own.shows_names(config))
-    numbers = [describe_number(one, explained or {}) for one in checked]
+        rows = _write_rows(target, data, book, definitions, is_masked=is_masked)
+        jobs = _list_jobs(target, checked, explained or {}, definitions, config, is_masked=is_masked)
+    numbers = [describe_number(one, explained or {}) | {"jobs": jobs.get(one.observation.id, [])} for one in checked]
     name = own.name or company.find_folder(config).name
     content = describe_book(book, definitions, own, name) | {"numbers": numbers, "rowsets": rows.manifest}
-    content |= {"masked": not own.shows_names(config), "since": str(_first_row_day(book))}
+    content |= {"masked": is_masked, "since": str(_first_row_day(book))}
     recent, earlier = split_figures(book)
     _write_script(data / "figures.js", "figures", content | {"figures": recent})
     _write_script(data / "earlier.js", "earlier", earlier)
@@ -216,7 +220,7 @@ def _humanize(name: str) -> str:
 # --- numbers of ServiceTitan ------------------------------------------------------------------------------------------
 
 
-def describe_number(one: Checked, explained: Mapping[str, str]) -> dict[str, str]:
+def describe_number(one: Checked, explained: Mapping[str, str]) -> dict[str, Any]:
     """Return a number that ServiceTitan showed, beside ours, for a page."""
     seen, kind = one.observation, one.observation.entry.kind
     return {
@@ -232,6 +236,43 @@ def describe_number(one: Checked, explained: Mapping[str, str]) -> dict[str, str
         "how": _CHOICE.sub("", explained.get(seen.id, "")),
         "source": f"{seen.report or seen.source}, read {format_day(seen.read_on)} by {seen.read_by}",
     }
+
+
+def _list_jobs(
+    target: warehouse.Warehouse,
+    checked: Sequence[Checked],
+    explained: Mapping[str, str],
+    definitions: Mapping[str, Definition],
+    config: settings.Settings,
+    *,
+    is_masked: bool,
+) -> dict[str, list[dict[str, Any]]]:
+    """Return, by the ids of numbers that one change of the definition gives, the jobs that make the difference: of what
+    does not match first.
+    """
+    found: dict[str, Any] = {}
+    for one in sorted(checked, key=lambda one: (one.outcome != UNMATCHED, -one.observation.last_day.toordinal())):
+        seen = one.observation
+        choice = _CHOICE.search(explained.get(seen.id, ""))
+        if one.outcome == MATCHED or not choice or len(found) == MOST_NUMBERS:
+            continue
+        chosen = definitions[seen.kpi]
+        other = Definition(chosen.kpi, {**chosen.options, choice[1]: chosen.kpi.dimension(choice[1]).option(choice[2])})
+        if other.rows == chosen.rows:  # they count the same jobs, differently
+            continue
+        jobs = target.query(
+            differing_jobs_sql(chosen, other, name_facts(definitions)[seen.kpi]),
+            unit=seen.unit,
+            first=seen.first_day,
+            last=seen.last_day,
+            time_zone=config.time_zone,
+            **asdict(increment.Bounds()),
+        )
+        if is_masked:
+            jobs["customer"] = jobs["customer"].map(mask_name)
+        jobs = jobs.astype(object).where(jobs.notna(), None).assign(id=jobs["job_id"].astype(str))
+        found[seen.id] = jobs.drop(columns="job_id").to_dict("records")
+    return found
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -339,12 +380,12 @@ def describe_home(
     definitions: Mapping[str, Definition],
     own: company.Company,
     checked: Sequence[Checked],
-    numbers: Sequence[Mapping[str, str]],
+    numbers: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return what the home page shows of the newest full week, ready to be shown."""
     counts = {outcome: sum(one.outcome == outcome for one in checked) for outcome in (MATCHED, UNMATCHED)}
     differing = [
-        dict(number) | {"period": _find_period(book, one)}
+        {key: text for key, text in number.items() if key != "jobs"} | {"period": _find_period(book, one)}
         for one, number in zip(checked, numbers, strict=True)
         if one.outcome == UNMATCHED
     ]

@@ -197,8 +197,19 @@ const explore = (() => {
       const why = one.how || (one.outcome === "explained" ? `Here it is ${one.ours}` : one.why);
       const start = one.outcome === "explained" ? ["Somebody also saw ", el("strong", {}, one.shown), ", another way to count. "]
         : ["ServiceTitan shows ", el("strong", {}, one.shown), ": ", el("span", { class: `mark ${one.outcome}` }, words[one.outcome]), ". "];
-      return el("li", { class: one.outcome === "unmatched" && "failed" }, ...start, one.outcome === "matched" || !why ? "" : `${why.replace(/\.$/, "")}. `, el("small", {}, one.source));
+      return el("li", { class: one.outcome === "unmatched" && "failed" }, ...start, one.outcome === "matched" || !why ? "" : `${why.replace(/\.$/, "")}. `, el("small", {}, one.source), listJobs(one));
     }));
+  }
+
+  // The jobs that make a difference: those that only one of the two ways counts.
+  function listJobs(one) {
+    if (!one.jobs.length) return null;
+    const here = one.jobs.filter((job) => job.side === "only here").length, there = one.jobs.length - here;
+    const told = [here ? `${here} counted only here` : "", there ? `${there} counted only there` : ""].filter(Boolean).join(", ");
+    const caption = `The jobs that make the difference: ${told}`;
+    return el("details", {}, el("summary", {}, caption), grid(caption, ["Job", "Customer", "Type", "Status", "Counted"], one.jobs.map((job) => el("tr", {},
+      el("th", { scope: "row" }, el("a", { href: JOB + encodeURIComponent(job.id), target: "_blank", rel: "noopener noreferrer" }, job.job ?? job.id)),
+      ...[job.customer, job.type, job.status, job.side].map((text) => el("td", { class: "words" }, text ?? ""))))));
   }
 
   // The chosen week and the twelve before it; of other days the newest ones.
@@ -232,11 +243,13 @@ const explore = (() => {
       values.push(past);
     }
     const title = `${kpi.label}, ${weeks.length} weeks${past.some((value) => value !== null) ? ", dashed: the same weeks a year ago" : ""}`;
+    const step = Math.ceil(weeks.length / Math.max(2, Math.floor(document.body.clientWidth / 110)));
+    const splits = values[0].filter((_, n) => (weeks.length - 1 - n) % step === 0);
     const box = el("div", { role: "img", "aria-label": `${title}. The table below has the numbers.` });
     holder.append(el("h2", {}, title), el("div", { class: "chart" }, box));
     const width = () => Math.max(box.clientWidth, 200);
     chart = new uPlot({ width: width(), height: 260, series: lines, hooks: { ready: [(ready) => ready.setLegend({ idx: weeks.length - 1 })] }, tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "UTC"),
-      axes: [{ ...axis, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleDateString("en-US", { month: "short", day: "numeric", timeZone: "UTC" })) },
+      axes: [{ ...axis, splits: () => splits, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleDateString("en-US", { month: "short", day: "numeric", timeZone: "UTC" })) },
         { ...axis, size: 64, values: (_, ticks) => ticks.map(short) }] }, values, box);
     const mine = chart;
     new ResizeObserver(() => mine === chart && mine.setSize({ width: width(), height: 260 })).observe(box);
@@ -256,7 +269,7 @@ const explore = (() => {
     if (!state.place.startsWith("unit:")) {
       const units = unitsOf(state.place).filter((unit) => has(unit, kpi));
       main.append(el("h2", {}, "Unit by unit"), grid(`${kpi.label}, ${spell(period)}`, ["Unit", kpi.label],
-        units.map((unit) => el("tr", {}, el("th", { scope: "row" }, unit.name), cell(`unit:${unit.name}`, state.period, kpi.id)))));
+        units.map((unit) => el("tr", {}, el("th", { scope: "row" }, el("a", { href: address({ place: `unit:${unit.name}` }) }, unit.name)), cell(`unit:${unit.name}`, state.period, kpi.id)))));
     }
     const rows = el("section", { id: "rows", "aria-label": "The rows behind the number" });
     main.append(rows, el("h2", {}, "Week by week"), grid(`${kpi.label} of ${nameOf(state.place)}`, ["Week", kpi.label, "The same week a year ago"],
@@ -422,7 +435,7 @@ const explore = (() => {
       ["Units", data.units.map((unit) => [`unit:${unit.name}`, unit.name])]], state.place);
     const divisions = [...new Set(data.kpis.map((kpi) => kpi.division))];
     $("divisions").hidden = data.units.every((unit) => unit.division === "Both") || state.place.startsWith("unit:");
-    fill($("division"), [["", [["", "Both"], ...divisions.map((name) => [name, name])]]], state.division);
+    fill($("division"), [["", [["", "Sales and production"], ...divisions.map((name) => [name, name])]]], state.division);
     fill($("kpi"), [["", [["", "All figures"], ...kpisOf(state).map((kpi) => [kpi.id, kpi.label])]]], state.kpi);
   }
 
