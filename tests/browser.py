@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -86,6 +87,24 @@ class Watched:
             for each in found
             if each["impact"] in ("serious", "critical")
         ]
+
+
+def go(page: Page, address: str) -> None:
+    """Have the page Explore show an address, and wait until it does."""
+    page.evaluate("(address) => { delete document.body.dataset.ready; location.hash = address; }", address)
+    page.wait_for_function("document.body.dataset.ready")
+
+
+def read_figures(page: Page) -> dict[tuple[str, str, str], str]:
+    """The figures that a page shows, by place, period and KPI: every link to one, with its text."""
+    found = {}
+    for address, text in page.eval_on_selector_all(
+        "main a[href*='kpi=']",
+        "(links) => links.map((a) => [a.getAttribute('href'), (a.querySelector('strong') || a).textContent])",
+    ):
+        given = {key: values[0] for key, values in parse_qs(address.partition("#")[2]).items()}
+        found[given.get("place", "company"), given["period"], given["kpi"]] = text.strip()
+    return found
 
 
 def describe_missing(reasons: Iterable[str]) -> str:

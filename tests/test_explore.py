@@ -6,11 +6,11 @@ import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
-from browser import MISSING, Watched, describe_missing, start_browser
+from browser import MISSING, Watched, describe_missing, go, read_figures, start_browser
 from playwright.sync_api import Browser, Page, expect
 
 from sandbox.server import Sandbox
@@ -56,24 +56,6 @@ def opened(browser: Browser) -> Iterator[Watched]:
     assert watched.faults == []
 
 
-def go(page: Page, address: str) -> None:
-    """Have the page Explore show an address, and wait until it does."""
-    page.evaluate("(address) => { delete document.body.dataset.ready; location.hash = address; }", address)
-    page.wait_for_function("document.body.dataset.ready")
-
-
-def read_figures(page: Page) -> dict[tuple[str, str, str], str]:
-    """The figures that a page shows, by place, period and KPI: every link to one, with its text."""
-    found = {}
-    for address, text in page.eval_on_selector_all(
-        "main a[href*='kpi=']",
-        "(links) => links.map((a) => [a.getAttribute('href'), (a.querySelector('strong') || a).textContent])",
-    ):
-        given = {key: values[0] for key, values in parse_qs(address.partition("#")[2]).items()}
-        found[given.get("place", "company"), given["period"], given["kpi"]] = text.strip()
-    return found
-
-
 @pytest.fixture(scope="module")
 def marts(runs: Path) -> dict[tuple[str, str, str], str]:
     """Every figure of units and regions as the tables have it, by place, period and KPI."""
@@ -95,6 +77,8 @@ def test_every_figure_of_the_book_is_the_one_of_the_tables(runs, marts):
     with warehouse.connect(read_only=True) as target:
         book = figures.read_book(target, read_definitions(), LAST_DAY)
         units = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu")
+        weeks = figures.read_company_weeks(target, read_definitions(), LAST_DAY)
+    assert len(weeks) == len(book.weeks)
     compared = 0
     for place, period, kpi, figure in figures.iterate_figures(book):
         if (place, period.id, kpi) in marts:
@@ -104,6 +88,7 @@ def test_every_figure_of_the_book_is_the_one_of_the_tables(runs, marts):
     for period in book.weeks[:60]:
         week = units[units["week_start"] == period.first]
         company = book.rows["company", period.id]
+        assert weeks.loc[str(period.first), "leads"] == company["leads"]
         for kpi in read_catalog().values():
             if kpi.sums:
                 part, whole = (week[column].sum() for column in kpi.sums)

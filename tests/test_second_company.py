@@ -8,9 +8,11 @@ import json
 import re
 from fractions import Fraction
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 import pytest
+from browser import Watched, go, read_figures, start_browser
 
 from sandbox import truth
 from sandbox.server import Sandbox
@@ -18,6 +20,7 @@ from sandbox.store import Store
 from sandbox.tenant import LAST_DAY
 from sandbox.truth import JobTypeRules
 from stkpi import company, settings, warehouse
+from stkpi.formatting import format_rounded
 from stkpi.kpis.catalog import read_catalog
 from stkpi.runs import runner
 
@@ -81,3 +84,33 @@ def test_what_was_guessed_is_said(night: Path):
     page = (night / "03_kpi_build.html").read_text()
     assert "are guesses until you confirm them" in page
     assert "O&#39;Brien Heating &amp; Air" in page or "O'Brien Heating &amp; Air" in page
+
+
+def test_its_pages_in_a_browser(night: Path):
+    with warehouse.connect(read_only=True) as target:
+        rows = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu").to_dict("records")
+    expected = {
+        (f"unit:{row['business_unit']}", str(row["week_start"]), name): format_rounded(row[name], kpi.kind)
+        for row in rows
+        for name, kpi in read_catalog().items()
+    }
+    with start_browser() as browser:
+        watched = Watched(browser)
+        page = watched.open(night.parent / "index.html")
+        shown = {where: text for where, text in read_figures(page).items() if where in expected}
+        assert len(shown) > 30
+        assert shown == {where: expected[where] for where in shown}
+        assert watched.find_overflow() <= 0
+        assert watched.list_barriers() == []
+        # From home to the rows of a unit: the largest number of its first column.
+        page.click('tbody tr:has-text("O\'Brien") td:nth-child(2) a >> nth=0')
+        page.wait_for_function("document.body.dataset.ready")
+        number = page.inner_text("#value")
+        assert page.inner_text("#rows h2").startswith(f"The {number} rows" if number != "1" else "The row")
+        assert page.locator("#rows tbody tr").count() == int(number)
+        for place in page.eval_on_selector_all("#place option", "(all) => all.map((one) => one.value)"):
+            go(page, f"#place={quote(place)}&kpi=")
+            shown = {where: text for where, text in read_figures(page).items() if where in expected}
+            assert shown == {where: expected[where] for where in shown}
+        assert watched.list_barriers() == []
+        assert watched.faults == []

@@ -27,7 +27,6 @@ from stkpi.reporting.weeks import (
     find_final_day,
     find_provisional,
     select_units,
-    total_weeks,
 )
 
 mpl.rcParams["text.parse_math"] = False  # a name with two dollar signs is no formula
@@ -69,14 +68,16 @@ def render_waterfall(steps: Sequence[tuple[str, float, str]], title: str) -> HTM
     return render_fragment("charts", charts=[{"title": title, "image": _encode_svg(figure)}])
 
 
-def render_trends(weeks: pd.DataFrame, definitions: Mapping[str, Definition]) -> HTML:
+def render_trends(company: pd.DataFrame, definitions: Mapping[str, Definition]) -> HTML:
     """Return a chart per KPI: the company's last half year, with the usual level, the mean of the twelve weeks before
     the newest; weeks that are provisional are gray. A KPI without a number in these weeks has none.
+
+    company: what `figures.read_company_weeks` returns
     """
-    if weeks.empty:
+    if company.empty:
         return HTML("")
     kpis = [definition.kpi for definition in definitions.values()]
-    total = total_weeks(weeks, kpis).tail(TREND_WEEKS)
+    total = company.tail(TREND_WEEKS)
     charts = [
         _draw_trend(kpi, total[kpi.name], find_provisional(kpi, total)) for kpi in kpis if total[kpi.name].notna().any()
     ]

@@ -18,7 +18,7 @@ from stkpi.formatting import format_number, format_rounded, format_short_day, fo
 from stkpi.kpis.catalog import BOTH, Kpi
 from stkpi.kpis.days import move_day
 from stkpi.kpis.definition import Definition
-from stkpi.kpis.sql import figures_sql, table_columns
+from stkpi.kpis.sql import figures_sql, provisional_days, table_columns
 from stkpi.reporting.weeks import USUAL_WEEKS, describe_level
 from stkpi.warehouse import Warehouse
 
@@ -128,8 +128,7 @@ def read_book(
     )
     units["division"] = units["division"].fillna(BOTH)
     periods = list_periods(units["first_day"].min(), as_of, noted)
-    asked = json.dumps([{"first_day": str(p.first), "last_day": str(p.last)} for p in periods.values()])
-    found = target.query(figures_sql(definitions), periods=asked, as_of=as_of)
+    found = _query_figures(target, definitions, periods.values(), as_of)
     names = {(period.first, period.last): period.id for period in periods.values()}
     rows: dict[tuple[str, str], Any] = {
         (name_place(row["place_kind"], row["place"]), names[row["first_day"], row["last_day"]]): row
@@ -140,6 +139,27 @@ def read_book(
         for place in dict.fromkeys(place for place, _ in rows)
     }
     return Book(as_of, periods, units.set_index("business_unit").drop(columns="first_day"), rows, figures)
+
+
+def read_company_weeks(target: Warehouse, definitions: Mapping[str, Definition], as_of: date) -> pd.DataFrame:
+    """Return the company's full weeks up to `as_of`, oldest first: the columns of the KPI tables as float, and
+    is_provisional; the index is the week's Monday.
+    """
+    first_day = target.query("SELECT MIN(event_date) AS day FROM st_mart_v2.kpi_daily_by_bu")["day"][0]
+    periods = list_periods(first_day, as_of).values()
+    weeks = [period for period in periods if period.kind == WEEK and not period.is_running]
+    found = _query_figures(target, definitions, weeks, as_of)
+    found = found[found["place_kind"] == COMPANY].sort_values("first_day")
+    provisional = [last + timedelta(days=provisional_days(definitions)) > as_of for last in found["last_day"]]
+    numbers = found.drop(columns=["first_day", "last_day", "place_kind", "place"]).astype(float)
+    return numbers.assign(is_provisional=provisional).set_index(pd.DatetimeIndex(found["first_day"], name="week_start"))
+
+
+def _query_figures(
+    target: Warehouse, definitions: Mapping[str, Definition], periods: Iterable[Period], as_of: date
+) -> pd.DataFrame:
+    asked = json.dumps([{"first_day": str(period.first), "last_day": str(period.last)} for period in periods])
+    return target.query(figures_sql(definitions), periods=asked, as_of=as_of)
 
 
 def name_place(kind: str, name: str) -> str:

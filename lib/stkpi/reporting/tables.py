@@ -27,7 +27,6 @@ from stkpi.reporting.weeks import (
     name_week,
     select_full_weeks,
     select_units,
-    total_weeks,
 )
 from stkpi.spreadsheets import format_csv
 
@@ -68,20 +67,21 @@ def _make_cell(kpi: Kpi, week: pd.Timestamp, now: pd.Series, before: pd.Series |
     return Cell(kpi.label, kpi.sentence, value, note, mood)
 
 
-def render_tiles(weeks: pd.DataFrame, definitions: Mapping[str, Definition]) -> HTML:
+def render_tiles(company: pd.DataFrame, definitions: Mapping[str, Definition]) -> HTML:
     """Return the company's KPIs of the newest week as tiles, each with its change against the week before, and below
     them which KPIs count by a definition that the company adopted.
+
+    company: what `figures.read_company_weeks` returns
     """
-    if weeks.empty:
+    if company.empty:
         return HTML("<p>There is no full week yet (Monday to Sunday).</p>")
     kpis = _kpis(definitions)
-    total = total_weeks(weeks, kpis)
-    newest = total.index[-1]
-    before = total.iloc[-2] if len(total) > 1 else None
+    newest = company.index[-1]
+    before = company.iloc[-2] if len(company) > 1 else None
     return render_fragment(
         "tiles",
         title=f"The company, {name_week(newest)}",
-        tiles=[_make_cell(kpi, newest, total.iloc[-1], before) for kpi in kpis],
+        tiles=[_make_cell(kpi, newest, company.iloc[-1], before) for kpi in kpis],
         adopted=[f"{d.kpi.label}: {d.describe()}" for d in definitions.values() if d.departures],
     )
 

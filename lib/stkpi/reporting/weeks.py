@@ -1,4 +1,4 @@
-"""The full weeks of the KPI table: the company's totals, what changed, and what is still provisional.
+"""The full weeks of the KPI table: what changed, and what is still provisional.
 
 `weekly` is `kpi_weekly_by_bu`: a row per week and unit, money and ratios as Decimal or None.
 """
@@ -28,22 +28,6 @@ def select_full_weeks(weekly: pd.DataFrame, as_of: date) -> pd.DataFrame:
     )
     frame = frame[frame["week_start"] <= pd.Timestamp(as_of - timedelta(days=6))].sort_values("week_start")
     return frame.astype({column: float for column in frame if column not in _NO_NUMBERS})
-
-
-def total_weeks(weeks: pd.DataFrame, kpis: Iterable[Kpi]) -> pd.DataFrame:
-    """Return the whole company per week: sums of the units, and ratios of those sums (never a mean of ratios).
-
-    A distinct count is a sum here too: a customer who asks two units counts in both.
-    """
-    kpis = list(kpis)
-    columns = [column for kpi in kpis for column in kpi.sums or (kpi.name,)]
-    grouped = weeks.groupby("week_start")
-    total = grouped[list(dict.fromkeys(columns))].sum()
-    for kpi in kpis:
-        if kpi.sums:
-            part, whole = kpi.sums
-            total[kpi.name] = total[part] / total[whole].where(total[whole] != 0)
-    return total.assign(is_provisional=grouped["is_provisional"].any())
 
 
 def select_units(weeks: pd.DataFrame, division: str, kpis: Iterable[Kpi]) -> pd.DataFrame:
