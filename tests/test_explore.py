@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -253,3 +256,22 @@ def test_a_missing_browser_is_told_once():
         "NOT RUN: 1 tests, for there is no Chromium"
     )
     assert describe_missing(["Skipped: other"]) == ""
+
+
+def read_customers(folder: Path) -> set[str]:
+    """The customers' names in the rows of Leads of August 2025."""
+    [file] = folder.glob("data/*/fact_leads.2025-08.js")
+    packed = re.search(r', "(.+)"\);', file.read_text())[1]
+    return set(filter(None, json.loads(gzip.decompress(base64.b64decode(packed)))["customer"]))
+
+
+def test_names_are_initials_on_pages_that_are_shared(runs, tmp_path, monkeypatch):
+    names = read_customers(runs)
+    assert len(names) > 90
+    assert not any("•" in name for name in names)
+    monkeypatch.setenv("CI", "true")
+    site.write_site(tmp_path, "20250914-020000-000", LAST_DAY)
+    shared = read_customers(tmp_path)
+    assert all(re.fullmatch(r"\S•••( \S•••)*", name) for name in shared)
+    everything = "".join(path.read_text() for path in tmp_path.rglob("figures.js"))
+    assert not [name for name in names if name in everything]
