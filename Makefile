@@ -69,7 +69,8 @@ validate: $(READY) ## run every check of the warehouse, one line each, worst fir
 	@$(BIN)/python -m stkpi validate
 
 reconcile: $(READY) ## why a ServiceTitan export differs, row by row; EXPORT=Leads.xlsx KPI= BU= FROM= TO= (all but EXPORT optional)
-	@$(BIN)/python -m stkpi reconcile --export "$(EXPORT)" --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)"
+	@# "They differ" (1) is an answer. make calls every other code but 0 an error, and has no third outcome to pass on.
+	@$(BIN)/python -m stkpi reconcile --export "$(EXPORT)" --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)" || test $$? -eq 1
 
 observe: $(READY) ## note a number that ServiceTitan shows; KPI=leads BU="North Sales" FROM=8/18/25 TO=8/24/25 VALUE=96 TOLERANCE= SOURCE= REPORT= BY= (optional from TOLERANCE on); UNDO=1 takes the last one back
 	@$(BIN)/python -m stkpi observe --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)" '--value=$(value VALUE)' --tolerance "$(TOLERANCE)" --source "$(or $(SOURCE),screen)" --report "$(REPORT)" --by "$(BY)" $(if $(UNDO),--undo)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -477,7 +478,7 @@ def test_the_year_that_was_mistaken(company, target, tmp_path):
     assert result.residual == 0
     assert not result.matches
     assert render.summarize(result) == (
-        "ServiceTitan has 96 leads, we have 124: the export covers Aug 18 to Aug 24, 2025, but Aug 18 to Aug 24, 2024 "
+        "Leads.xlsx has 96 leads, we have 124: the export covers Aug 18 to Aug 24, 2025, but Aug 18 to Aug 24, 2024 "
         "was asked for; on the export's own days we have also 96 (Phoenix-Sales)."
     )
     assert "It states 2025-08-18 to 2025-08-24, and 2024-08-18 to 2024-08-24 was asked for" in " ".join(result.notes)
@@ -495,8 +496,7 @@ def test_the_old_dashboard_counted_only_what_was_sold(company, target):
     )
     assert (result.theirs, result.ours) == (31, 96)
     assert render.summarize(result) == (
-        "ServiceTitan has 31 leads, we have 96 (Phoenix-Sales, Aug 18 to Aug 24, 2025): "
-        "66 jobs only here, not sold (+65)."
+        "dashboard has 31 leads, we have 96 (Phoenix-Sales, Aug 18 to Aug 24, 2025): 66 jobs only here, not sold (+65)."
     )
 
 
@@ -505,7 +505,7 @@ def test_the_units_are_those_that_the_export_names(company, target, tmp_path):
     assert result.business_units == (SALES,)
     assert result.matches
     assert render.summarize(result) == (
-        "ServiceTitan and we have the same leads, 96 (Phoenix-Sales, Aug 18 to Aug 24, 2025): all 97 jobs are the same."
+        "Leads.xlsx and we have the same leads, 96 (Phoenix-Sales, Aug 18 to Aug 24, 2025): all 97 jobs are the same."
     )
 
 
@@ -590,7 +590,7 @@ def test_a_total_that_is_not_the_sum_of_the_rows_is_told(company, target):
     days = {"first_day": date(2025, 1, 1), "last_day": date(2025, 8, 31)}
     result = compare(exports.read_table("cost", [header, *rows, total]), target, business_unit=PRODUCTION, **days)
     assert result.matches
-    assert any("Its own total of Jobs Subtotal is 1.00, but its rows add up to" in note for note in result.notes)
+    assert "states 1.00 as total of Jobs Subtotal, but the rows above add up to" in result.notes[0]
 
 
 def test_a_tolerance_of_a_column(company, target):
@@ -645,6 +645,7 @@ def test_a_saved_report_is_run_and_matches(healthy, sandbox):
         result = compare(export, own, business_unit=SALES, **days)
         assert result.matches
         assert result.theirs == 96
+        assert render.summarize(result).startswith("ServiceTitan and we have the same leads, 96")
         export = pull_report(reports, "report:accounting/1005", unit_ids=list_unit_ids(own, PRODUCTION), **days)
         assert compare(export, own, business_unit=PRODUCTION, **days).matches
         with pytest.raises(UserError, match="ServiceTitan has no report marketing/9 that can be read"):
@@ -660,19 +661,47 @@ def test_the_exit_code_tells_a_script(healthy, company, tmp_path, monkeypatch, c
         monkeypatch.setattr(sys, "argv", ["stkpi", "reconcile", *map(str, arguments)])
         return main()
 
-    assert command("--export", leads_file(company, tmp_path)) == 0
-    assert capsys.readouterr().out.startswith("ServiceTitan and we have the same leads, 96 (Phoenix-Sales")
+    assert command("--export", leads_file(company, tmp_path), "--out", tmp_path / "out") == 0
+    answer = capsys.readouterr().out
+    assert answer.startswith(
+        "Leads.xlsx is compared as leads, because it has Lead Type and Job #; KPI= chooses another."
+    )
+    assert "\nLeads.xlsx and we have the same leads, 96 (Phoenix-Sales" in answer
 
     header, rows = report(company.store, LEADS, [SALES], *WEEK)
     fewer = write_csv(tmp_path / "fewer.csv", [["Date Range: 8/18/2025 - 8/24/2025"], header, *rows[20:]])
     assert command("--export", fewer, "--bu", SALES, "--out", tmp_path / "out") == 1
-    assert f"Row by row: {tmp_path / 'out' / 'leads-2025-08-18' / 'rows.csv'}" in capsys.readouterr().out
+    answer = capsys.readouterr().out
+    page = Path(answer.partition("Row by row: ")[2].strip())
+    assert page.parent.parent == tmp_path / "out"
+    assert page.parent.name.startswith("fewer-")
+    names = {job.customer_name for job in company.jobs(SALES, *WEEK) if job.is_lead and job.customer_name}
+    shown = page.read_text()
+    assert len([name for name in names if name in shown]) == len(names)  # the owner's own machine
+    assert shown.count('<a href="https://go.servicetitan.com/#/Job/Index/') == 97
+    assert shown.index("only here") < shown.index("identical</td>", shown.index("Row by row"))
+    assert command("--export", fewer, "--bu", SALES, "--masked", "--out", tmp_path / "masked") == 1
+    [masked] = (tmp_path / "masked").glob("*/page.html")
+    assert not [name for name in names if name in masked.read_text()]
+    capsys.readouterr()
 
     assert command("--export", tmp_path / "none.xlsx") == 2
     assert command("--export", fewer, "--from", "18.8.2025", "--to", "2025-08-24") == 2
     refused = capsys.readouterr().err.splitlines()
     assert refused[0].startswith("There is no file")
     assert refused[1].startswith("FROM=18.8.2025 is not a day")
+
+
+@pytest.mark.parametrize(("answer", "code"), [(0, 0), (1, 0), (2, 2), (130, 2)])
+def test_make_calls_a_difference_no_error(answer, code, tmp_path):
+    """The command ends with 0, 1 or 2. make has only done and failed: that the numbers differ is done."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexit {answer}\n")
+    python.chmod(0o755)
+    command = ["make", "-s", "-o", ".venv/ready", f"BIN={tmp_path}", "reconcile", "EXPORT=a.csv"]
+    done = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert ("Error" in done.stderr) == (code != 0)
 
 
 def test_the_notebook_says_the_sentence_on_top(healthy, company, tmp_path):
@@ -683,5 +712,5 @@ def test_the_notebook_says_the_sentence_on_top(healthy, company, tmp_path):
     figures = pages.read_recorded(executed)["reconcile"]
     assert (figures["theirs"], figures["ours"], figures["residual"]) == ("96", "124", "0")
     page = pages.render_notebook(executed)
-    assert "ServiceTitan has 96 leads, we have 124: the export covers Aug 18 to Aug 24, 2025" in page
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "Leads.xlsx has 96 leads, we have 124: the export covers Aug 18 to Aug 24, 2025" in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace("https://go.servicetitan.com/#/Job", "")

@@ -25,11 +25,13 @@ from stkpi.reconcile.queries import (
     KEYS,
     UNITS,
     condition_bits,
+    count_known_keys_sql,
     known_keys_sql,
     load_known_keys,
     load_our_rows,
     our_rows_sql,
     stage_units,
+    unit_keys_sql,
 )
 from stkpi.reconcile.reasons import IDENTICAL, ONLY_EXPORT, ONLY_WAREHOUSE
 from stkpi.warehouse import Warehouse
@@ -239,9 +241,12 @@ def test_every_query_is_googlesql_without_floats(kpi, judge, draws):
         definition = Definition(kpi, kpi.options(int(number)))
         table = f"st_mart_v2.{kpi.fact}"
         judge.declare(table, judge.analyze(fact_sql([definition]), marts.PARAMETERS))
-        comparison = plan_comparison(definition, kpi.fact)
-        queries = [our_rows_sql(comparison), known_keys_sql(comparison)]
-        queries += [our_rows_sql(comparison, left_out=True)] if comparison.net else []
+        queries = []
+        for form in (kpi.report, *kpi.report.otherwise):
+            comparison = plan_comparison(definition, kpi.fact, form)
+            queries += [our_rows_sql(comparison), known_keys_sql(comparison)]
+            queries += [unit_keys_sql(comparison), count_known_keys_sql(comparison)]
+            queries += [our_rows_sql(comparison, left_out=True)] if comparison.net else []
         queries += [our_rows_sql(plan_totals(definition, kpi.fact))] if kpi.report.totals else []
         for sql in queries:
             columns = judge.analyze(sql, {name: kind for name, kind in given.items() if f"@{name}" in sql})

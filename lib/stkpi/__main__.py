@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import traceback
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from stkpi import settings, terminal
+from stkpi import company, settings, terminal
 from stkpi.dates import parse_day
 from stkpi.errors import UserError, WarehouseError
 from stkpi.formatting import format_age
@@ -98,13 +99,22 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _reconcile(options: argparse.Namespace) -> int:
+    from stkpi.reporting.comparison import write_comparison  # noqa: PLC0415 - charts take a second to load
+
     pulled = options.export.startswith(PREFIX)
-    with sandbox_process.provide_tenant() if pulled else nullcontext():
-        result = reconcile.run(options.export, options.kpi, options.unit, options.first, options.last)
+    try:
+        with sandbox_process.provide_tenant() if pulled else nullcontext():
+            result = reconcile.run(options.export, options.kpi, options.unit, options.first, options.last)
+    except UserError:
+        raise
+    except Exception as error:  # Python ends with 1, and 1 is an answer: the numbers differ
+        print(error if isinstance(error, WarehouseError) else traceback.format_exc(), file=sys.stderr)
+        return 2
     print(render.format_text(result))
-    if not result.matches:
-        written = render.write_files(result, options.out or settings.load().runs / "reconcile", names=options.names)
-        print(f"Row by row: {written / 'rows.csv'}")
+    config = settings.load()
+    names = not options.masked and company.read_company(config).shows_names(config)
+    page = write_comparison(result, options.out or config.runs / "reconcile", names=names)
+    print(f"Row by row: {page}")
     return 0 if result.matches else 1
 
 
@@ -313,8 +323,8 @@ def main() -> int:
     command.add_argument("--bu", dest="unit", default="", help="a rolled-up unit; default: those that the export names")
     command.add_argument("--from", dest="first", default="", help="first day; default: the one that the export states")
     command.add_argument("--to", dest="last", default="", help="last day, included")
-    command.add_argument("--names", action="store_true", help="write the customers' names instead of masking them")
-    command.add_argument("--out", type=Path, help="where the rows go; default: reconcile, in the runs")
+    command.add_argument("--masked", action="store_true", help="mask the customers' names, to pass the page on")
+    command.add_argument("--out", type=Path, help="where the page goes; default: reconcile, in the runs")
     command.set_defaults(run=_reconcile, tenant=False)
 
     command = commands.add_parser("lab", help="open the notebooks in JupyterLab, with a tenant to talk to")

@@ -33,7 +33,7 @@ _AHEAD = re.compile(r"\+\d+[dy]$")
 _DAY = re.compile(r"(first|last|monday)?([+-]\d+[dy])?")
 _REPORT = (
     *("name", "where", "rows", "row", "key", "date", "only", "never", "fields"),
-    *("counts_if", "changed", "recognized_by", "totals"),
+    *("counts_if", "changed", "recognized_by", "totals", "otherwise"),
 )
 _ENTRY = (
     *("label", "sentence", "because", "kind", "good", "division", "candidates", "fact", "columns", "terms", "sums"),
@@ -72,8 +72,23 @@ class Dimension:
 
 
 @dataclass(frozen=True)
+class Recognized:
+    """The columns by which a file is taken for a KPI; of several KPIs the one of the lowest rank.
+
+    filled: only if every row of the file has them
+    """
+
+    columns: tuple[str, ...]
+    rank: int
+    filled: bool = False
+
+
+@dataclass(frozen=True)
 class Report:
-    """The ServiceTitan report that shows a KPI; the catalog's top explains each field."""
+    """The ServiceTitan report that shows a KPI; the catalog's top explains each field.
+
+    otherwise: the same with other columns, complete
+    """
 
     name: str
     where: str
@@ -86,8 +101,9 @@ class Report:
     never: tuple[str, str] | None = None
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     counts_if: Mapping[str, str] = field(default_factory=dict)
-    recognized_by: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    recognized_by: tuple[Recognized, ...] = ()
     totals: tuple[str, ...] = ()
+    otherwise: tuple[Report, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -280,7 +296,7 @@ def _read_entry(file: str, name: str, given: Mapping[str, Any]) -> Kpi:
 
 
 def _read_report(where: str, given: Mapping[str, Any]) -> Report:
-    optional = ("only", "never", "fields", "counts_if", "recognized_by", "totals")
+    optional = ("only", "never", "fields", "counts_if", "recognized_by", "totals", "otherwise")
     _check_keys(where, given, _REPORT, required=[key for key in _REPORT if key not in optional])
     return Report(
         **{key: given[key] for key in ("name", "where", "rows", "row", "key", "date", "changed")},
@@ -288,8 +304,12 @@ def _read_report(where: str, given: Mapping[str, Any]) -> Report:
         never=tuple(given["never"]) if "never" in given else None,
         fields={term: tuple(fields) for term, fields in given.get("fields", {}).items()},
         counts_if=given.get("counts_if", {}),
-        recognized_by=tuple((each["rank"], tuple(each["columns"])) for each in given.get("recognized_by", ())),
+        recognized_by=tuple(
+            Recognized(tuple(each["columns"]), each["rank"], each.get("filled", False))
+            for each in given.get("recognized_by", ())
+        ),
         totals=tuple(given.get("totals", ())),
+        otherwise=tuple(_read_report(where, {**given, "otherwise": (), **each}) for each in given.get("otherwise", ())),
     )
 
 

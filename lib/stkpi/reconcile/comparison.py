@@ -7,7 +7,7 @@ comparison covers.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from decimal import Decimal
@@ -15,11 +15,11 @@ from fractions import Fraction
 
 from stkpi.errors import UserError
 from stkpi.formatting import format_label
-from stkpi.kpis.catalog import Kpi, Report, find_kpi, read_catalog
+from stkpi.kpis.catalog import Kpi, Recognized, Report, find_kpi, read_catalog
 from stkpi.kpis.days import move_day, read_days
 from stkpi.kpis.definition import Definition, name_facts
 from stkpi.kpis.sql import measure_sql, operands, split_operand, sum_sql
-from stkpi.reconcile.exports import Export
+from stkpi.reconcile.exports import FIELDS, Export
 
 CENT = Decimal("0.01")
 LONGEST_PERIOD = timedelta(days=60)  # a longer range of a report that looks ahead is its own, not the period's
@@ -54,6 +54,7 @@ class Comparison:
     """A KPI, as the company defines it, against its report.
 
     table: the fact table with our rows
+    report: the report as the export has it: what its rows are, what identifies them, which columns are their amounts
     parts: the amounts that the number adds up, with their signs; of a ratio the numerator and the denominator; none
         where the number counts distinct values
     is_totals: the report has totals by unit, and no rows behind them
@@ -61,6 +62,7 @@ class Comparison:
 
     definition: Definition
     table: str
+    report: Report
     amounts: tuple[Amount, ...]
     parts: tuple[Signed, ...]
     is_totals: bool = False
@@ -69,11 +71,6 @@ class Comparison:
     def kpi(self) -> Kpi:
         """The KPI's entry in the catalog."""
         return self.definition.kpi
-
-    @property
-    def report(self) -> Report:
-        """The report that shows it."""
-        return self.kpi.report
 
     @property
     def name(self) -> str:
@@ -94,6 +91,11 @@ class Comparison:
     def key(self) -> Mapping[str, str]:
         """The columns of the export that identify a row (the first must be filled), each with the fact's column."""
         return {UNIT_COLUMN: "unit_name"} if self.is_totals else self.report.key
+
+    @property
+    def names_people(self) -> bool:
+        """Whether a row is identified by the name of a customer or of a location."""
+        return not self.is_totals and FIELDS[next(iter(self.key))][0] == "text"
 
     @property
     def distinct(self) -> str | None:
@@ -136,23 +138,28 @@ class Comparison:
         return replace(self, amounts=changed)
 
 
-def plan_comparison(definition: Definition, table: str) -> Comparison:
-    """Return the comparison, row by row, of a definition whose rows are in the fact table `table`."""
+def plan_comparison(definition: Definition, table: str, report: Report | None = None) -> Comparison:
+    """Return the comparison, row by row, of a definition whose rows are in the fact table `table`.
+
+    report: the report as the export has it; by default as the KPI's entry in the catalog begins
+    """
     kpi, measure = definition.kpi, definition["measure"].says
+    report = report or kpi.report
     added_up = ["rows"] if "count" in measure else operands(measure)
     parts = tuple(tuple(split_operand(operand)) for operand in added_up)
     terms = dict.fromkeys(term for part in parts for _, term in part)
-    return Comparison(definition, table, tuple(_plan_amount(kpi, term) for term in terms), parts)
+    amounts = tuple(_plan_amount(kpi, report, term) for term in terms)
+    return Comparison(definition, table, report, amounts, parts)
 
 
-def _plan_amount(kpi: Kpi, term: str) -> Amount:
+def _plan_amount(kpi: Kpi, report: Report, term: str) -> Amount:
     is_whole = term == "rows" or term.startswith("is_") or term not in kpi.terms
     return Amount(
         name=term,
         sql=sum_sql(kpi, term),
-        fields=kpi.report.fields.get(term, ()),
+        fields=report.fields.get(term, ()),
         is_whole=is_whole,
-        counts_if=kpi.report.counts_if.get(term, ""),
+        counts_if=report.counts_if.get(term, ""),
         tolerance=Decimal(0) if is_whole else CENT,
     )
 
@@ -166,7 +173,8 @@ def plan_totals(definition: Definition, table: str) -> Comparison:
         Amount(column, sql, (column,), kpi.kind != "money", tolerance=tolerance)
         for column, sql in zip(columns, sums, strict=True)
     )
-    return Comparison(definition, table, amounts, tuple(((1, column),) for column in columns), is_totals=True)
+    parts = tuple(((1, column),) for column in columns)
+    return Comparison(definition, table, kpi.report, amounts, parts, is_totals=True)
 
 
 # --- which comparison an export is good for ---------------------------------------------------------------------------
@@ -193,9 +201,21 @@ def infer_comparison(export: Export, definitions: Mapping[str, Definition], kpi:
     if is_totals(export):
         _check_totals_columns(export, found.kpi)
         return plan_totals(found, table)
-    comparison = plan_comparison(found, table)
+    comparison = plan_comparison(found, table, next(_list_reports(export, found.kpi), found.kpi.report))
     _check_columns(export, comparison)
     return comparison
+
+
+def _list_reports(export: Export, kpi: Kpi) -> Iterator[Report]:
+    """The forms of a KPI's report whose key an export has."""
+    return (each for each in (kpi.report, *kpi.report.otherwise) if _has(export, tuple(each.key)))
+
+
+def find_by_id(export: Export, comparison: Comparison) -> Comparison | None:
+    """Return the same comparison by ids in the place of numbers, where the export has both; else None."""
+    by_id = [each for each in _list_reports(export, comparison.kpi) if all(name.endswith("_id") for name in each.key)]
+    other = next((each for each in by_id if each.key != comparison.key), None)
+    return plan_comparison(comparison.definition, comparison.table, other) if other else None
 
 
 def _infer_kpi(export: Export) -> str:
@@ -203,17 +223,35 @@ def _infer_kpi(export: Export) -> str:
     if is_totals(export):
         return next(name for name, kpi in catalog.items() if _has(export, kpi.report.totals))
     ranked = [
-        (rank, name)
+        (each.rank, name)
         for name, kpi in catalog.items()
-        for rank, columns in kpi.report.recognized_by
-        if _has(export, columns)
+        for each in kpi.report.recognized_by
+        if _recognizes(each, export)
     ]
     if not ranked:
         raise UserError(
-            f"{export.name} does not say which number it is: its columns are {', '.join(export.headers.values())}. "
+            f"{export.name} does not say which number it is: its columns are "
+            f"{', '.join([*export.headers.values(), *export.unknown])}. "
             f"Name one with KPI=, such as KPI={next(iter(catalog))}."
         )
     return min(ranked)[1]
+
+
+def _recognizes(each: Recognized, export: Export) -> bool:
+    if not _has(export, each.columns) or not each.filled:
+        return _has(export, each.columns)
+    cells = export.cells[list(each.columns)]
+    return len(cells) > 0 and not cells.isin([None, ""]).to_numpy().any()
+
+
+def list_recognized(export: Export, comparison: Comparison) -> list[str]:
+    """Return the columns of an export by which it was taken for a KPI, as it calls them."""
+    if comparison.is_totals:
+        columns: tuple[str, ...] = comparison.kpi.report.totals
+    else:
+        fitting = [each for each in comparison.kpi.report.recognized_by if _recognizes(each, export)]
+        columns = min(fitting, key=lambda each: each.rank).columns
+    return [export.headers[column] for column in columns]
 
 
 def _check_totals_columns(export: Export, kpi: Kpi) -> None:

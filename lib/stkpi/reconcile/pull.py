@@ -50,7 +50,11 @@ def pull_report(
     name = name_report(described, chosen)
     export = exports.read_table(name, [described.columns, *rows]) if rows else replace(header, name=name)
     return replace(
-        export, first_day=window.starts_on or window.last_day, last_day=window.last_day, exported_at=datetime.now(UTC)
+        export,
+        first_day=window.starts_on or window.last_day,
+        last_day=window.last_day,
+        exported_at=datetime.now(UTC),
+        origin="ServiceTitan",
     )
 
 

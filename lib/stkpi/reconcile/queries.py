@@ -31,6 +31,8 @@ from stkpi.warehouse import Warehouse
 UNITS = "st_stage_v2.reconcile_units"
 KEYS = "st_stage_v2.reconcile_keys"
 JOINER = " to "  # between the columns of a key that has several
+# What no fact has because it can be renamed: the table that has it under `name`, and our column of its id.
+_LOOKUPS = {"location_name": ("st_raw_v2.raw_locations", "location_id")}
 _OF_UNITS = f"(SELECT business_unit FROM {UNITS})"
 _DESCRIBING = ("job_type_name", "job_status")
 
@@ -59,6 +61,15 @@ def key_sql(columns: Iterable[str]) -> str:
     return key
 
 
+def _with_names(table: str, columns: Iterable[str]) -> str:
+    """The FROM of a table with those names of `columns` that it does not have itself."""
+    for column in columns:
+        if column in _LOOKUPS:
+            source, id = _LOOKUPS[column]
+            table += f"\n  LEFT JOIN (SELECT id AS {id}, name AS {column} FROM {source}) AS {column}s USING ({id})"
+    return table
+
+
 # --- our rows ---------------------------------------------------------------------------------------------------------
 
 
@@ -85,8 +96,9 @@ def our_rows_sql(comparison: Comparison, *, left_out: bool = False) -> str:
     settled = " OR ".join(f"{sql} != 0" for sql in amounts) if comparison.has_no_beginning and amounts else ""
     having = f"\nHAVING {settled}" if settled else ""
     facts = ",\n    ".join(selected)
+    table = _with_names(f"{MART}.{comparison.table}", comparison.key.values())
     return (
-        f"WITH facts AS (\n  SELECT\n    {facts}\n  FROM {MART}.{comparison.table}\n  WHERE\n    "
+        f"WITH facts AS (\n  SELECT\n    {facts}\n  FROM {table}\n  WHERE\n    "
         + "\n    AND ".join(conditions)
         + f"\n)\n\nSELECT\n  {columns}\nFROM facts{where}\nGROUP BY key, member{having}\n"
     )
@@ -110,6 +122,20 @@ def load_our_rows(target: Warehouse, comparison: Comparison, window: Window) -> 
     sums: dict[str, Any] = dict.fromkeys(names.values(), "sum")
     joined = {"customer_id": "first", "members": lambda members: tuple(chain.from_iterable(members)), **sums}
     return grouped.agg(joined).reset_index()
+
+
+def unit_keys_sql(comparison: Comparison) -> str:
+    """Return the SELECT of every unit with the keys of its rows from @first_day to @last_day: business_unit, key."""
+    key = key_sql(comparison.key.values())
+    table = _with_names(f"{MART}.{comparison.table}", comparison.key.values())
+    days = "event_date BETWEEN @first_day AND @last_day"
+    return f"SELECT DISTINCT business_unit, {key} AS key\nFROM {table}\nWHERE {days}\n"
+
+
+def load_unit_keys(target: Warehouse, comparison: Comparison, window: Window) -> pd.DataFrame:
+    """Return every unit with the keys of its rows in a window: business_unit, key."""
+    first, last = window.days_read
+    return target.query(unit_keys_sql(comparison), first_day=first, last_day=last)
 
 
 def load_keys_left_out(target: Warehouse, comparison: Comparison, window: Window) -> frozenset[str]:
@@ -150,7 +176,9 @@ def known_columns(comparison: Comparison) -> dict[str, str]:
     described = [name for name in _DESCRIBING if any(re.search(rf"\b{name}\b", text) for text in texts)]
     zone = str(chosen["zone"].says)
     found = {name: name for name in ("customer_id", "root_customer_id", "customer_name", "segment", *described)}
-    found["modified_on"] = kpi.report.changed
+    found["modified_on"] = comparison.report.changed
+    if "job_id" in kpi.columns.values():
+        found["job_id"] = "job_id"
     found["unit_name"] = f"{chosen['attribution'].says}_unit_name"
     found["day"] = date_sql(str(chosen["date"].says), zone)
     if not is_calendar_date(str(chosen["date"].says)) and zone != "UTC":
@@ -209,7 +237,7 @@ def known_keys_sql(comparison: Comparison) -> str:
     return (
         f"WITH candidates AS (\n  SELECT\n    *{computed},\n    {key_sql(own)} AS key,\n"
         f"    {key_sql(own[:1])} AS first_key,\n    COALESCE({is_row}, FALSE) AS is_row\n"
-        f"  FROM {REF}.{kpi.candidates}\n{where}),\n\n"
+        f"  FROM {_with_names(f'{REF}.{kpi.candidates}', own)}\n{where}),\n\n"
         f"asked AS (\n  SELECT candidates.*, keys.key AS asked_key, keys.key = candidates.key AS is_exact\n"
         f"  FROM {KEYS} AS keys\n  INNER JOIN candidates ON keys.{matched} = candidates.{matched}\n),\n\n"
         f"judged AS (\n  SELECT\n    *{selected}\n  FROM asked\n),\n\n"
@@ -222,6 +250,20 @@ def known_keys_sql(comparison: Comparison) -> str:
 
 def _has_entity(comparison: Comparison) -> bool:
     return "entity" in comparison.definition.options
+
+
+def count_known_keys_sql(comparison: Comparison) -> str:
+    """Return the SELECT of how many keys of st_stage_v2.reconcile_keys a candidate has, whatever else it is: known."""
+    kpi = comparison.kpi
+    own = [kpi.columns.get(column, column) for column in comparison.key.values()]
+    table = _with_names(f"{REF}.{kpi.candidates}", own)
+    return f"SELECT COUNT(*) AS known FROM {KEYS} AS keys WHERE keys.key IN (SELECT {key_sql(own)} FROM {table})\n"
+
+
+def count_known_keys(target: Warehouse, comparison: Comparison, keys: Iterable[str]) -> int:
+    """Return how many of the keys are known, see `count_known_keys_sql`."""
+    _stage(target, KEYS, ["key", "first_key"], ([key, key.partition(JOINER)[0]] for key in keys))
+    return int(target.query(count_known_keys_sql(comparison))["known"].iloc[0])
 
 
 def load_known_keys(

@@ -1,9 +1,13 @@
-"""A comparison for people: one sentence, a text for the terminal, tables for a page, JSON and CSV. Names are masked."""
+"""A comparison for people: one sentence, a text for the terminal, tables for a page, JSON and CSV. Names are masked,
+unless the owner looks at them on a machine of the company.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from stkpi.reconcile.reasons import (
 from stkpi.spreadsheets import format_csv
 
 MAIN_STEPS = 3
+JOB_LINK = "https://go.servicetitan.com/#/Job/Index/{}"  # a job by its id, for who is logged in
 
 
 def format_window(window: Window) -> str:
@@ -41,9 +46,9 @@ def summarize(result: Result) -> str:
     where = f"({units}, {format_window(result.window)})"
     if result.matches:
         rows = f"all {len(result.rows):,} {comparison.rows} are the same" if len(result.rows) else "there is nothing"
-        return f"ServiceTitan and we have the same {comparison.label}, {theirs} {where}: {rows}."
+        return f"{result.origin} and we have the same {comparison.label}, {theirs} {where}: {rows}."
     what = f"{theirs} {comparison.label}" if kind == "count" else f"{comparison.label} of {theirs}"
-    start = f"ServiceTitan has {what}, we have {ours}"
+    start = f"{result.origin} has {what}, we have {ours}"
     if result.asked:
         own = format_number(result.ours_in_window, kind)
         same = "also" if own == theirs else ""
@@ -72,7 +77,7 @@ def build_bridge_table(result: Result) -> pd.DataFrame:
     """Return the way from their number to ours: what, rows, change, number after it. The last row is the residual."""
     kind = result.comparison.kpi.kind
     lines = [
-        ("ServiceTitan", int((result.rows["side"] != ONLY_WAREHOUSE).sum()), "", format_number(result.theirs, kind))
+        (result.origin, int((result.rows["side"] != ONLY_WAREHOUSE).sum()), "", format_number(result.theirs, kind))
     ]
     lines += [
         (describe_step(step, result), step.rows, format_change(step.change, kind), format_number(step.after, kind))
@@ -84,21 +89,21 @@ def build_bridge_table(result: Result) -> pd.DataFrame:
 
 
 def list_waterfall_steps(result: Result) -> list[tuple[str, float, str]]:
-    """Return the bridge as a chart takes it: name, amount, its text; ServiceTitan's number first, ours last."""
+    """Return the bridge as a chart takes it: name, amount, its text; their number first, ours last."""
     kind = result.comparison.kpi.kind
     between = [
         (describe_step(step, result), float(step.change), format_change(step.change, kind))
         for step in result.steps
         if step.change
     ]
-    first = ("ServiceTitan", float(result.theirs), format_number(result.theirs, kind))
+    first = (result.origin, float(result.theirs), format_number(result.theirs, kind))
     return [first, *between, ("ours", float(result.ours), format_number(result.ours, kind))]
 
 
 def write_headline(result: Result) -> str:
     """Return the bridge in one line: both numbers, and the reason that weighs most."""
     kind = result.comparison.kpi.kind
-    start = f"{format_number(result.theirs, kind)} in ServiceTitan, {format_number(result.ours, kind)} here"
+    start = f"{format_number(result.theirs, kind)} in {result.origin}, {format_number(result.ours, kind)} here"
     main = max(result.steps, key=lambda step: abs(step.change), default=None)
     return f"{start}; the largest step is {describe_step(main, result)}" if main and main.change else start
 
@@ -112,7 +117,8 @@ def count_sides(result: Result) -> pd.DataFrame:
 
 
 def build_rows_table(result: Result, *, differing: bool = True, names: bool = False) -> pd.DataFrame:
-    """Return the rows, those with a difference only or all, with what a person needs to find them in ServiceTitan.
+    """Return the rows, those with a difference only or all (these first), with what a person needs to find them in
+    ServiceTitan.
 
     names: show the customers' names
     """
@@ -120,6 +126,7 @@ def build_rows_table(result: Result, *, differing: bool = True, names: bool = Fa
     if differing:
         rows = rows[rows["side"] != IDENTICAL]
     rows = rows.sort_values(["side", "reason", "key"], key=lambda column: column.astype(str))
+    rows = rows.sort_values("side", key=lambda side: side == IDENTICAL, kind="stable")
     comparison = result.comparison
     customer = rows["customer_name"].where(rows["customer_name"].notna(), rows[f"customer{IN_EXPORT}"])
     table = pd.DataFrame(
@@ -132,7 +139,8 @@ def build_rows_table(result: Result, *, differing: bool = True, names: bool = Fa
     table["all reasons"] = rows["fails"].map(
         lambda fails: "; ".join(describe_reason(reason, comparison) for reason in fails.split(", ") if reason)
     )
-    table[next(iter(comparison.key)).replace("_", " ")] = rows["key"]
+    shows_key = names or not comparison.names_people
+    table[next(iter(comparison.key)).replace("_", " ")] = rows["key"] if shows_key else rows["key"].map(mask_name)
     table["line of the export"] = rows["row"]
     table["customer"] = customer if names else customer.map(mask_name)
     shown = {"unit_name": "unit", "job_type_name": "job type", "job_status": "job status"}
@@ -142,6 +150,8 @@ def build_rows_table(result: Result, *, differing: bool = True, names: bool = Fa
     for amount in comparison.amounts:
         for suffix, side in ((IN_EXPORT, "there"), (IN_WAREHOUSE, "here")):
             table[f"{amount.name.replace('_', ' ')} {side}"] = rows[f"{amount.name}{suffix}"].map(_shorten)
+    if "job_id" in rows and not comparison.names_people:
+        table["in ServiceTitan"] = rows["job_id"].map(lambda id: "" if pd.isna(id) else JOB_LINK.format(int(id)))
     return table.reset_index(drop=True)
 
 
@@ -150,8 +160,8 @@ def _shorten(amount: Decimal) -> str:
 
 
 def format_text(result: Result) -> str:
-    """Return the comparison for a terminal."""
-    parts = [summarize(result), *result.notes, "", count_sides(result).to_string(index=False, header=False)]
+    """Return the comparison for a terminal: how the export was read, then what was found."""
+    parts = [*result.notes, "", summarize(result), "", count_sides(result).to_string(index=False, header=False)]
     if not result.matches:
         parts += ["", build_bridge_table(result).to_string(index=False)]
     return "\n".join(parts)
@@ -184,10 +194,12 @@ def _iso(window: Window) -> Sequence[str]:
 
 
 def write_files(result: Result, folder: Path, *, names: bool = False) -> Path:
-    """Write rows.csv and result.json into a folder of their own below `folder`; return it."""
-    window = result.window
-    own = folder / f"{result.comparison.name}-{window.last_day if window.first_day == EVER else window.first_day}"
-    own.mkdir(parents=True, exist_ok=True)
+    """Write rows.csv and result.json into a new folder below `folder`, named by the export and the time; return it."""
+    stem = re.sub(r"[^\w.-]+", "-", result.export.rpartition(".")[0] or result.export).strip("-.")
+    own = folder / f"{stem or 'export'}-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
+    while own.exists():  # the same file twice within a second
+        own = own.with_name(f"{own.name}-again")
+    own.mkdir(parents=True)
     rows = build_rows_table(result, differing=False, names=names)
     (own / "rows.csv").write_text(format_csv(rows), encoding="utf-8")
     (own / "result.json").write_text(json.dumps(to_dict(result), indent=2), encoding="utf-8")

@@ -94,12 +94,13 @@ def render_notebook(notebook: nbformat.NotebookNode, *, error: str | None = None
     for cell in shown.cells:
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if _is_result(output)]
+    return render_page(find_title(notebook), _render_body(shown), error=error, sandbox=sandbox)
+
+
+def render_page(title: str, body: str, *, error: str | None = None, sandbox: bool = False, up: str = "../") -> str:
+    """Return a self-contained page; `up` leads from its folder to the index of all runs."""
     return environment.get_template("page.html").render(
-        title=find_title(notebook),
-        body=_render_body(shown),
-        error=error,
-        sandbox=sandbox,
-        style=(HERE / "style.css").read_text(),
+        title=title, body=body, error=error, sandbox=sandbox, up=up, style=(HERE / "style.css").read_text()
     )
 
 
