@@ -2,6 +2,7 @@
 
 import os
 import time
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,15 +11,22 @@ import pytest
 from small_company import LAST_JOB, column, job, pay, run
 
 from sandbox import server
-from stkpi import warehouse
+from sandbox.store import Store
+from sandbox.tenant import LAST_DAY, TIME_ZONE, populate
+from sandbox.truth import compute_weekly_kpis
+from stkpi import company, warehouse
 from stkpi.ingest import load, read, state
 from stkpi.ingest import run as ingest
+from stkpi.marts import build as marts
 from stkpi.servicetitan import client
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.warehouse.duckdb import DuckDBWarehouse
 
 NEWEST = datetime(2025, 1, 30, 12, 0, 0, 123456, tzinfo=UTC)
 JOBS = ENTITIES["jobs"]
+
+
+BIGQUERY = ["duckdb", pytest.param("bigquery", marks=pytest.mark.soak)]
 
 
 def change(api: server.Sandbox, number: int, at: str = "2025-02-01T00:00:00Z", **values: Any) -> None:
@@ -74,6 +82,38 @@ def test_073_a_watermark_in_the_future_is_no_watermark(api):
     assert run("jobs")["jobs"].status == "ok"
     assert str(column("total")["111"]) == "222.250000000"
     assert watermark() == datetime(2025, 2, 1, tzinfo=UTC)
+
+
+@pytest.mark.soak
+def test_073_total_booked_of_a_week_is_right_after_a_date_in_2099(serve, monkeypatch, tmp_path):
+    """Half of the week's sales come on the second night; it was $87,380.21, and every light green."""
+    store = Store()
+    populate(store, seed=1, scale=0.02)
+    estimates = list(store.items("estimates"))
+    sold = [(row, e) for row, e in estimates if "2025-08-18" <= (e["soldOn"] or "") < "2025-08-26"][::2]
+    for row, estimate in sold:
+        still_open = {"status": {"value": 0, "name": "Open"}, "soldOn": None, "modifiedOn": "2025-08-01T00:00:00Z"}
+        store.replace("estimates", row, estimate | still_open, datetime(2025, 8, 1, tzinfo=UTC))
+    row, estimate = estimates[5]
+    store.replace("estimates", row, estimate | {"modifiedOn": "2099-01-01T00:00:00Z"}, datetime(2025, 8, 2, tzinfo=UTC))
+    running = serve(store, calls_per_second=1_000_000, export_page_size=300)
+    for name, value in (running.environment | {"WAREHOUSE": str(tmp_path / "warehouse.duckdb")}).items():
+        monkeypatch.setenv(name, value)
+    assert ingest.run_ingest().status == "ok"
+    for row, estimate in sold:
+        changed = estimate | {"modifiedOn": "2025-09-15T00:00:00Z"}
+        store.replace("estimates", row, changed, datetime(2025, 9, 15, tzinfo=UTC))
+    store.settle()
+    assert ingest.run_ingest("estimates").status == "ok"
+    marts.build_marts(LAST_DAY.isoformat())
+    with warehouse.connect() as target:
+        found = target.query(
+            "SELECT SUM(total_booked) AS booked FROM st_mart_v2.kpi_weekly_by_bu WHERE week_start = DATE '2025-08-18'"
+        )["booked"].item()
+    units = company.read_table(company.SANDBOX_PRESET / company.UNITS, company.COLUMNS[company.UNITS])
+    weeks = compute_weekly_kpis(store, units, TIME_ZONE, LAST_DAY)
+    truth = sum(kpis["total_booked"] or 0 for (_, week), kpis in weeks.items() if f"{week}" == "2025-08-18")
+    assert f"{found:.2f}" == f"{float(truth):.2f}" == "179357.66"
 
 
 def test_074_a_change_without_a_modification_date_arrives(api):
@@ -219,7 +259,11 @@ def test_080_tokens_that_alternate_end(api, break_):
     assert (result.status, "not from where to continue" in result.error) == ("failed", True)
 
 
-def test_081_a_creation_that_moves_to_another_month_makes_no_second_row(api, monkeypatch):
+@pytest.mark.parametrize("engine", BIGQUERY)
+def test_081_a_creation_that_moves_to_another_month_makes_no_second_row(engine, api, monkeypatch, request):
+    if engine == "bigquery":
+        monkeypatch.setenv("BQ_PROJECT", f"moved-{uuid.uuid4().hex[:12]}")
+        monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", request.getfixturevalue("emulator"))
     run("jobs")
     monkeypatch.setattr(DuckDBWarehouse, "remote", True)  # statements are bounded by months, as on BigQuery
     change(api, 110, createdOn="2024-11-05T00:00:00Z")
@@ -293,3 +337,20 @@ def test_119_the_marks_of_a_night_are_the_servers_time_not_the_machines(api, mon
             " UNION ALL SELECT MAX(finished_at) FROM st_logs_v2.ingestion_logs"
         )["mark"]
     assert all(abs(mark - pd.Timestamp.now(UTC)) < timedelta(minutes=10) for mark in marks)
+
+
+def test_119_builds_of_a_wrong_clock_are_healed_by_the_next_right_one(healthy):
+    with warehouse.connect() as target:
+        weekly = "SELECT COUNT(*) AS weeks, SUM(total_booked) AS booked FROM st_mart_v2.kpi_weekly_by_bu"
+        before = target.query(weekly).iloc[0].tolist()
+        target.execute(  # as a build leaves it that believed it was 2035
+            "UPDATE st_logs_v2.builds SET noted_at = TIMESTAMP '2035-05-01 00:00:00+00',"
+            " started_at = TIMESTAMP '2035-05-01 00:00:00+00' WHERE TRUE",
+            "DELETE FROM st_raw_v2.raw_estimates WHERE soldOn >= TIMESTAMP '2025-09-08 00:00:00+00'",
+        )
+    assert marts.build_marts().plan.mode == "full"
+    with warehouse.connect() as target:
+        assert target.query("SELECT MAX(noted_at) AS newest FROM st_logs_v2.builds")["newest"][0] < datetime.now(UTC)
+        after = target.query(weekly).iloc[0].tolist()
+    assert (after[0], after[1] < before[1]) == (before[0], True)
+    assert marts.build_marts().plan.mode == "nothing"

@@ -287,7 +287,7 @@ def counted(rows: list[Row], columns: list[str]) -> Counter:
     )
 
 
-@pytest.mark.fault(122)
+@pytest.mark.fault(84, 122)
 @pytest.mark.parametrize(
     "alone", [True, pytest.param(False, marks=pytest.mark.soak)], ids=["alone", "from the raw rows"]
 )
