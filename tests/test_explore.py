@@ -234,6 +234,13 @@ def sort_search_and_save(page: Page, folder: Path) -> None:
     expect(page.locator("#rows tbody tr")).to_have_count(96)
 
 
+def test_rows_of_long_ago_are_not_there_and_the_page_says_so(runs, opened):
+    page = opened.open(runs / "explore.html", "#period=2024-12-02&kpi=outstanding_ar")
+    page.wait_for_function("document.body.dataset.ready")
+    assert page.inner_text("#value").startswith("$")
+    assert "The rows of so long ago are in the warehouse only." in page.inner_text("#rows")
+
+
 def test_what_a_link_names_and_is_not_there(runs, opened):
     page = opened.open(runs / "explore.html", "#period=1999-01-04&place=company")
     expect(page.locator("main")).to_contain_text("The days of this link are not here")

@@ -31,6 +31,7 @@ from stkpi.reporting.weeks import (
 
 mpl.rcParams["text.parse_math"] = False  # a name with two dollar signs is no formula
 TREND_WEEKS = 26
+TEXT = 12  # points: a chart is shown at about its own size at the least
 LINE, LONGEST_NAME = 30, 120  # characters beside a bar
 INK, GRAY, PALE, MARK, GAIN = "#1f4e79", "#9aa5b1", "#c9d3dd", "#c0392b", "#2e7d4f"
 
@@ -51,7 +52,7 @@ def render_waterfall(steps: Sequence[tuple[str, float, str]], title: str) -> HTM
     What lies between is drawn where it adds or takes away; the axis begins above zero where the steps are small.
     """
     names = [_fill_name(name) for name, _, _ in steps]
-    figure, axes = _start_figure(0.6 + 0.17 * sum(2 + name.count("\n") for name in names))
+    figure, axes = _start_figure(0.6 + 0.2 * sum(2 + name.count("\n") for name in names))
     level, levels = steps[0][1], [steps[0][1]]
     for place, (_, amount, _) in enumerate(steps):
         if place in (0, len(steps) - 1):
@@ -86,7 +87,7 @@ def render_trends(company: pd.DataFrame, definitions: Mapping[str, Definition]) 
 
 def _draw_trend(kpi: Kpi, values: pd.Series, provisional: pd.Series) -> dict[str, str]:
     usual, newest = compute_usual(values, provisional), values.index[-1]
-    figure, axes = _start_figure(1.9)
+    figure, axes = _start_figure(2.2)
     complete = values[~provisional]
     axes.plot(complete.index, complete, color=INK, linewidth=1.8)
     color = INK
@@ -171,13 +172,13 @@ def _start_figure(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.4, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(length=0, labelsize=9)
+    axes.tick_params(length=0, labelsize=TEXT)
     return figure, axes
 
 
 def _draw_bars(values: pd.Series, kind: str, marks: pd.Series | None = None, color: str = INK) -> str:
     """Horizontal bars in the order of `values`, the first at the top; `marks` puts a tick on each (its usual level)."""
-    figure, axes = _start_figure(0.5 + 0.27 * len(values))
+    figure, axes = _start_figure(0.5 + 0.3 * len(values))
     places = range(len(values))
     axes.barh(places, values.fillna(0), color=color, height=0.62)
     if marks is not None:
@@ -203,7 +204,7 @@ def _label_bars(axes: Axes, names: Sequence[str], amounts: Sequence[str]) -> Non
     axes.spines["bottom"].set_visible(False)
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(len(amounts)), [show_controls(amount) for amount in amounts])
-    right.tick_params(length=0, labelsize=9)
+    right.tick_params(length=0, labelsize=TEXT)
     right.spines["right"].set_visible(False)
 
 

@@ -59,7 +59,7 @@ def _render_body(notebook: nbformat.NotebookNode) -> str:
     # two threads render at once.
     hidden = Config(TagRemovePreprocessor={"enabled": True, "remove_cell_tags": PAPERMILL_MARKS})
     exporter = HTMLExporter(
-        template_name="basic", exclude_input=True, exclude_output_prompt=True, anchor_link_text="", config=hidden
+        template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True, config=hidden
     )
     return exporter.from_notebook_node(notebook)[0]
 

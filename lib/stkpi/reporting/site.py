@@ -168,7 +168,7 @@ def describe_kpi(definition: Definition, own: company.Company, drill: Drill) -> 
         "rows": drill.table + ("_open" if drill.is_balance else ""),
         "key": drill.keys[measure["distinct"]] if "distinct" in measure else "",
         "parts": [
-            {"id": drill.parts[operand], "label": _humanize(name)}
+            {"id": drill.parts[operand], "label": kpi.label if name == kpi.name else _humanize(name)}
             for operand, name in zip(operands(measure), sums, strict=False)
         ],
     }
@@ -182,10 +182,7 @@ def describe_report(kpi: Kpi, name: str = "") -> str:
 
 def split_figures(book: Book) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the figures by place and period: what a page has at once, and the earlier weeks."""
-    weeks = [period for period in book.periods.values() if period.kind == WEEK]
-    shown = weeks[: WEEKS + weeks[0].is_running]
-    at_once = {period.id for period in shown} | {period.before for period in shown}
-    at_once |= {period.id for period in book.periods.values() if period.kind != WEEK}
+    at_once = _list_at_once(book)
     recent: dict[str, Any] = {}
     earlier: dict[str, Any] = {}
     for place, periods in book.figures.items():
@@ -193,6 +190,14 @@ def split_figures(book: Book) -> tuple[dict[str, Any], dict[str, Any]]:
             part = recent if period in at_once else earlier
             part.setdefault(place, {})[period] = {kpi: _shorten(figure) for kpi, figure in figures.items()}
     return recent, earlier
+
+
+def _list_at_once(book: Book) -> set[str]:
+    """The periods that a page has at once: the newest weeks, the same weeks a year ago, and all that are no weeks."""
+    weeks = [period for period in book.periods.values() if period.kind == WEEK]
+    shown = weeks[: WEEKS + weeks[0].is_running]
+    found = {period.id for period in shown} | {period.before for period in shown}
+    return found | {period.id for period in book.periods.values() if period.kind != WEEK}
 
 
 def _shorten(figure: Figure) -> list[Any]:
@@ -298,7 +303,9 @@ def _write_rows(
     is_masked: bool,
 ) -> _Rows:
     first_day = _first_row_day(book)
-    days = sorted({period.last for period in book.periods.values() if period.last >= first_day})
+    # What is open on a day is a list of its own for every day, and most of all rows: the earlier weeks have none.
+    at_once = _list_at_once(book)
+    days = sorted({book.periods[period].last for period in at_once if period and period in book.periods})
     values = {"first_day": first_day, "days": json.dumps([{"last_day": str(day)} for day in days])}
     drills = {(drill.table, drill.is_balance): drill for drill in list_drills(definitions).values()}
     manifest, count = {}, 0

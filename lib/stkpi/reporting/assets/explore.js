@@ -296,7 +296,7 @@ const explore = (() => {
     const set = data.rowsets[kpi.rows], period = periods[state.period];
     const [first, last] = period.days[kpi.id] || [period.first, period.last];
     const inside = new Set(unitsOf(state.place).map((unit) => data.units.indexOf(unit)));
-    const names = set.chunks.filter((chunk) => set.balance ? chunk === last : chunk >= first.slice(0, 7) && chunk <= last.slice(0, 7));
+    const names = set.chunks.filter((chunk) => set.balance ? chunk === period.last : chunk >= first.slice(0, 7) && chunk <= last.slice(0, 7));
     const [low, high, known] = [first, last, period.last].map(countOf), found = [];
     for (const name of names) {
       const part = await unpack(`${kpi.rows}.${name}`);
@@ -377,14 +377,14 @@ const explore = (() => {
   async function showRows(state, kpi, holder) {
     const mine = turn, shown = figure(state.place, state.period, kpi.id);
     holder.append(el("h2", {}, "The rows behind it"));
-    if (periods[state.period].first < data.since) {
-      holder.append(el("p", { class: "soft" }, `The rows of days before ${data.since} are in the warehouse only.`));
+    const days = periods[state.period], set = data.rowsets[kpi.rows];
+    if (set.balance ? !set.chunks.includes(days.last) : days.first < data.since) {
+      holder.append(el("p", { class: "soft" }, "The rows of so long ago are in the warehouse only."));
       return;
     }
     say("Loading the rows …");
     const rows = gather(await findRows(state, kpi), kpi);
     if (mine !== turn) return; // something else was chosen meanwhile
-    const set = data.rowsets[kpi.rows];
     const sums = kpi.parts.map((part) => ({ ...part, kind: set.kinds[part.id], sum: add(rows, part.id) }));
     const told = sums.map((part) => `${part.label} ${spellAmount(...part.sum, part.kind)}`).join(" · ");
     holder.firstChild.textContent = rows.length === 1 ? "The row behind it" : `The ${rows.length.toLocaleString("en-US")} rows behind it`;
