@@ -107,6 +107,11 @@ DAMAGES = {
         " ('jobs', '7', '2025-09-13 12:00:00+00'), ('jobs', '8', '2025-09-13 12:00:00+00')",
         {"deleted_records": "yellow"},
     ),
+    "a job type was renamed": Damage(
+        "UPDATE st_logs_v2.counted_names SET name = 'Old name', counted_as = 'something else' WHERE kind = 'job type'"
+        " AND id = (SELECT MIN(job_type_id) FROM st_ref_v2.dim_jobs)",
+        {"renamed": "red"},
+    ),
     "a unit's week is missing": Damage(
         "DELETE FROM st_mart_v2.kpi_weekly_by_bu WHERE week_start = '2025-07-14' AND business_unit = 'Mesa-Sales'",
         {"weekly_equals_facts": "red"},

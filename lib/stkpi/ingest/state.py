@@ -65,6 +65,11 @@ TABLES = (
         partition="TIMESTAMP_TRUNC(first_created, MONTH)",
         cluster=("kind", "id"),
     ),
+    _define_table(
+        "st_logs_v2.counted_names",
+        "As what units and job types counted; one that was renamed and counts otherwise since stays as it was.",
+        "kind STRING, id INT64, name STRING, counted_as STRING",
+    ),
     _define_table("st_logs_v2.tenant", "The tenant whose data this warehouse holds.", "tenant STRING"),
 )
 

@@ -30,6 +30,7 @@ from stkpi.ingest.load import define_raw_table
 from stkpi.kpis import sql
 from stkpi.kpis.definition import Definition, name_facts, read_definitions
 from stkpi.marts import increment
+from stkpi.marts.names import remember_names
 from stkpi.servicetitan.entities import ENTITIES
 
 SQL = settings.ROOT / "sql"
@@ -167,6 +168,7 @@ def build_marts(as_of: str = "", *, full: bool = False) -> Build:
         seconds = {mart.name: _compute(target, mart, plan.mode, given | asdict(plan.bounds)) for mart in marts}
         if plan.mode != "nothing":
             target.run_transaction(*sql.settle_sql(definitions), as_of=last_day)
+        remember_names(target, accept=full)
         target.drop(*_list_abandoned(target, selects))
         increment.record_build(target, "complete", line)
         rows = _count(target, [*(f"st_ref_v2.{table}" for table in OWNED), *seconds])

@@ -1,4 +1,6 @@
-"""Names in the company's files that no record of ServiceTitan has: a rename there, or a typing error here."""
+"""Names in the company's files that no record of ServiceTitan has: a rename there, or a typing error here. And as what
+each unit and job type counted, under which name, so that a rename cannot move the past without a word.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,21 @@ from stkpi.warehouse import Warehouse
 
 # What the first column of each file names.
 RECORDS = {company.UNITS: ("business unit", "business_units"), company.JOB_TYPE_RULES: ("job type", "job_types")}
+_REMEMBER = """MERGE INTO st_logs_v2.counted_names AS T
+USING (SELECT kind, id, name, counted_as FROM st_ref_v2.counted_as) AS S
+ON T.kind = S.kind AND T.id = S.id
+WHEN MATCHED AND (T.name != S.name OR T.counted_as != S.counted_as)
+  AND (@accept OR T.name = S.name OR T.counted_as = S.counted_as) THEN
+  UPDATE SET name = S.name, counted_as = S.counted_as
+WHEN NOT MATCHED THEN INSERT (kind, id, name, counted_as) VALUES (S.kind, S.id, S.name, S.counted_as)"""
+
+
+def remember_names(target: Warehouse, *, accept: bool) -> None:
+    """Keep as what each unit and job type counts now, but for those that were renamed and count otherwise since.
+
+    accept: those too: a person has decided that the past shall count so
+    """
+    target.run_transaction(_REMEMBER, accept=accept)
 
 
 @dataclass(frozen=True)

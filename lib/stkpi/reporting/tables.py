@@ -152,7 +152,8 @@ def render_table(frame: pd.DataFrame) -> HTML:
     numeric = money + [column for column in frame if pd.api.types.is_numeric_dtype(frame[column])]
     for column in numeric:
         digits = 2 if column in money else 1 if pd.api.types.is_float_dtype(frame[column]) else 0
-        shown[column] = [f"{value:,.{digits}f}" if pd.notna(value) else "—" for value in frame[column]]
+        form = f",.{digits}f" if digits else ","  # with f, a number above 2^53 would be rounded
+        shown[column] = [format(value, form) if pd.notna(value) else "—" for value in frame[column]]
     return render_fragment(
         "plain", columns=[str(column) for column in shown], numeric=numeric, rows=shown.fillna("").to_dict("records")
     )
