@@ -193,8 +193,9 @@ def appointments(tenant: Tenant) -> list[Row]:
     ids = units(tenant.store, SALES)
     jobs = {
         job.number: tenant.unit(job)
-        for job, start in tenant.books.visits
-        if job.unit in ids and job.is_estimate and DAYS[0] <= tenant.books.day(start) <= DAYS[1]
+        for job in tenant.books.jobs.values()
+        if job.unit in ids and job.is_estimate
+        if any(DAYS[0] <= tenant.books.day(start) <= DAYS[1] for start in job.visits)
     }
     header = ["Job #", "Next Appt Start Date", "Business Unit", "Job Type", "Status"]
     return [header, *([number, "8/20/2025", unit, "Estimate", "Scheduled"] for number, unit in jobs.items())]
@@ -256,8 +257,8 @@ def test_a_layout_gives_the_same_number(name, target, tenant_rows):
     assert result.comparison.name == layout.kpi
     assert result.matches, render.format_text(result)
     assert result.theirs == result.ours != 0
-    assert result.notes[0].startswith(f"a.csv is compared as {result.comparison.label}")
-    assert layout.note in " ".join(result.notes)
+    assert result.doubts[0].startswith(f"a.csv is compared as {result.comparison.label}")
+    assert layout.note in " ".join([*result.doubts, *result.notes])
     told = next(note for note in result.notes if "rows are data" in note)
     assert ("none is left out" in told) == (layout.left_out == 0)
     if layout.left_out >= 0:
@@ -322,6 +323,19 @@ def test_a_report_by_another_date_is_told(target, tenant_rows):
     rows = [["Filter by", "Job Completion Date"], *booked_leads(tenant_rows)]
     notes = compare_rows(rows, target, LAYOUTS["leads by campaign"]).notes
     assert "It is filtered by Job Completion Date, and leads by Job Creation Date: that alone can differ." in notes
+
+
+def test_no_number_rests_on_a_guess_that_is_not_said(target, tenant_rows):
+    """Neither the KPI, nor a column with a typing error, nor units and days that nobody stated."""
+    header, *rows = payments_without_invoice(tenant_rows)
+    header[3], layout = "Totl", LAYOUTS["payments without invoice"]
+    result = compare(exports.read_table("a.csv", [header, *rows]), target, first_day=MONTHS[0], last_day=MONTHS[1])
+    assert result.doubts == (
+        "a.csv is compared as $ collected, because it has Payment ID and Totl; KPI= chooses another.",
+        "Its column Totl is taken for total by its likeness.",
+        "It names no unit; the rows that we have are of Phoenix-Production. BU= compares others.",
+    )
+    assert compare_rows([header, *rows], target, layout).doubts == result.doubts[:2]
 
 
 def test_rows_that_do_not_count_are_counted(target, tenant_rows):

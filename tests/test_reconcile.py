@@ -590,7 +590,7 @@ def test_a_total_that_is_not_the_sum_of_the_rows_is_told(company, target):
     days = {"first_day": date(2025, 1, 1), "last_day": date(2025, 8, 31)}
     result = compare(exports.read_table("cost", [header, *rows, total]), target, business_unit=PRODUCTION, **days)
     assert result.matches
-    assert "states 1.00 as total of Jobs Subtotal, but the rows above add up to" in result.notes[0]
+    assert "states 1.00 as total of Jobs Subtotal, but the rows above add up to" in result.doubts[0]
 
 
 def test_a_tolerance_of_a_column(company, target):

@@ -70,7 +70,8 @@ class Result:
     rows: key, row (in the file), side, reason, decisive, fails, what is known of the row, and each amount on both sides
     steps: from theirs to ours; `residual` is what they leave unexplained, zero
     digest: of our rows and of the definition: another one, and the comparison may end otherwise
-    notes: how the export was read and what was assumed, in sentences; first what casts doubt on the export
+    notes: how the export was read, in sentences
+    doubts: what speaks against the export, and what was a guess, in sentences: to be said before any number
     """
 
     comparison: Comparison
@@ -85,6 +86,7 @@ class Result:
     rows: pd.DataFrame
     steps: tuple[bridge.Step, ...]
     notes: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
     digest: str = ""
 
     @property
@@ -131,18 +133,19 @@ def compare(
     check_built(target, {comparison.name: comparison.definition})
     if comparison.is_totals:
         export = _name_units(target, export)
-    notes = [*_check_stated_totals(export, comparison), *_describe_reading(export, comparison, is_guess=not kpi)]
+    doubts = [*_check_stated_totals(export, comparison), *_describe_guesses(export, comparison, is_guess=not kpi)]
+    notes = list(_describe_reading(export, comparison))
     if comparison.definition.departures:
         notes.append(f"Our definition departs from the default: {comparison.definition.describe()}.")
-    window, asked = _find_windows(export, comparison, first_day, last_day, notes)
+    window, asked = _find_windows(export, comparison, first_day, last_day, notes, doubts=doubts)
     exported_at = exported_at or export.exported_at
     if exported_at and exported_at.tzinfo is None:
         exported_at = exported_at.replace(tzinfo=ZoneInfo(config.time_zone))
     try:
         if not comparison.is_totals:
-            comparison = _choose_key(target, export, comparison, notes)
+            comparison = _choose_key(target, export, comparison, doubts)
         units, named = _find_units(target, export, comparison, business_unit, notes, is_guess=not kpi)
-        units = units or _infer_units(target, export, comparison, window, notes)
+        units = units or _infer_units(target, export, comparison, window, doubts)
         stage_units(target, units)
         ours = load_our_rows(target, comparison, window)
         digest = _digest_rows(ours, comparison)
@@ -177,6 +180,7 @@ def compare(
         rows=rows,
         steps=tuple(steps),
         notes=tuple(notes),
+        doubts=tuple(doubts),
         digest=digest,
     )
 
@@ -226,8 +230,8 @@ def _check_stated_counts(export: Export, comparison: Comparison, at: Sequence[in
         starts.append(place)
 
 
-def _describe_reading(export: Export, comparison: Comparison, *, is_guess: bool) -> Iterator[str]:
-    """Say as what the export was read: which KPI, columns and rows."""
+def _describe_guesses(export: Export, comparison: Comparison, *, is_guess: bool) -> Iterator[str]:
+    """Say which KPI the columns were taken for, if nobody named one, and which column by likeness."""
     if is_guess:
         others = [
             kpi.name
@@ -241,10 +245,21 @@ def _describe_reading(export: Export, comparison: Comparison, *, is_guess: bool)
         )
     else:
         yield f"{export.name} is compared as {comparison.label}."
+    for field in _list_used_fields(export, comparison):
+        if field in export.likened:
+            yield f"Its column {export.headers[field]} is taken for {field.replace('_', ' ')} by its likeness."
+
+
+def _list_used_fields(export: Export, comparison: Comparison) -> list[str]:
     report = comparison.report
     fields = [*comparison.key, *(field for amount in comparison.amounts for field in amount.fields)]
     fields += [report.only or "", *(report.never or ())[:1], UNIT_COLUMN, "customer_name", "job_type"]
-    used = [field for field in dict.fromkeys(fields) if field in export.headers]
+    return [field for field in dict.fromkeys(fields) if field in export.headers]
+
+
+def _describe_reading(export: Export, comparison: Comparison) -> Iterator[str]:
+    """Say as what the export was read: which columns and rows."""
+    used = _list_used_fields(export, comparison)
     yield "Columns that count: " + ", ".join(_describe_column(export, field) for field in used) + "."
     reasons: dict[str, list[int]] = {}
     for row, reason in export.left_out:
@@ -262,8 +277,6 @@ def _has_totals(export: Export, kpi: Kpi) -> bool:
 
 def _describe_column(export: Export, field: str) -> str:
     header, meaning = export.headers[field], field.replace("_", " ")
-    if field in export.likened:
-        return f"{header} (taken for {meaning} by its likeness)"
     return header if meaning in header.lower().replace("#", "number") else f"{header} (as {meaning})"
 
 
@@ -284,7 +297,13 @@ def _join(words: Sequence[str]) -> str:
 
 
 def _find_windows(
-    export: Export, comparison: Comparison, first: date | None, last: date | None, notes: list[str]
+    export: Export,
+    comparison: Comparison,
+    first: date | None,
+    last: date | None,
+    notes: list[str],
+    *,
+    doubts: list[str],
 ) -> tuple[Window, Window | None]:
     """The days that are compared, and those that were asked for where they are others."""
     if (first is None) != (last is None):
@@ -309,7 +328,7 @@ def _find_windows(
         if not days:
             raise UserError(f"{export.name} does not say which days it covers: give FROM= and TO=.")
         found = find_window(comparison, min(days), max(days))
-        notes.append(f"It states no dates: those of its rows are taken, {_name_days(found)}.")
+        doubts.append(f"It states no dates: those of its rows are taken, {_name_days(found)}.")
     return found, None
 
 
@@ -373,7 +392,7 @@ def _list_counted(known: pd.DataFrame, comparison: Comparison) -> pd.Series:
 
 
 def _infer_units(
-    target: Warehouse, export: Export, comparison: Comparison, window: Window, notes: list[str]
+    target: Warehouse, export: Export, comparison: Comparison, window: Window, doubts: list[str]
 ) -> list[str]:
     """The fewest units that have all rows of an export that we have; all units where we have none of them."""
     known = target.query("SELECT unit_name, business_unit, division FROM st_ref_v2.dim_business_units")
@@ -387,9 +406,9 @@ def _infer_units(
         found.append(unit)
         left -= of_unit[unit]
     if found:
-        notes.append(f"It names no unit; the rows that we have are of {_join(sorted(found))}. BU= compares others.")
+        doubts.append(f"It names no unit; the rows that we have are of {_join(sorted(found))}. BU= compares others.")
     else:
-        notes.append(f"It names no unit that is known: all {comparison.kpi.division} units are compared.")
+        doubts.append(f"It names no unit that is known: all {comparison.kpi.division} units are compared.")
     return sorted(found) or units
 
 
@@ -419,7 +438,7 @@ def _name_units(target: Warehouse, export: Export) -> Export:
     return replace(export, cells=export.cells.rename(columns={"name": UNIT_COLUMN}), headers=headers)
 
 
-def _choose_key(target: Warehouse, export: Export, comparison: Comparison, notes: list[str]) -> Comparison:
+def _choose_key(target: Warehouse, export: Export, comparison: Comparison, doubts: list[str]) -> Comparison:
     """Return the comparison by number or, where no number of the export is known, by the ids that stand beside it."""
     other = find_by_id(export, comparison)
     if other is None or export.cells.empty:
@@ -432,7 +451,7 @@ def _choose_key(target: Warehouse, export: Export, comparison: Comparison, notes
         return comparison
     if each is other:
         number, id = (export.headers[next(iter(one.key))] for one in (comparison, other))
-        notes.append(f"None of its {number} is in the warehouse: its rows are found by {id}.")
+        doubts.append(f"None of its {number} is in the warehouse: its rows are found by {id}.")
     return each
 
 

@@ -87,7 +87,8 @@ def _compare_files(
         result, ours = None, ""
         try:
             result = compare(exports.read_file(path), target, kpi=kpi, unless=same.get("ours", ""))
-            outcome, sentence = EQUAL if result.matches else DIFFERENT, render.summarize(result)
+            outcome = EQUAL if result.matches else DIFFERENT
+            sentence = " ".join([render.summarize(result), *result.doubts])
             ours = result.digest
         except Unchanged:
             outcome, sentence = same["outcome"], same["sentence"]

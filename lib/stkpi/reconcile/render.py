@@ -161,7 +161,14 @@ def _shorten(amount: Decimal) -> str:
 
 def format_text(result: Result) -> str:
     """Return the comparison for a terminal: how the export was read, then what was found."""
-    parts = [*result.notes, "", summarize(result), "", count_sides(result).to_string(index=False, header=False)]
+    parts = [
+        *result.doubts,
+        *result.notes,
+        "",
+        summarize(result),
+        "",
+        count_sides(result).to_string(index=False, header=False),
+    ]
     if not result.matches:
         parts += ["", build_bridge_table(result).to_string(index=False)]
     return "\n".join(parts)
@@ -185,6 +192,7 @@ def to_dict(result: Result) -> dict[str, Any]:
             {"side": s.side, "reason": s.reason, "rows": s.rows, "change": format_decimal(s.change)}
             for s in result.steps
         ],
+        "doubts": list(result.doubts),
         "notes": list(result.notes),
     }
 

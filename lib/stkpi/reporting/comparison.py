@@ -34,7 +34,7 @@ def render_comparison(result: Result, *, names: bool = False) -> str:
     """Return the comparison as one HTML page."""
     parts = [
         f"<h1>Why does {escape(result.export)} show another number?</h1>",
-        tables.render_text(lines=result.notes).data,
+        tables.render_text(lines=[*result.doubts, *result.notes]).data,
         tables.render_text(render.summarize(result)).data,
         tables.render_table(render.count_sides(result)).data,
     ]
