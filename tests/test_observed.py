@@ -262,10 +262,10 @@ def test_the_report_s_numbers_are_read_one_period_a_night_and_match(healthy, tot
         (date(2025, 9, 8), date(2025, 9, 14))
     }
     assert [sum(one.observation.kpi == kpi for one in read) for kpi in ("estimates", "total_booked")] == [7, 7]
-    assert first.notes == (f"{len(read)} numbers of BU Sales - API were read, Sep 8 to Sep 14, 2025.",)
+    assert first.notes == (f"{len(read)} numbers of BU Sales - API read, Sep 8 to Sep 14, 2025.",)
     assert first.counts == {"matched": 1 + len(read), "unmatched": 0, "open": 0}
     second = night.check_ledger(read_reports=True)
-    assert second.notes[0].endswith("were read, Mar 1 to Mar 31, 2025.")  # the newest whole month of winter
+    assert second.notes[0].endswith(" read, Mar 1 to Mar 31, 2025.")  # the newest whole month of winter
     assert second.counts["matched"] > first.counts["matched"]
     assert totals.read_text().count("\n") == 2  # the file is for people
 
@@ -280,7 +280,7 @@ def test_a_reading_that_has_moved_is_read_anew_before_it_is_believed(healthy, to
     assert all(one.why.endswith("since it was read: to be read again") for one in moved)
     assert without.error is None
     again = night.check_ledger(read_reports=True)  # ServiceTitan says the same: so it is we who are wrong
-    assert again.notes[0].endswith("were read, Sep 8 to Sep 14, 2025.")
+    assert again.notes[0].endswith(" read, Sep 8 to Sep 14, 2025.")
     assert again.error.startswith(
         "An observed number no longer matches: api:business-unit-dashboard/1012:total_booked:"
     )

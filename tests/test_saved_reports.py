@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from sandbox import truth
+from sandbox.hvac import HVAC
 from sandbox.painting import PAINTING
 from sandbox.reports import DATE_TYPES
 from sandbox.server import Sandbox
@@ -19,7 +20,10 @@ from sandbox.store import Store
 from sandbox.tenant import LAST_DAY
 from stkpi import company, settings
 from stkpi.errors import UserError
+from stkpi.ingest import run as ingest
 from stkpi.kpis.catalog import read_catalog
+from stkpi.marts import build as marts
+from stkpi.proposal import folder as proposal
 from stkpi.reconcile import command as reconcile
 from stkpi.reconcile.observations import fetch
 from stkpi.reconcile.observations import report as night
@@ -29,6 +33,7 @@ from stkpi.servicetitan.reports import Reports, split_by_month
 
 MONDAY, SUNDAY = date(2025, 9, 8), date(2025, 9, 14)
 LEADS = "report:marketing/1011"
+PAID, OWED = "report:accounting/1016", "report:accounting/1017"
 SALES, REPS, COSTS = "report:business-unit-dashboard/1012", "report:technician-dashboard/1013", "report:operations/1014"
 
 
@@ -142,13 +147,15 @@ def weekly(tenant: Store) -> dict:
         (SALES, "total_booked", "Phoenix-Sales"),
         (COSTS, "dollars_produced", "Phoenix-Production"),
         (COSTS, "gpm", "Phoenix-Production"),
+        (PAID, "dollars_collected", "Phoenix-Production"),
+        (OWED, "outstanding_ar", "Phoenix-Production"),
     ],
 )  # fmt: skip
 def test_the_owner_s_reports_are_run_and_equal_the_truth(healthy, own, weekly, reference, kpi, unit):
     result = reconcile.run(reference, kpi, unit, "2025-08-18", "2025-08-24")
     assert result.matches
     assert result.theirs == Fraction(weekly[unit, date(2025, 8, 18)][kpi]) != 0
-    assert ("(Filter by Job" in result.export) == (reference != SALES)
+    assert ("(Filter by " in result.export) == (reference not in (SALES, OWED))
 
 
 def test_a_report_by_technician_is_refused_in_one_sentence(healthy, own):
@@ -179,15 +186,16 @@ def assert_true(read: list[Observation], weekly: dict) -> None:
 
 
 def test_a_night_fills_the_ledger_until_the_definition_is_accepted(healthy, own, save, weekly):
-    save("dollars_collected: {category: accounting, id: 1004}")
+    save("dollars_collected: {category: accounting, id: 1016}")
     found = night.check_ledger(read_reports=True)
     read = list_read(found)
     assert found.counts == {"matched": len(read), "unmatched": 0, "open": 0}
     assert len(read) >= 4
     assert_true(read, weekly)
+    name = "*Collections* (Filter by Last Paid On Date)"
     first = sum(one.first_day == MONDAY for one in read)
-    assert found.notes[0] == f"{first} numbers of Collections were read, Sep 8 to Sep 14, 2025."
-    assert {one.report for one in read} == {"Collections: what was paid"}
+    assert found.notes[0] == f"{first} numbers of {name} read, Sep 8 to Sep 14, 2025."
+    assert {one.report for one in read} == {f"{name}: what was paid"}
     [search] = night.search_all(found)
     assert search.finding.verdict == "accepted"
     assert search.next_step == "$ Collected is counted as these numbers say: nothing to do."
@@ -253,3 +261,36 @@ def test_a_night_proves_every_kpi_of_the_painting_company(healthy, own, weekly):
     assert found.counts["unmatched"] == 0
     assert_true(list_read(found), weekly)
     assert_accepted(found, list(read_catalog()))
+
+
+@pytest.fixture
+def hvac_built(hvac: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The second company with its units and job types as its owner has them, its reports as proposed; built."""
+    folder = tmp_path / "hvac"
+    own = {"WAREHOUSE": folder / "warehouse.duckdb", "COMPANY": folder, "AS_OF": LAST_DAY, "ST_REPORT_MINUTES": 10}
+    for name, value in (hvac.environment | own).items():
+        monkeypatch.setenv(name, str(value))
+    company.write_rows(folder / company.UNITS, company.COLUMNS[company.UNITS], HVAC.list_rollups())
+    rules = [(name, "excluded_from_production") for name in HVAC.rules.not_production]
+    rules += [(name, "warranty") for name in HVAC.rules.warranty]
+    columns = company.COLUMNS[company.JOB_TYPE_RULES]
+    rows = [dict(zip(columns, rule, strict=True)) for rule in sorted(rules)]
+    company.write_rows(folder / company.JOB_TYPE_RULES, columns, rows)
+    assert ingest.run_ingest().status == "ok"
+    proposal.complete_folder()
+    marts.build_marts(LAST_DAY.isoformat())
+    return folder
+
+
+@pytest.mark.soak
+def test_a_night_proves_the_kpis_of_the_hvac_company_by_the_reports_that_were_proposed(hvac_built, hvac_tenant):
+    kpis = list(company.read_company(settings.load()).reports)
+    assert set(kpis) == set(read_catalog())
+    found = night.check_ledger(read_reports=True)
+    assert not [note for note in found.notes if note.startswith("yellow")]
+    assert found.counts["unmatched"] == 0
+    weeks = truth.compute_weekly_kpis(hvac_tenant, HVAC.list_rollups(), HVAC.time_zone, LAST_DAY, HVAC.rules)
+    assert_true(list_read(found), weeks)
+    for _ in range(2):  # what one night has no time for, the next ones ask
+        found = night.check_ledger(read_reports=True)
+    assert_accepted(found, kpis)

@@ -55,6 +55,7 @@ def pull_report(
         last_day=window.last_day,
         exported_at=datetime.now(UTC),
         origin="ServiceTitan",
+        basis=next((str(value) for value in chosen.values() if value in list_bases(comparison)), ""),
     )
 
 

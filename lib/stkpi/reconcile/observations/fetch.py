@@ -333,7 +333,8 @@ def _note_numbers(target: Warehouse, source: Source, ask: Ask, export: Export, n
         night.notes.append(_warn(source.saved, error))
         return
     night.numbers.update({one.id: one for one in found})
-    night.notes.append(f"{len(found)} numbers of {export.name} were read, {format_span(*ask.days)}.")
+    count = "1 number" if len(found) == 1 else f"{len(found)} numbers"
+    night.notes.append(f"{count} of {export.name} read, {format_span(*ask.days)}.")
 
 
 def read_numbers(target: Warehouse, kpi: Kpi, export: Export, ask: Ask, reference: str) -> list[Observation]:
@@ -401,7 +402,7 @@ def note_change(target: Warehouse, described: Description) -> str | None:
     now, reference = sorted(described.columns), described.reference
     seen = target.query(SEEN, report=reference)
     names = seen["column_names"][0].split("\n") if len(seen) else None
-    modified = seen["modified_on"][0] if len(seen) else None
+    modified = seen["modified_on"].fillna("")[0] if len(seen) else ""
     if names == now and modified == described.modified_on:
         return None
     target.run_transaction(

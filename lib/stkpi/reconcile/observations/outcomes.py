@@ -174,7 +174,10 @@ def _check(one: Observation, ours: Decimal | None, covered: pd.DataFrame, past: 
     read_before = one.id in past.matched.get(describe_choices(past.definition), {})
     if fresh or not read_before:
         return Checked(one, ours, UNMATCHED, why, read_before)
-    return Checked(one, ours, OPEN, f"{why} since it was read: to be read again")
+    # A report of the days ahead shows what has been booked since, whatever days it is run for.
+    gone = one.entry.looks_ahead
+    told = "ServiceTitan has it of the running week only" if gone else "to be read again"
+    return Checked(one, ours, SUPERSEDED if gone else OPEN, f"{why} since it was read: {told}")
 
 
 def _explain_rivals(checked: Sequence[Checked]) -> list[Checked]:
