@@ -57,7 +57,7 @@ def test_a_token_that_expires_while_a_retry_waits_is_renewed(caller, break_, api
 def test_a_report_that_was_run_a_moment_ago_is_waited_for(sandbox, monkeypatch):
     for name, value in sandbox.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(client, "REPORT_SECONDS", 1)
+    monkeypatch.setenv("ST_REPORT_SECONDS", "1")
     caller = client.Client(settings.load())
     (category, *_) = caller.list_report_categories()
     report = caller.list_reports(category["id"])[0]
