@@ -260,7 +260,7 @@ class Client:
         last = None
         for place, row in ends[:-1]:
             last = self.get(path, {**params, "includeTotal": "true", "page": place, "pageSize": 1})
-            if [_identify(each) for each in last.rows] != [row]:
+            if [_identify(each) for each in last.rows[:1]] != [row]:
                 break
         else:
             row = None
