@@ -253,6 +253,7 @@ UNITS = company.read_table(company.SANDBOX_PRESET / company.UNITS, UNIT_COLUMNS)
 PLAIN = (company.SANDBOX_PRESET / company.UNITS).read_text()
 
 
+@pytest.mark.fault(92)
 @pytest.mark.parametrize(
     "data",
     [
