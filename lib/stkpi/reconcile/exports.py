@@ -408,8 +408,13 @@ def _parse_moments(cell: Any, dated: bool, epoch: date) -> list[datetime]:
     return [at for at in found if at]
 
 
-def read_table(name: str, rows: Iterable[Sequence[Any]], epoch: date = EXCEL_EPOCH) -> Export:
-    """The export that rows make, titles and header included. Raises UserError where no row is a header."""
+def read_table(
+    name: str, rows: Iterable[Sequence[Any]], epoch: date = EXCEL_EPOCH, *, only_data: bool = False
+) -> Export:
+    """The export that rows make, titles and header included. Raises UserError where no row is a header.
+
+    only_data: every row below the header is data, as in what the Reporting API answers, also one without a name
+    """
     rows = list(rows)
     above = rows[:HEADER_WITHIN]
     best = max(range(len(above)), key=lambda place: _score_header(above[place]), default=None)
@@ -424,7 +429,7 @@ def read_table(name: str, rows: Iterable[Sequence[Any]], epoch: date = EXCEL_EPO
         )
     header = rows[best]
     places, likened = find_columns(header)
-    sorted_ = _sort_rows(rows, best, places)
+    sorted_ = _keep_rows(rows, best, places) if only_data else _sort_rows(rows, best, places)
     cells = pd.DataFrame(sorted_.kept, columns=[*places, "row"], dtype=object)
     headers = {field: str(header[at]).strip() for field, at in places.items()}
     for field, values in sorted_.groups.items():
@@ -497,6 +502,11 @@ class _Columns:
         ids = [(_read_digits(cells[at]) or [""])[0] for at in self.ids if _is_id(cells[at])]
         tests = [(bool(id) and int(id) in counts, bool(id) and len(id) < shortest) for id in ids]
         return all(any(test) if self.needed else all(test) for test in tests)
+
+
+def _keep_rows(rows: Sequence[Sequence[Any]], best: int, places: Mapping[str, int]) -> _Sorted:
+    numbered = enumerate(rows[best + 1 :], start=best + 2)
+    return _Sorted([[*(_cell(row, at) for at in places.values()), place] for place, row in numbered])
 
 
 def _sort_rows(rows: Sequence[Sequence[Any]], best: int, places: Mapping[str, int]) -> _Sorted:
@@ -617,11 +627,6 @@ def _read_days_in_name(name: str) -> list[date]:
         with suppress(ValueError):
             days.append(parse_day(text.replace("_", "/")))
     return [day for day in days if day]
-
-
-def read_records(name: str, rows: Sequence[Mapping[str, Any]]) -> Export:
-    """The rows of the Reporting API, at least one, each by its columns' labels, as an export."""
-    return read_table(name, [[*rows[0]], *([*row.values()] for row in rows)])
 
 
 def _read_workbook(path: Path) -> Export:

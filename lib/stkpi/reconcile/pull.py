@@ -48,7 +48,9 @@ def pull_report(
         for row in reports.run(described, reports.choose_values(described, first, last, unit_ids, chosen))
     ]
     name = name_report(described, chosen)
-    export = exports.read_table(name, [described.columns, *rows]) if rows else replace(header, name=name)
+    export = (
+        exports.read_table(name, [described.columns, *rows], only_data=True) if rows else replace(header, name=name)
+    )
     return replace(
         export,
         first_day=window.starts_on or window.last_day,
