@@ -9,6 +9,11 @@ RUFF := $(BIN)/ruff --config lib/pyproject.toml
 # Python images often turn bytecode off. Then each kernel of a night would compile the whole project again.
 unexport PYTHONDONTWRITEBYTECODE
 
+# What a person types reaches the program as it was typed: quotes, $ and backticks of a unit's name are no code. Recipes
+# read it from the environment.
+TYPED := ENTITIES ENTITY FROM TO TABLE OLD EXPORT KPI BU VALUE TOLERANCE SOURCE REPORT BY DEFINITION
+$(foreach name,$(filter $(TYPED),$(.VARIABLES)),$(eval override export $(name) := $$(value $(name))))
+
 .PHONY: help nightly test soak lab check format sandbox setup ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor heartbeat verify audit bench bench-increment bench-finder lock clean
 
 help: ## list the targets
@@ -51,38 +56,38 @@ setup: $(READY) ## write or complete the company folder, as guesses from what Se
 	@$(BIN)/python -m stkpi setup
 
 ingest: $(READY) ## read what changed since the last ingest; ENTITIES=jobs,invoices
-	@$(BIN)/python -m stkpi ingest --entities "$(or $(ENTITIES),all)"
+	@$(BIN)/python -m stkpi ingest --entities "$${ENTITIES:-all}"
 
 backfill: $(READY) ## read one entity again; ENTITY=invoices FROM=2025-08-01 TO=2025-08-31 (both days included)
-	@$(BIN)/python -m stkpi backfill --entity "$(ENTITY)" --from "$(FROM)" --to "$(TO)"
+	@$(BIN)/python -m stkpi backfill --entity "$$ENTITY" --from "$$FROM" --to "$$TO"
 
 rebuild: $(READY) ## recompute every week of the KPIs, not only the weeks that changed
 	@$(BIN)/python -m stkpi rebuild
 
 repair: $(READY) ## link old invoices to their jobs by evidence; FROM=2024-01-01 TO=2024-12-31 DRY=1 (all optional); TABLE=st_raw_v2.raw_invoices of another program: only shown without APPLY=1
-	@$(BIN)/python -m stkpi repair --from "$(FROM)" --to "$(TO)" $(if $(DRY),--dry-run) --table "$(TABLE)" $(if $(APPLY),--apply)
+	@$(BIN)/python -m stkpi repair --from "$$FROM" --to "$$TO" $(if $(DRY),--dry-run) --table "$$TABLE" $(if $(APPLY),--apply)
 
 takeover: $(READY) ## what only the tables of an older pipeline have, and its views as text, in runs/takeover; OLD=st_{}_v2
-	@$(BIN)/python -m stkpi takeover --old "$(or $(OLD),st_{}_v2)"
+	@$(BIN)/python -m stkpi takeover --old "$${OLD:-st_{\}_v2}"
 
 validate: $(READY) ## run every check of the warehouse, one line each, worst first
 	@$(BIN)/python -m stkpi validate
 
 reconcile: $(READY) ## why a ServiceTitan export differs, row by row; EXPORT=Leads.xlsx KPI= BU= FROM= TO= (all but EXPORT optional)
 	@# "They differ" (1) is an answer. make calls every other code but 0 an error, and has no third outcome to pass on.
-	@$(BIN)/python -m stkpi reconcile --export "$(EXPORT)" --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)" || test $$? -eq 1
+	@$(BIN)/python -m stkpi reconcile --export "$$EXPORT" --kpi "$$KPI" --bu "$$BU" --from "$$FROM" --to "$$TO" || test $$? -eq 1
 
 observe: $(READY) ## note a number that ServiceTitan shows; KPI=leads BU="North Sales" FROM=8/18/25 TO=8/24/25 VALUE=96 TOLERANCE= SOURCE= REPORT= BY= (optional from TOLERANCE on); UNDO=1 takes the last one back
-	@$(BIN)/python -m stkpi observe --kpi "$(KPI)" --bu "$(BU)" --from "$(FROM)" --to "$(TO)" '--value=$(value VALUE)' --tolerance "$(TOLERANCE)" --source "$(or $(SOURCE),screen)" --report "$(REPORT)" --by "$(BY)" $(if $(UNDO),--undo)
+	@$(BIN)/python -m stkpi observe --kpi "$$KPI" --bu "$$BU" --from "$$FROM" --to "$$TO" "--value=$$VALUE" --tolerance "$$TOLERANCE" --source "$${SOURCE:-screen}" --report "$$REPORT" --by "$$BY" $(if $(UNDO),--undo)
 
 find: $(READY) ## which definition gives the noted numbers, and which number to read next; KPI=leads CARELESS=1 (some numbers may be off)
-	@$(BIN)/python -m stkpi find --kpi "$(KPI)" $(if $(CARELESS),--careless)
+	@$(BIN)/python -m stkpi find --kpi "$$KPI" $(if $(CARELESS),--careless)
 
 adopt: $(READY) ## count a KPI by the definition that was found; KPI=leads DEFINITION="status=completed" (optional); UNDO=1 goes back
-	@$(BIN)/python -m stkpi adopt --kpi "$(KPI)" --definition "$(DEFINITION)" $(if $(UNDO),--undo)
+	@$(BIN)/python -m stkpi adopt --kpi "$$KPI" --definition "$$DEFINITION" $(if $(UNDO),--undo)
 
 sql: $(READY) ## print the SQL of a KPI's definition; KPI=leads DEFINITION="status=completed" (optional)
-	@$(BIN)/python -m stkpi sql --kpi "$(KPI)" --definition "$(DEFINITION)"
+	@$(BIN)/python -m stkpi sql --kpi "$$KPI" --definition "$$DEFINITION"
 
 status: $(READY) ## per entity: last read, watermark, lag, rows in quarantine
 	@$(BIN)/python -m stkpi status

@@ -141,7 +141,7 @@ def test_what_a_person_should_look_at_stops_no_night(healthy, tmp_path, monkeypa
     monkeypatch.setenv("COMPANY", str(folder))
     assert findings()["Company folder"] == (
         True,
-        f"{folder} is not there: the next night proposes it, or `make setup` now.",
+        f"{folder} has no business_units.csv yet: the next night proposes it, or `make setup` now.",
     )
     folder.mkdir()
     preset = (company.SANDBOX_PRESET / company.UNITS).read_text()

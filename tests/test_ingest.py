@@ -232,6 +232,7 @@ def test_a_usage_error_is_one_sentence_and_writes_nothing(arguments, sentence, s
 def test_what_cannot_work_is_one_sentence_and_writes_nothing(name, value, sentence, sandbox, use, monkeypatch):
     file = use(sandbox)
     monkeypatch.setattr(client, "BACKOFF", 0.001)
+    monkeypatch.setattr(client, "PATIENCE", 1)
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=sentence):
         ingest.run_ingest()

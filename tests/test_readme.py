@@ -1,6 +1,7 @@
 """The pages are true: the commands, files and links that they name exist, and the sample is what the command prints."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,20 @@ def test_the_sample_is_what_the_command_prints(healthy):
     result = command.run(str(ROOT / export), "", unit, first_day, last_day)
     printed = "\n".join(line.rstrip() for line in render.format_text(result).splitlines())
     assert printed in page, f"copy the new sample to README.md:\n{printed}"
+
+
+def test_what_is_typed_reaches_the_program_as_it_was_typed(tmp_path):
+    """Quotes, dollars and backticks of a unit's name are no code for make or the shell."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    typed = {"BU": """Air "Fresh" & O'Brien #1""", "VALUE": "$170,166.61", "BY": f"`touch {tmp_path}/ran` $(date)"}
+    arguments = [f"{name}={value}" for name, value in typed.items()]
+    command = ["make", "-s", "-o", ".venv/ready", f"BIN={tmp_path}", "observe", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    given = done.stdout.splitlines()
+    assert given[given.index("--bu") + 1] == typed["BU"]
+    assert f"--value={typed['VALUE']}" in given
+    assert given[given.index("--by") + 1] == typed["BY"]
+    assert given[given.index("--source") + 1] == "screen"
+    assert not (tmp_path / "ran").exists()

@@ -143,6 +143,8 @@ def _find_file() -> Path:
     if named := os.environ.get("ENV_FILE"):
         if not (ROOT / named).exists():
             raise UserError(f"The file of settings that ENV_FILE names is not there: {named}.")
+        if (ROOT / named).is_dir():
+            raise UserError(f"ENV_FILE names a folder, {named}: name the file of settings in it.")
         return ROOT / named
     company, file = os.environ.get("COMPANY", ""), ROOT / ".env"
     folder = ROOT / company

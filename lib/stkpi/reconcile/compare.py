@@ -348,12 +348,16 @@ def _name_days(window: Window) -> str:
 
 
 def find_units(target: Warehouse, business_unit: str) -> list[str]:
-    """Return rolled-up units as people name them, with commas between. Raises UserError for one that there is not."""
+    """Return the rolled-up units that a person names, in any letter case, with commas between.
+
+    Raises UserError for one that there is not.
+    """
     known = sorted(set(target.query("SELECT business_unit FROM st_ref_v2.dim_business_units")["business_unit"]))
-    units = sorted({name.strip() for name in business_unit.split(",")})
-    if unknown := [name for name in units if name not in known]:
+    spoken = {name.casefold(): name for name in known}
+    named = [name.strip() for name in business_unit.split(",")]
+    if unknown := [name for name in named if name.casefold() not in spoken]:
         raise UserError(f"There is no business unit {unknown[0]}: take one of {', '.join(known)}.")
-    return units
+    return sorted({spoken[name.casefold()] for name in named})
 
 
 def _find_units(

@@ -194,8 +194,8 @@ def check_company(settings: Settings) -> str:
     """Look at the company's own files: guesses that nobody confirmed, and names that ServiceTitan does not have."""
     folder = company.find_folder(settings)
     where = company.show_path(folder)
-    if not folder.exists():
-        raise Note(f"{where} is not there: the next night proposes it, or `make setup` now.")
+    if not (folder / company.UNITS).exists():
+        raise Note(f"{where} has no {company.UNITS} yet: the next night proposes it, or `make setup` now.")
     read_definitions(settings)
     guesses = list_guesses(settings)
     with connect(settings, wait=1, read_only=True) as warehouse:
