@@ -32,7 +32,7 @@ def untrue_commands(text: str) -> list[str]:
         if target not in TARGETS:
             wrong.append(f"{command}: the Makefile has no target {target}")
             continue
-        used = set(re.findall(r"\$\((?:value |or |if )*\$?\(?([A-Z_]+)\b", TARGETS[target]))
+        used = set(re.findall(r"\$(?:\(if \$\(|\$\{?)([A-Z_]+)\b", TARGETS[target]))
         wrong += [f"{command}: {target} does not use {name}" for name in variables(after) - used]
         wrong += [f"{command}: .env.example has no {name}" for name in variables(before) - SETTINGS]
     return wrong

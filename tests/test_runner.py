@@ -162,7 +162,7 @@ def test_pages_show_results_without_code_and_load_nothing(night):
     page = (night.folder / "01_fine.html").read_text()
     assert "All went well" in page
     assert ">7</td>" in page
-    assert "import" not in page
+    assert "@import" not in page
     assert "Recorded" not in page
     for path in night.runs.rglob("*.html"):
         assert not re.search(r"https?://|@import|<script|<link", path.read_text()), path
