@@ -49,11 +49,19 @@ def read_words(file: Path) -> str:
 def test_what_needs_a_person_comes_worst_first_with_what_to_do(tmp_path):
     failed = {"name": "ingest", "status": "failed", "html": "01_ingest.html", "error": "jobs: no answer <5 min>."}
     red = {"name": "validate", "status": "failed", "html": "04_validate.html", "error": "“Links” fails: jobs: 7."}
-    write_run(tmp_path, failed, red, checks=(YELLOW, RED), differing=[NUMBER])
+    write_run(
+        tmp_path, failed, red, checks=(YELLOW, RED), differing=[NUMBER], guesses={"count": 26, "folder": "company"}
+    )
     home.write_home(tmp_path)
     words, page = read_words(tmp_path / "index.html"), (tmp_path / "index.html").read_text()
     order = ["What needs you", "The step ingest failed.", "Links: jobs: 7", "Read jobs again.", "ServiceTitan shows 31"]
-    order += ["only jobs with a sold estimate", "Units: 1 unit", "Map it.", "History of runs"]
+    order += [
+        "only jobs with a sold estimate",
+        "Guesses in company: 26.",
+        "Units: 1 unit",
+        "Map it.",
+        "History of runs",
+    ]
     assert [words.find(each) for each in order] == sorted(words.find(each) for each in order)
     assert all(each in words for each in order)
     assert words.count("Links") == 2  # once as a check, once as the error of its step in the history

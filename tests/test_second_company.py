@@ -83,6 +83,7 @@ def test_what_was_guessed_is_said(night: Path):
     assert reports["leads"].parameters["Filter by"] == "Job Creation Date"
     page = (night / "03_kpi_build.html").read_text()
     assert "are guesses until you confirm them" in page
+    assert re.search(r"Guesses in \S+: \d+\.", (night.parent / "index.html").read_text())
     assert "O&#39;Brien Heating &amp; Air" in page or "O'Brien Heating &amp; Air" in page
 
 

@@ -30,6 +30,7 @@ from stkpi.kpis.days import read_days
 from stkpi.kpis.definition import Definition, name_facts, read_definitions
 from stkpi.kpis.sql import Drill, differing_jobs_sql, list_drills, operands, split_operand
 from stkpi.marts import increment
+from stkpi.proposal.folder import list_guesses
 from stkpi.reconcile.observations.ledger import read_ledger
 from stkpi.reconcile.observations.outcomes import (
     MATCHED,
@@ -93,7 +94,8 @@ def write_site(runs: Path, run_id: str, as_of: date, explained: Mapping[str, str
         rows = _write_rows(target, data, book, definitions, is_masked=is_masked)
         jobs = _list_jobs(target, checked, explained or {}, definitions, config, is_masked=is_masked)
     numbers = [describe_number(one, explained or {}) | {"jobs": jobs.get(one.observation.id, [])} for one in checked]
-    name = own.name or company.find_folder(config).name
+    folder = company.find_folder(config)
+    name = own.name or ("Your company" if folder == settings.COMPANY else folder.name)
     content = describe_book(book, definitions, own, name) | {"numbers": numbers, "rowsets": rows.manifest}
     content |= {"masked": is_masked, "since": str(_first_row_day(book))}
     recent, earlier = split_figures(book)
@@ -106,6 +108,7 @@ def write_site(runs: Path, run_id: str, as_of: date, explained: Mapping[str, str
             shutil.rmtree(old)
     home = describe_home(book, definitions, own, checked, numbers)
     read_at = None if pd.isna(last_read) else format_moment(last_read.to_pydatetime(), config.time_zone)
+    home["guesses"] = {"count": len(list_guesses(config)), "folder": str(company.show_path(folder))}
     home |= {"name": name, "run_id": run_id, "as_of": as_of.isoformat(), "read_at": read_at}
     pages.write_text(runs / DATA / HOME, json.dumps(home, indent=1))
     size = sum(file.stat().st_size for file in [*data.iterdir(), *(runs / "assets").iterdir()])

@@ -81,7 +81,7 @@ def _find_page(run: Mapping[str, Any] | None, step: str) -> str | None:
 def _list_problems(
     home: Mapping[str, Any], run: Mapping[str, Any] | None, validation: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Yield what needs a person, worst first: failed steps, red checks, numbers that differ, yellow checks."""
+    """Yield what needs a person, worst first: failed steps, red checks, numbers that differ, guesses, yellow checks."""
     checks = [check for check in validation.get("checks", ()) if check["color"] != "green"]
     for step in run["steps"] if run else ():
         error = step["error"] or ""
@@ -109,6 +109,15 @@ def _list_problems(
         }
     if len(differing) > MOST:
         yield {"mood": "failed", "title": f"{len(differing) - MOST} more numbers differ from ServiceTitan."}
+    guesses = home.get("guesses", {})
+    if guesses.get("count"):
+        yield {
+            "mood": "",
+            "title": f"Guesses in {guesses['folder']}: {guesses['count']}.",
+            "found": "How these units, job types and reports count was taken from what ServiceTitan says of them.",
+            "remedy": "Correct what is wrong there, and empty the `guess` of each entry that is right.",
+            "href": _find_page(run, "kpi_build"),
+        }
     for check in checks:
         if check["color"] != "red":
             yield _describe_check(check, run)
