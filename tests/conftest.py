@@ -20,6 +20,7 @@ from sandbox.tenant import LAST_DAY, TIME_ZONE, populate
 from stkpi import company, settings
 from stkpi.ingest import run as ingest
 from stkpi.marts import build as marts
+from stkpi.warehouse.duckdb import DuckDBWarehouse
 
 UNLIMITED = 1_000_000
 LONGEST = ("test_definitions_agree", "test_ingest", "test_notebooks", "test_faults", "test_sql", "test_adoption")
@@ -85,6 +86,14 @@ def healthy(built: Path, sandbox: server.Sandbox, tmp_path: Path, monkeypatch: p
     for name, value in (sandbox.environment | {"WAREHOUSE": str(file), "AS_OF": LAST_DAY.isoformat()}).items():
         monkeypatch.setenv(name, value)
     return file
+
+
+@pytest.fixture(scope="module")
+def target(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBWarehouse]:
+    """A copy of the built warehouse, open, for a file of tests: a comparison writes to its stage tables only."""
+    file = Path(shutil.copy(built, tmp_path_factory.mktemp("compared") / "warehouse.duckdb"))
+    with DuckDBWarehouse(file, 0) as open_:
+        yield open_
 
 
 @pytest.fixture(scope="session")

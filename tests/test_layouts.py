@@ -3,13 +3,11 @@
 The rows are those of the generated tenant; the layouts are those of real tenants.
 """
 
-import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from exported import COLLECTIONS, JOB_COST, RECEIVABLES, WBR, Row, report, units, write_csv, write_xlsx
@@ -28,14 +26,6 @@ DAYS = (date.fromisoformat(FIRST), date.fromisoformat(LAST))
 MONTHS = (date(2025, 1, 1), date(2025, 8, 31))
 SALES, PRODUCTION = "Phoenix-Sales", "Phoenix-Production"
 STATED = [["Date Range", "08/18/2025 - 08/24/2025"]]
-
-
-@pytest.fixture(scope="module")
-def target(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBWarehouse]:
-    """The built warehouse; a comparison writes to its stage tables only."""
-    file = Path(shutil.copy(built, tmp_path_factory.mktemp("layouts") / "warehouse.duckdb"))
-    with DuckDBWarehouse(file, 0) as open_:
-        yield open_
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
@@ -37,14 +37,6 @@ from stkpi.warehouse.duckdb import DuckDBWarehouse
 WEEK = ("2025-08-18", "2025-08-24")
 MONTHS = ("2025-01-01", "2025-08-31")
 SALES, PRODUCTION = "Phoenix-Sales", "Phoenix-Production"
-
-
-@pytest.fixture(scope="module")
-def target(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBWarehouse]:
-    """The built warehouse; a comparison writes to its stage tables only."""
-    file = Path(shutil.copy(built, tmp_path_factory.mktemp("reconcile") / "warehouse.duckdb"))
-    with DuckDBWarehouse(file, 0) as open_:
-        yield open_
 
 
 @dataclass(frozen=True)

@@ -222,11 +222,6 @@ LIMIT 1""",
     return bool((rows["held"] != rows["found"]).any())
 
 
-def read_quarantine(target: Warehouse) -> pd.DataFrame:
-    """Return what is in quarantine: entity, key, reason; a row per record."""
-    return target.query("SELECT entity, key, reason FROM st_logs_v2.quarantine ORDER BY entity, reason, key")
-
-
 def count_quarantined(target: Warehouse, entity: Entity) -> int:
     """Count the records of an entity that are in quarantine."""
     rows = target.query("SELECT COUNT(*) AS n FROM st_logs_v2.quarantine WHERE entity = @entity", entity=entity.name)
