@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
@@ -16,7 +17,7 @@ import requests
 
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
-from stkpi import warehouse
+from stkpi import company, settings, warehouse
 from stkpi.ingest import load
 from stkpi.ingest import run as ingest
 from stkpi.marts import build as marts
@@ -28,7 +29,7 @@ from stkpi.servicetitan.windows import Window
 Record = dict[str, Any]
 EDITED = (
     "jobs", "appointments", "estimates", "invoices", "payments", "payroll", "purchase_orders", "returns", "customers",
-    "vendor_bills",
+    "vendor_bills", "credit_memos",
 )  # fmt: skip
 CLOCK = count()
 
@@ -121,6 +122,11 @@ class Editor:
                 ]
                 other = {"appliedTo": parts, "date": self.day(), "unappliedAmount": str(rng.choice((0, self.money())))}
                 other["active"] = rng.random() < 0.8
+            case "credit_memos":
+                part = {"appliedTo": self.link(self.some("invoices")), "appliedAmount": 7.5, "appliedOn": self.day()}
+                parts = [part | {"appliedId": next(self.new_ids)} for _ in range(rng.randrange(3))]
+                other = {"appliedTo": parts, "date": self.day(), "balance": rng.choice((0, self.money()))}
+                other["active"] = rng.random() < 0.8
             case "payroll":
                 other = {"jobId": rng.choice((None, self.link(job))), "amount": self.money()}
             case "purchase_orders":
@@ -168,6 +174,23 @@ def test_after_any_edits_an_increment_equals_a_rebuild(seed, healthy):
         modes.append(marts.build_marts(as_of.isoformat()).plan.mode)
         assert difference(healthy, as_of) == {}, f"night {night}"
     assert set(modes) == {"increment"}
+
+
+@pytest.mark.soak
+def test_credit_memos_that_count_are_followed_by_an_increment(healthy, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMPANY", str(shutil.copytree(os.environ["COMPANY"], tmp_path / "own")))
+    company.adopt_definition(settings.load(), "outstanding_ar", {"entity": "all_credits"}, adopted_on=LAST_DAY)
+    assert marts.build_marts().plan.mode == "full"
+    editor, before = Editor(3), total_owed()
+    put(healthy, "credit_memos", editor.edits("credit_memos", 3, 1_000_000))
+    assert marts.build_marts().plan.mode == "increment"
+    assert total_owed() != before
+    assert difference(healthy, LAST_DAY) == {}
+
+
+def total_owed() -> Any:
+    with warehouse.connect() as target:
+        return target.query("SELECT SUM(amount) AS amount FROM st_mart_v2.fact_receivables")["amount"][0]
 
 
 # --- nights of a tenant over HTTP -------------------------------------------------------------------------------------

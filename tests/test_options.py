@@ -10,9 +10,13 @@ from sandbox.painting import PAINTING
 from sandbox.tenant import LAST_DAY, TIME_ZONE, open_books
 from sandbox.truth import parse_calendar_day
 from stkpi import warehouse
+from stkpi.ingest import load
 from stkpi.kpis.catalog import read_catalog
 from stkpi.kpis.definition import Definition
 from stkpi.kpis.sql import definition_sql
+from stkpi.servicetitan.client import Page
+from stkpi.servicetitan.entities import ENTITIES
+from stkpi.validation import run as validation
 
 ZERO = Decimal(0)
 FIRST = date(2025, 8, 18)
@@ -23,10 +27,15 @@ def find_monday(day):
     return day and day - timedelta(day.weekday())
 
 
-def measure(kpi, unit, first, **choices):
-    """What the warehouse says of a week by the definition with these choices."""
+def measure(kpi, unit, first, last=None, **choices):
+    """What the warehouse says of a week, or of the days up to `last`, by the definition with these choices."""
     chosen = read_catalog()[kpi]
-    given = {"business_unit": unit, "first_day": first, "last_day": first + timedelta(6), "time_zone": TIME_ZONE}
+    given = {
+        "business_unit": unit,
+        "first_day": first,
+        "last_day": last or first + timedelta(6),
+        "time_zone": TIME_ZONE,
+    }
     sql = definition_sql(Definition(chosen, chosen.choose(choices)))
     with warehouse.connect() as target:
         value = target.query(sql, **{name: each for name, each in given.items() if f"@{name}" in sql})["value"][0]
@@ -110,3 +119,88 @@ def test_what_is_paid_and_not_applied_lowers_what_is_owed(healthy, tenant, units
     # By location, it counts against what the customer's first location owes.
     by_location = measure("outstanding_ar", unit, WEEKS[-1], entity="unapplied")
     assert owed - unapplied < by_location <= measure("outstanding_ar", unit, WEEKS[-1])
+
+
+PRODUCTION, LAST_WEEK = "Phoenix-Production", WEEKS[-1]
+CREDITS = ("applied", "unapplied", "credit_memos", "all_credits")
+
+
+def measure_owed(entity="applied", day=LAST_DAY, **choices):
+    """What is owed at the end of a day, those who owe little included."""
+    return measure("outstanding_ar", PRODUCTION, LAST_WEEK, day, **{"measure": "all"} | choices, entity=entity)
+
+
+def test_what_is_credited_and_not_used_lowers_what_is_owed(healthy, tenant, units):
+    books = open_books(tenant)
+    unused = sum((credit.amount for credit in books.credits if units[credit.unit][0] == PRODUCTION), ZERO)
+    assert unused > 0
+    assert not any(credit.settled for credit in books.credits)  # what settles an active invoice is void in this company
+    assert measure_owed("all_credits") == measure_owed("unapplied") - unused
+    assert measure_owed("credit_memos") == measure_owed()
+
+
+def test_a_void_credit_memo_counts_only_where_inactive_payments_do(healthy, tenant, units):
+    invoices = {invoice["id"]: invoice for invoice in tenant.rows("invoices") if invoice["active"]}
+    jobs, void = open_books(tenant).jobs, ZERO
+    for memo in tenant.rows("credit_memos"):
+        for part in memo["appliedTo"] or ():
+            invoice = invoices.get(part["appliedTo"])
+            unit = invoice and (jobs[invoice["job"]["id"]].unit if invoice["job"] else invoice["businessUnit"]["id"])
+            if invoice and not memo["active"] and units[unit][0] == PRODUCTION:
+                void += Decimal(str(part["appliedAmount"]))
+    assert void > 0
+    assert measure_owed("credit_memos", active="any_payment") == measure_owed(active="any_payment") - void
+
+
+def put_memo(file, memo):
+    """Load a credit memo as an ingest does."""
+    reading = load.Reading(ENTITIES["credit_memos"], "test", "incremental", "test")
+    with warehouse.connect() as target:
+        load.load_pages(target, file.with_suffix(".landing"), reading, [Page([memo], has_more=False)])
+
+
+def test_a_credit_memo_settles_its_invoice_on_its_day_and_the_rest_its_location(healthy, tenant, units):
+    """A memo of $100, of Tuesday, that settles $60 of an invoice on Thursday."""
+    tuesday, thursday = LAST_WEEK + timedelta(1), LAST_WEEK + timedelta(3)
+    days = (tuesday - timedelta(1), tuesday, thursday - timedelta(1), thursday)
+    movements = [move for move in open_books(tenant).movements if units[move.invoice.unit][0] == PRODUCTION]
+    owed = defaultdict(Decimal)
+    for move in movements:
+        owed[move.invoice.location] += move.amount
+    invoice = next(move.invoice for move in movements if move.day < LAST_WEEK and owed[move.invoice.location] >= 500)
+    part = {"appliedId": 1, "appliedTo": invoice.id, "appliedAmount": 60.0, "appliedOn": thursday.isoformat()}
+    memo = {
+        "id": 77,
+        "date": tuesday.isoformat(),
+        "total": 100.0,
+        "balance": 40.0,
+        "appliedTo": [part],
+        "customer": None,
+        "location": {"id": invoice.location, "name": "where the work was"},
+        "businessUnit": {"id": next(unit.id for unit in PAINTING.units if unit.rollup == PRODUCTION), "name": "any"},
+        "createdOn": f"{tuesday}T18:00:00Z",
+        "modifiedOn": f"{thursday}T18:00:00Z",
+        "active": True,
+    }
+    before = {option: measure_owed(option) for option in CREDITS}
+    located = {option: measure_owed(option, measure="least_10") for option in CREDITS}
+    daily = [measure_owed("all_credits", day) for day in days]
+    put_memo(healthy, memo)
+    lowered = {"applied": 0, "unapplied": 0, "credit_memos": 60, "all_credits": 100}
+    assert {option: before[option] - measure_owed(option) for option in CREDITS} == lowered
+    # By location too: it is the memo's own, which still owes more than $10.
+    assert {option: located[option] - measure_owed(option, measure="least_10") for option in CREDITS} == lowered
+    assert [was - measure_owed("all_credits", day) for was, day in zip(daily, days, strict=True)] == [0, 40, 40, 100]
+    put_memo(healthy, memo | {"active": False})
+    assert {option: measure_owed(option) for option in CREDITS} == before
+
+
+def test_a_credit_memo_that_the_figure_leaves_out_is_named_where_the_balances_are_lower(healthy, tenant, units):
+    invoice = next(move.invoice for move in open_books(tenant).movements if units[move.invoice.unit][0] == PRODUCTION)
+    part = {"appliedId": 1, "appliedTo": invoice.id, "appliedAmount": 60.0, "appliedOn": LAST_WEEK.isoformat()}
+    put_memo(healthy, {"id": 77, "date": LAST_WEEK.isoformat(), "balance": 0, "appliedTo": [part], "active": True})
+    with warehouse.connect() as target:
+        target.execute("UPDATE st_ref_v2.dim_invoices SET balance = balance - 60 WHERE invoice_id = @id", id=invoice.id)
+    [check] = [check for check in validation.run().checks if check.name == "ar_equals_balances"]
+    assert (check.color, check.measures[0].item, check.measures[0].value) == ("red", PRODUCTION, 60)
+    assert check.found.endswith(", and $60 of credit memos lower the balances")

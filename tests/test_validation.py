@@ -98,6 +98,11 @@ DAMAGES = {
         "UPDATE st_logs_v2.ingestion_logs SET finished_at = finished_at - INTERVAL 3 DAY WHERE entity = 'payments'",
         {"entities_read": "red"},
     ),
+    "a list is refused": Damage(
+        "INSERT INTO st_logs_v2.ingestion_logs (entity, status, finished_at)"
+        " VALUES ('vendor_bills', 'refused', '2099-01-01 00:00:00+00')",
+        {"refused_lists": "yellow"},
+    ),
     "a row is in quarantine": Damage(
         "INSERT INTO st_logs_v2.quarantine (entity, key, reason) VALUES ('jobs', '7', 'total is not NUMERIC: abc')",
         {"quarantine": "red"},
@@ -590,6 +595,13 @@ def test_silence_is_measured_by_the_longest_gap_before():
     assert of(series.measure_silence(days, date(2025, 6, 30)), "returns") == [(inf, "no rows at all")]
 
 
+def test_the_silence_of_what_is_rare_and_need_not_be_there_is_not_judged():
+    rare = by_day("credit_memos", date(2025, 3, 1), date(2025, 6, 30), lambda day: int(day.day == 1 and day.month < 5))
+    assert of(series.measure_silence(rare, date(2025, 6, 30)), "credit_memos") == []
+    daily = by_day("credit_memos", date(2025, 3, 1), date(2025, 6, 30), lambda day: int(day.month < 6))
+    assert of(series.measure_silence(daily, date(2025, 6, 30)), "credit_memos")[0][0] == 15
+
+
 def test_a_day_is_compared_with_its_weekday():
     def records(day: date) -> int:
         return 60 if day == date(2025, 6, 24) else 9 if day.weekday() < 5 else 1
@@ -649,7 +661,7 @@ def test_an_outlier_before_does_not_hide_the_next(last):
 
 
 def test_an_entity_that_was_never_read_is_told():
-    status = pd.DataFrame({"entity": ["jobs"], "last_read": [pd.Timestamp("2025-09-14T01:00Z")]})
+    status = pd.DataFrame({"entity": ["jobs"], "last_read": [pd.Timestamp("2025-09-14T01:00Z")], "refused": [False]})
     measures = list(series.measure_reads(status, datetime(2025, 9, 15, 4, tzinfo=UTC)))
     assert of(measures, "jobs") == [(27, "read 27 hours ago")]
     assert of(measures, "payments") == [(inf, "was never read")]

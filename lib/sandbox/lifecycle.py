@@ -23,7 +23,7 @@ from sandbox.records import DAY, HOUR, Application, Bill, JobRef, JobType, Line,
 from sandbox.store import Store
 
 # What comes with a job or an order has its id from it: nothing else of a tenant depends on whether it is written.
-BILLS, CALLS, BOOKINGS, MEMBERSHIPS = 6_000_000, 7_000_000, 8_000_000, 9_000_000
+CREDITS, BILLS, CALLS, BOOKINGS, MEMBERSHIPS = 5_000_000, 6_000_000, 7_000_000, 8_000_000, 9_000_000
 TEST_NAMES = ("Test", "TESTING - do not dispatch", "Contest Winner", "Latest Homes LLC", "Account test")
 _GIVEN = ("Aro", "Bela", "Corin", "Dalla", "Edrin", "Fenna", "Galo", "Hesper", "Ivo", "Junia", "Kiro", "Lumi", "Mavin")
 _FIRST = (
@@ -486,6 +486,28 @@ def _write_bills(
         desk.store.add(
             "invoices", records.make_invoice(desk.company, bill, ref, modified, unit=own, item_unit=item_unit)
         )
+        if bill.total > 0 and not ref.imported and (bill.id % 29 == 0 or not bill.active):
+            _write_credit_memo(desk, ref, bill)
+
+
+def _write_credit_memo(desk: Desk, ref: JobRef, bill: Bill) -> None:
+    """Write what a customer is credited some days after a bill: to be used later, void, or settled on a lost invoice.
+
+    No active one settles an active invoice here, so that balances are totals less payments. Nothing is drawn.
+    """
+    id_, on = CREDITS + bill.id, bill.created + (2 + bill.id % 11) * DAY
+    if on >= desk.now:
+        return
+    void, lost = bill.active and bill.id % 2 == 0, not bill.active
+    to, number = (bill.id, bill.number) if void or lost else (id_ + 1, f"CM-{id_ + 1}")
+    cents = min(bill.total, 2_500 + id_ % 40 * 250)
+    applied = cents if void else cents // 4 if lost or bill.id % 3 == 0 else 0
+    parts = [Application(id_, to, number, applied, on)] if applied else []
+    stamp, day = Stamp(on, min(on + id_ % 4 * DAY, desk.now - 1)), desk.clock.to_local_day(on)
+    row = records.make_credit_memo(
+        desk.company, id_, ref, day, stamp, applications=parts, unapplied=cents - applied, active=not void
+    )
+    desk.store.add("credit_memos", row)
 
 
 def _make_next_bill(desk: Desk, ref: JobRef, lines: list[Line], day: int | None, created: int, **more: Any) -> Bill:

@@ -1,9 +1,10 @@
 """What happens between two nights: some 400 changes to a populated store, on the local day `step` after LAST_DAY.
 
 New jobs, completions, late sales (some of which leave `modifiedOn` alone), corrected amounts, deactivated records,
-merged customers, payments of old invoices, pay that is late, corrected or deleted, corrected vendor bills, calls that
-are classified anew, memberships that end, and a booking that is deleted. Records of the known case are
-left alone, so its figures hold after any number of steps; balances stay totals less active applications.
+merged customers, payments of old invoices, pay that is late, corrected or deleted, corrected vendor bills, credit
+memos that become void, calls that are classified anew, memberships that end, and a booking that is deleted. Records of
+the known case are left alone, so its figures hold after any number of steps; balances stay totals less active
+applications.
 """
 
 from __future__ import annotations
@@ -269,3 +270,4 @@ def _edit_bills_and_contacts(desk: Desk, day: int) -> None:
         desk.store.replace("calls", row, call, datetime.fromtimestamp(moment, UTC))
     for row, _ in list(_pick_rows(desk, "bookings", 1)):
         desk.store.remove("bookings", row)
+    _edit_rows(desk, "credit_memos", day, 2, _deactivate_record)

@@ -1,5 +1,6 @@
 """Which rows a list request asks for: the query's parameters against the columns of the store."""
 
+import operator
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -19,6 +20,18 @@ MAX_IDS = 50
 _ACTIVE = {
     "active": {"true": True, "false": False, "any": None},
     "activeState": {"activeonly": True, "inactiveonly": False, "all": None},
+}
+_COMPARERS = {
+    "equals": operator.eq,
+    "notequals": operator.ne,
+    "greater": operator.gt,
+    "less": operator.lt,
+    "equal": operator.eq,
+    "notequal": operator.ne,
+    "greaterthan": operator.gt,
+    "greaterthanorequal": operator.ge,
+    "lessthan": operator.lt,
+    "lessthanorequal": operator.le,
 }
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,7})?)?(Z|[+-]\d\d:?\d\d)?)?$", re.IGNORECASE)
 
@@ -102,12 +115,23 @@ def _count_seconds(duration: str) -> int:
     return (hours * 60 + minutes) * 60 + seconds
 
 
-def _make_record_test(test: Filter, values: list[Any], comparer: str) -> Callable[[dict[str, Any]], bool]:
+def _read_comparer(name: str, params: Params) -> Callable[[float, float], bool]:
+    text = next(iter(params.get(name, [])), "equals")
+    try:
+        return _COMPARERS[text.lower()]
+    except KeyError:
+        raise BadParameter(name, text) from None
+
+
+def _make_record_test(test: Filter, values: list[Any]) -> Callable[[dict[str, Any]], bool]:
     """Make a test on the decoded record, for the parameters too rare for a column."""
     if test.test == "has":
         wanted = {str(v).casefold() for v in values}
         return lambda record: any(str(v).casefold() in wanted for v in _get_leaves(record, test.path))
     value = values[0]
+    if test.test in ("since", "ended"):
+        is_in = operator.ge if test.test == "since" else operator.lt
+        return lambda record: any(is_in(day[:10], value[:10]) for day in _get_leaves(record, test.path))
     if test.test == "lasts":
         return lambda record: _count_seconds(get_value(record, test.path)) >= value
     if test.test == "contains":
@@ -116,21 +140,18 @@ def _make_record_test(test: Filter, values: list[Any], comparer: str) -> Callabl
         "from": lambda x: x >= value,
         "until": lambda x: x <= value,
         "is": lambda x: x == value,
-        "equals": lambda x: x == value,
-        "notequals": lambda x: x != value,
-        "greater": lambda x: x > value,
-        "less": lambda x: x < value,
-    }[comparer if test.test == "balance" else test.test]
+        "compared": lambda x: values[1](x, value),
+    }[test.test]
     return lambda record: (x := get_value(record, test.path)) is not None and compare(float(x))
 
 
-def _mask_rows(store: Store, resource: str, requested: list[tuple[Filter, list[Any]]], comparer: str) -> np.ndarray:
+def _mask_rows(store: Store, resource: str, requested: list[tuple[Filter, list[Any]]]) -> np.ndarray:
     """Return True for each present row that passes all the filters."""
     mask = store.present(resource)
     for test, values in requested:
         if test.has_column:
             mask &= _mask_by_column(store, resource, test, values)
-    tests = [_make_record_test(test, values, comparer) for test, values in requested if not test.has_column]
+    tests = [_make_record_test(test, values) for test, values in requested if not test.has_column]
     if tests:
         rows = np.flatnonzero(mask)
         records = store.get_serialized(resource, rows.tolist())
@@ -175,14 +196,13 @@ def select_rows(store: Store, resource: str, params: Params) -> np.ndarray:
     for name, texts in params.items():
         test = spec.filters.get(name)
         if test and (values := _parse_values(name, texts, test)):
+            if test.test == "compared":
+                values.append(_read_comparer(f"{name.partition('.')[0]}.Comparer", params))
             groups[test.via].append((test, values))
-    comparer = next(iter(params.get("balanceFilter.Comparer", [])), "equals").lower()
-    if comparer not in ("equals", "notequals", "greater", "less"):
-        raise BadParameter("balanceFilter.Comparer", comparer)
-    mask = _mask_rows(store, resource, groups.pop(None, []), comparer)
+    mask = _mask_rows(store, resource, groups.pop(None, []))
     # Filters on one other resource must hold for one and the same of its rows.
     for (other, key, own), requested in groups.items():
-        keys = store.column(other, key)[_mask_rows(store, other, requested, comparer)]
+        keys = store.column(other, key)[_mask_rows(store, other, requested)]
         mask &= np.isin(store.column(resource, own), keys)
     if spec.active and (wanted := parse_active(params, spec.active)) is not None:
         mask &= store.column(resource, spec.active_path) == wanted

@@ -670,6 +670,63 @@ def make_payment(
     }
 
 
+def make_credit_memo(
+    company: Company,
+    id_: int,
+    ref: JobRef,
+    day: int,
+    stamp: Stamp,
+    *,
+    applications: Sequence[Application],
+    unapplied: int,
+    active: bool,
+) -> Record:
+    """Make an accounting credit memo: its total is what is applied to invoices plus `unapplied` (cents).
+
+    As published, its money is numbers, and its days are calendar dates without a time.
+    """
+    total = sum(part.cents for part in applications) + unapplied
+    party, address = ref.party, _make_street(company, ref.party)
+    return {
+        "id": id_,
+        "date": _format_day(day),
+        "referenceNumber": f"CM-{id_}",
+        "subTotal": total / 100,
+        "salesTax": 0.0,
+        "salesTaxCode": None,
+        "total": total / 100,
+        "balance": unapplied / 100,
+        "appliedTo": [
+            {
+                "appliedId": part.id,
+                "appliedTo": part.invoice_id,
+                "appliedAmount": part.cents / 100,
+                "appliedOn": _format_day(company.clock.to_local_day(part.on)),
+                "appliedBy": "office",
+                "appliedToReferenceNumber": part.invoice_number,
+            }
+            for part in applications
+        ]
+        or (None if id_ % 2 else []),
+        "customer": _make_reference(party.customer_id, party.name),
+        "customerAddress": address,
+        "location": _make_reference(party.location_id, party.name) if id_ % 3 else None,
+        "locationAddress": address if id_ % 3 else None,
+        "businessUnit": _make_reference(ref.unit.id, ref.unit.name),
+        "syncStatus": "Exported",
+        "batch": None,
+        "customFields": None,
+        "createdOn": format_instant(stamp.created),
+        "createdBy": "office",
+        "modifiedOn": format_instant(stamp.modified),
+        "modifiedBy": "office",
+        "description": None,
+        "active": active,
+        "importId": None,
+        "exportId": None,
+    }
+
+
 def make_gross_pay_item(
     company: Company,
     id_: int | None,

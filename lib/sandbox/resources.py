@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["date", "int", "text", "bool", "number"]
-Test = Literal["from", "before", "until", "is", "among", "has", "contains", "balance", "lasts"]
+Test = Literal["from", "before", "until", "is", "among", "has", "since", "ended", "contains", "compared", "lasts"]
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Filter:
     """What one query parameter asks: the field at `path` (dots lead into objects) holds against its value.
 
     `from` >=, `before` <, `until` <=, `is` =, `among` any of a comma-separated list, `has` a list field with any of
-    them, `contains` a part of a text, `balance` compared as `balanceFilter.Comparer` says, `lasts` a duration
-    (`00:01:30`) of so many seconds or more. Texts ignore case, null never matches. With `via` = (resource, key, own
-    field) the test is on another resource's rows, joined by key.
+    them, `since` and `ended` a list field with a day from it on or before it, `contains` a part of a text, `compared`
+    as the filter's own `Comparer` says, `lasts` a duration (`00:01:30`) of so many seconds or more. Texts ignore case,
+    null never matches. With `via` = (resource, key, own field) the test is on another resource's rows, joined by key.
     """
 
     path: str
@@ -28,7 +28,7 @@ class Filter:
 
     @property
     def has_column(self) -> bool:
-        return self.kind == "date" or self.test in ("is", "among")
+        return self.test in ("is", "among") or (self.kind == "date" and self.test not in ("since", "ended"))
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ RESOURCES: dict[str, Resource] = {
         | _match_value("int", businessUnitId="businessUnit.id", adjustmentToId="adjustmentToId")
         | _match_value("text", jobNumber="job.number", number="referenceNumber")
         | _match_total("total")
-        | {"balanceFilter.Balance": Filter("balance", "number", "balance")},
+        | {"balanceFilter.Balance": Filter("balance", "number", "compared")},
         active="activeState",
     ),
     "payments": Resource(
@@ -199,6 +199,23 @@ RESOURCES: dict[str, Resource] = {
         | _match_list("text", appliedToReferenceNumber="appliedTo.appliedToReferenceNumber")
         | _match_total("total"),
         active="activeState",
+    ),
+    "credit_memos": Resource(
+        "accounting/v2/credit-memos",
+        _IDS
+        | _CHANGES
+        | _match_period("date", "dateOnOrAfter", "dateBefore")
+        | _match_any("int", businessUnitIds="businessUnit.id")
+        | _match_value("int", batchId="batch.id", batchNumber="batch.number")
+        | _match_list("int", appliedToInvoiceIds="appliedTo.appliedTo")
+        | _match_list("text", appliedToReferenceNumber="appliedTo.appliedToReferenceNumber")
+        | {
+            "appliedOnOrAfter": Filter("appliedTo.appliedOn", "date", "since"),
+            "appliedBefore": Filter("appliedTo.appliedOn", "date", "ended"),
+            "totalFilter.Amount": Filter("total", "number", "compared"),
+            "balanceFilter.Amount": Filter("balance", "number", "compared"),
+        },
+        export=False,
     ),
     "estimates": Resource(
         "sales/v2/estimates",

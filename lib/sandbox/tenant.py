@@ -25,6 +25,7 @@ Traps, planted on purpose:
   account than income, or to none.
 - Payments: partial, over several invoices, unapplied, refunds, inactive, to inactive and to unknown invoices, applied
   days after they came in; locations left with $0.01, $9.99, $10.00, $10.01 or a credit.
+- Credit memos: not yet used, used in part, void, on inactive and on unknown invoices, without a location.
 - Payroll: null ids with equal rows, `jobId` 0, adjustments that are repeated as items, items up to 45 days late.
 - Purchases: canceled orders, tax and shipping in the total, orders without a job, returns (some inactive), vendor bills
   of orders that count and of canceled ones, without an order, without a job.

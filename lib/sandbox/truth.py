@@ -96,6 +96,18 @@ class Collected(NamedTuple):
     settled: Invoice | None = None
 
 
+class Credit(NamedTuple):
+    """What an active credit memo applied to an active invoice (`settled`), or its balance, which is its customer's."""
+
+    memo: int
+    unit: int | None
+    customer: int | None
+    location: int | None
+    day: date | None
+    amount: Decimal
+    settled: Invoice | None = None
+
+
 class Movement(NamedTuple):
     """What an active invoice gains on its date and loses as payments are applied to it."""
 
@@ -182,6 +194,7 @@ class Books:
     estimates: list[Estimate]
     collected: list[Collected]
     movements: list[Movement]
+    credits: list[Credit]  # in no KPI by its default definition
 
     def day(self, instant: str | None) -> date | None:
         """Return the tenant's calendar day of a UTC instant; the first of all days for one in year 1."""
@@ -204,10 +217,13 @@ def read_books(store: Store, time_zone: str, rules: JobTypeRules = PAINTER) -> B
         estimates=[],
         collected=[],
         movements=[],
+        credits=[],
     )
     _add_estimates(store, books)
     _add_costs(store, books)
-    _add_payments(store, books, _add_invoices(store, books))
+    invoices = _add_invoices(store, books)
+    _add_payments(store, books, invoices)
+    _add_credit_memos(store, books, invoices)
     return books
 
 
@@ -364,6 +380,26 @@ def _add_payments(store: Store, books: Books, invoices: Mapping[int, Invoice]) -
                 job.paid = max(filter(None, (job.paid, row.paid)), default=None)
         if row.amount:
             books.collected.append(row)
+
+
+def _add_credit_memos(store: Store, books: Books, invoices: Mapping[int, Invoice]) -> None:
+    for memo in _iterate_active(store, "credit_memos"):
+        rest = Credit(
+            memo=memo["id"],
+            unit=_get_id(memo.get("businessUnit")),
+            customer=_get_id(memo.get("customer")),
+            location=_get_id(memo.get("location")),
+            day=parse_calendar_day(memo["date"]),
+            amount=_parse_money(memo["balance"]),
+        )
+        if rest.amount:
+            books.credits.append(rest)
+        for application in memo.get("appliedTo") or ():
+            if invoice := invoices.get(application["appliedTo"]):
+                day, amount = parse_calendar_day(application["appliedOn"]), _parse_money(application["appliedAmount"])
+                books.credits.append(
+                    rest._replace(unit=invoice.unit, location=invoice.location, day=day, amount=amount, settled=invoice)
+                )
 
 
 class Period(NamedTuple):

@@ -1,6 +1,7 @@
--- Grain: one row per record that a KPI may count; of a payment one per application, and one for what is unapplied.
+-- Grain: one row per record that a KPI may count; of a payment or credit memo one per application, and one for what is
+-- unapplied.
 -- Source: raw_jobs, raw_appointments, raw_estimates, raw_invoices, raw_payments, raw_payroll, raw_purchase_orders,
--- raw_returns, raw_vendor_bills; active or not.
+-- raw_returns, raw_vendor_bills, raw_credit_memos; active or not.
 -- Purpose: what the last build saw of each record: its version, the job and invoice that it belongs to, and the first
 -- and last business day on which it counts (or was entered: a definition may count by that). The next build compares, and finds what changed, moved or is gone.
 -- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
@@ -8,6 +9,10 @@
 -- Replaces: created_on >= @created_from OR created_on IS NULL
 WITH payments AS (
   SELECT * FROM st_raw_v2.raw_payments WHERE createdOn >= @created_from OR createdOn IS NULL
+),
+
+memos AS (
+  SELECT * FROM st_raw_v2.raw_credit_memos WHERE createdOn >= @created_from OR createdOn IS NULL
 ),
 
 applications AS (
@@ -78,6 +83,26 @@ days AS (
   SELECT 'vendor_bills', CAST(id AS STRING), jobId, NULL, createdOn, _ingested_at, NULL, NULL
   FROM st_raw_v2.raw_vendor_bills
   WHERE (createdOn >= @created_from OR createdOn IS NULL) AND jobId IS NOT NULL
+  UNION ALL
+  SELECT 'credit_memos', CAST(id AS STRING), NULL, NULL, createdOn, _ingested_at, date, DATE(createdOn, @time_zone)
+  FROM memos
+  WHERE balance != 0
+  UNION ALL
+  SELECT
+    'credit_memos',
+    CAST(memos.id AS STRING),
+    NULL,
+    SAFE_CAST(JSON_VALUE(application, '$.appliedTo') AS INT64),
+    memos.createdOn,
+    memos._ingested_at,
+    memos.date,
+    IF(
+      SUBSTR(JSON_VALUE(application, '$.appliedOn'), 1, 4) BETWEEN '1990' AND '2100',
+      SAFE_CAST(SUBSTR(JSON_VALUE(application, '$.appliedOn'), 1, 10) AS DATE),
+      NULL
+    )
+  FROM memos
+  CROSS JOIN UNNEST(JSON_QUERY_ARRAY(memos.appliedTo)) AS application
 ),
 
 final AS (

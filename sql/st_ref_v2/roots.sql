@@ -1,5 +1,6 @@
--- Grain: one row per root: a job with all that belongs to it, or an estimate, invoice or payment without a job.
--- Source: records; raw_invoices for the job of an invoice: an application of a payment belongs to its invoice's job.
+-- Grain: one row per root: a job with all that belongs to it, or an estimate, invoice, payment or credit memo without a
+-- job.
+-- Source: records; raw_invoices for the job of an invoice: what is applied to an invoice belongs to its job.
 -- Purpose: when the first record of a root was created (9999 where none tells), and the first day on which one counts.
 -- No row of a dimension or fact depends on records of two roots: a root is computed anew from what was created since
 -- its first record. Therefore an increment computes roots whole, and their rows carry root_created = first_created.

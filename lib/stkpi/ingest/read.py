@@ -20,7 +20,7 @@ from stkpi.ingest import state
 from stkpi.ingest.load import LoadResult, Reading, load_pages
 from stkpi.ingest.state import State
 from stkpi.servicetitan import windows
-from stkpi.servicetitan.client import MAX_PAGE_SIZE, PAGE_SIZE, Client, Page, PageRepeated, RequestFailed
+from stkpi.servicetitan.client import MAX_PAGE_SIZE, PAGE_SIZE, Client, Page, PageRepeated, RequestFailed, Unavailable
 from stkpi.servicetitan.entities import LATE, Entity
 from stkpi.servicetitan.windows import Window
 from stkpi.warehouse import Warehouse
@@ -38,12 +38,13 @@ COUNTS = ("fetched", "loaded", "quarantined", "changed", "deleted")
 class EntityResult:
     """The ingest of one entity. `error` says what failed, and where the next run resumes.
 
+    status: ok, partial, failed; or refused: it may not be read, and the night goes on without it
     quarantined: of the rows that were fetched; in_quarantine: all that wait there
     deleted: rows that ServiceTitan no longer has, and now the raw table neither
     """
 
     entity: str
-    status: str  # ok | partial | failed
+    status: str
     windows: int
     fetched: int
     loaded: int
@@ -287,10 +288,12 @@ class EntityReader:
         rows_a_month = self.count_rows(Window(start, end)) * 30 / ((end - start) / timedelta(days=1))
         return windows.split_by_month(start, end, int(min(120, max(1, WINDOW_ROWS // max(1, rows_a_month)))))
 
-    def make_result(self, error: str | None, seconds: float) -> EntityResult:
-        """Make the result; `error` is what stopped the ingest, without a full stop."""
+    def make_result(self, error: str | None, refusal: str | None, seconds: float) -> EntityResult:
+        """Make the result; `error` is what stopped the ingest, `refusal` why nothing could be read, no full stops."""
         status = "failed"
-        if error:
+        if refusal:
+            status, error = "refused", f"{refusal}. Until then the figures are built without it."
+        elif error:
             where = f" at {self.current}" if self.current else ""
             error = f"{error}. Nothing is lost: the next run resumes{where}."
         elif self.incomplete:
@@ -327,9 +330,9 @@ class EntityReader:
 
 def ingest_entity(reader: EntityReader) -> EntityResult:
     """Ingest one entity; any error becomes part of its result, so that other entities go on."""
-    started, error = time.perf_counter(), None
+    started, error, refusal = time.perf_counter(), None, None
     try:
-        _read_entity(reader)
+        refusal = _read_if_permitted(reader)
     except Stopped:
         error = "Stopped on request"
     except (RequestFailed, UserError, WarehouseError) as failure:
@@ -337,9 +340,21 @@ def ingest_entity(reader: EntityReader) -> EntityResult:
     except Exception as failure:
         log.write_event("bug", entity=reader.entity.name, error=repr(failure))
         error = f"{type(failure).__name__}: {(str(failure).splitlines() or ['no details'])[0]}"
-    result = reader.make_result(error, round(time.perf_counter() - started, 1))
+    result = reader.make_result(error, refusal, round(time.perf_counter() - started, 1))
     log.write_event("entity", run_id=reader.run_id, **vars(result))
     return result
+
+
+def _read_if_permitted(reader: EntityReader) -> str | None:
+    """Read the entity, or note that ServiceTitan refuses an optional one; return how it does."""
+    try:
+        _read_entity(reader)
+    except Unavailable as failure:
+        if not reader.entity.optional:
+            raise
+        state.note_refusal(reader.target, reader.entity, reader.run_id)
+        return str(failure).rstrip(".")
+    return None
 
 
 def _read_entity(reader: EntityReader) -> None:

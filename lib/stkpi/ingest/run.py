@@ -45,8 +45,8 @@ class IngestReport:
 
     @property
     def status(self) -> str:
-        """`ok`, or `partial` if any entity failed, lacks rows, or has rows in quarantine."""
-        return "ok" if all(entity.status == "ok" for entity in self.entities) else "partial"
+        """`ok`, or `partial` if any entity failed, lacks rows, or has rows in quarantine; not if one is refused."""
+        return "ok" if all(entity.status in ("ok", "refused") for entity in self.entities) else "partial"
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per entity, with the fields of EntityResult as columns."""
@@ -110,7 +110,9 @@ def describe_status() -> list[str]:
     lines = [f"The last reading of each list, with times in {config.time_zone}:"]
     width = max(map(len, found["entity"]))
     for row in found.to_dict("records"):
-        parts = [format_age(now - row["last_read"])]
+        parts = [format_age(now - row["last_read"])] if pd.notna(row["last_read"]) else []
+        if row["refused"]:
+            parts.append("ServiceTitan refuses it: the figures are built without what it has; see the doctor")
         if row["unfinished"]:
             parts.append("its whole history is not read yet: run again, and it goes on")
         elif row["entity"] not in known:

@@ -23,7 +23,8 @@ def _define_table(name: str, description: str, columns: str, **storage: Any) -> 
     return Table(name, declared, description=description, **storage)
 
 
-REPAIRED = "repaired"  # the status of a log row that is not a reading: rows were changed in the warehouse itself
+# What a log row is that is no reading: rows were changed in the warehouse itself; or an optional entity was refused.
+REPAIRED, REFUSED = "repaired", "refused"
 TABLES = (
     _define_table(
         "st_logs_v2.ingestion_logs",
@@ -158,10 +159,26 @@ WHERE reached IS NOT NULL""",
     write_state(target, entity, run_id, State(max(certain, default=None)))
 
 
+def note_refusal(target: Warehouse, entity: Entity, run_id: str) -> None:
+    """Write down that ServiceTitan refuses an entity, until it is read again."""
+    target.execute(
+        "INSERT INTO st_logs_v2.ingestion_logs (run_id, entity, source, status, finished_at)"
+        " VALUES (@run_id, @entity, @source, @status, @now)",
+        run_id=run_id,
+        entity=entity.name,
+        source=entity.path,
+        status=REFUSED,
+        now=datetime.now(UTC),
+    )
+
+
 def find_unread(target: Warehouse, entities: Iterable[Entity]) -> list[str]:
-    """Return the names of the entities of which nothing was ever read, not even that ServiceTitan has none."""
+    """Return the names of the entities of which nothing was ever read, not even that ServiceTitan has none.
+
+    An optional one that was refused is not among them: it counts as empty.
+    """
     rows = target.query(
-        """SELECT entity FROM st_logs_v2.ingestion_logs WHERE status IN ('loaded', 'short')
+        """SELECT entity FROM st_logs_v2.ingestion_logs WHERE status IN ('loaded', 'short', 'refused')
 UNION ALL
 SELECT entity FROM st_logs_v2.sync_state WHERE cycle IS NULL"""
     )
@@ -248,14 +265,29 @@ def read_deleted(target: Warehouse, since: datetime) -> pd.DataFrame:
 def read_status(target: Warehouse) -> pd.DataFrame:
     """Return one row per entity.
 
-    Columns: entity, last_read, watermark, unfinished (a reading of the whole history has not ended), quarantined.
+    Columns: entity, last_read (NULL if it was always refused), watermark, unfinished (a reading of the whole history
+    has not ended), refused (by the last try), quarantined.
     """
     return target.query(
-        """WITH reads AS (
-  SELECT entity, MAX(finished_at) AS last_read
+        """WITH logs AS (
+  SELECT
+    entity,
+    MAX(IF(status = @refused, NULL, finished_at)) AS last_read,
+    MAX(IF(status = @refused, finished_at, NULL)) AS refused_at
   FROM st_logs_v2.ingestion_logs
   WHERE status != @repaired
   GROUP BY entity
+),
+reads AS (
+  SELECT
+    COALESCE(logs.entity, sync_state.entity) AS entity,
+    -- Of a list that is empty there is nothing to load, and no line in the log.
+    COALESCE(logs.last_read, IF(sync_state.cycle IS NULL, sync_state.updated_at, NULL)) AS last_read,
+    logs.refused_at,
+    sync_state.watermark,
+    sync_state.cycle
+  FROM logs
+  FULL JOIN st_logs_v2.sync_state AS sync_state ON logs.entity = sync_state.entity
 ),
 held AS (
   SELECT entity, COUNT(*) AS quarantined FROM st_logs_v2.quarantine GROUP BY entity
@@ -263,12 +295,14 @@ held AS (
 SELECT
   reads.entity,
   reads.last_read,
-  sync_state.watermark,
-  sync_state.cycle IS NOT NULL AS unfinished,
+  reads.watermark,
+  reads.cycle IS NOT NULL AS unfinished,
+  reads.refused_at IS NOT NULL AND (reads.last_read IS NULL OR reads.refused_at > reads.last_read) AS refused,
   COALESCE(held.quarantined, 0) AS quarantined
 FROM reads
-LEFT JOIN st_logs_v2.sync_state AS sync_state USING (entity)
-LEFT JOIN held USING (entity)
+LEFT JOIN held ON reads.entity = held.entity
+WHERE reads.last_read IS NOT NULL OR reads.refused_at IS NOT NULL
 ORDER BY reads.entity""",
         repaired=REPAIRED,
+        refused=REFUSED,
     )

@@ -32,7 +32,7 @@ REFERENCES = ("st_ref_v2.dim_business_units", "st_ref_v2.dim_job_types")
 # The entities that are in RECORDS; of customers only the names count, and those are compared whole.
 COMPARED = (
     "('jobs', 'appointments', 'estimates', 'invoices', 'payments', 'payroll', 'purchase_orders', 'returns', "
-    "'vendor_bills')"
+    "'vendor_bills', 'credit_memos')"
 )
 # A window that was being read while the last build started may have been committed after it.
 OVERLAP = timedelta(days=1)

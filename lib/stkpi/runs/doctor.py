@@ -33,7 +33,7 @@ from stkpi.kpis.definition import read_definitions
 from stkpi.marts.names import find_unmapped_units, find_unmatched_names
 from stkpi.proposal.folder import list_guesses
 from stkpi.runs import sandbox_process
-from stkpi.servicetitan.client import Client, NotPermitted, RequestFailed
+from stkpi.servicetitan.client import Client, NotPermitted, RequestFailed, Unavailable
 from stkpi.servicetitan.endpoints import list_entities
 from stkpi.servicetitan.entities import ENTITIES, Entity
 from stkpi.settings import Settings
@@ -257,22 +257,26 @@ def check_scopes(settings: Settings) -> str:
     ]
     with ThreadPoolExecutor(4) as pool:
         errors = list(pool.map(call, [path for _, path, _ in calls], [params for _, _, params in calls]))
-    refused = [entity for (entity, _, _), error in zip(calls, errors, strict=True) if isinstance(error, NotPermitted)]
+    tried = [(entity, error) for (entity, _, _), error in zip(calls, errors, strict=True)]
+    refused = [entity for entity, error in tried if isinstance(error, NotPermitted)]
     if len(refused) == len(calls):
         raise UserError(
             "ServiceTitan refuses every endpoint (403): check ST_TENANT_ID in .env, and that the API application is "
             "connected to that tenant (Settings > Integrations > API Application Access)."
         )
-    if refused:
-        names = "; ".join(dict.fromkeys(map(_name_scope, refused)))
-        raise UserError(
-            f"not permitted (403): {names}. At developer.servicetitan.io > My Apps > Edit grant the app View on "
-            "them; then accept its new version in ServiceTitan, Settings > "
-            "Integrations > API Application Access."
-        )
-    failed = next((error for error in errors if error), None)
+    names = "; ".join(dict.fromkeys(map(_name_scope, refused)))
+    how = (
+        f"not permitted (403): {names}. At developer.servicetitan.io > My Apps > Edit grant the app View on them; then "
+        "accept its new version in ServiceTitan, Settings > Integrations > API Application Access."
+    )
+    if not all(entity.optional for entity in refused):
+        raise UserError(how)
+    missed = [error for entity, error in tried if entity.optional and isinstance(error, Unavailable)]
+    failed = next((error for error in errors if error and error not in missed), None)
     if failed:
         raise UserError(f"{failed}. Try again in a few minutes.")
+    if missed:
+        raise Note(f"{how if refused else f'{missed[0]}.'} Until then a night builds the figures without them.")
     return f"all {len(calls)} endpoints can be read"
 
 

@@ -58,7 +58,11 @@ class RequestFailed(Exception):
     """A request that failed after all retries: its window fails, other entities go on."""
 
 
-class NotPermitted(RequestFailed):
+class Unavailable(RequestFailed):
+    """The endpoint cannot be read at all with these credentials: HTTP 403, or 404 where the tenant does not have it."""
+
+
+class NotPermitted(Unavailable):
     """HTTP 403: the API application lacks the scope for an endpoint, or has no access to the tenant."""
 
 
@@ -531,7 +535,8 @@ def _make_error(reply: requests.Response, path: str, report_seconds: float) -> E
         return UserError("ServiceTitan refuses the app key or the token: check ST_APP_KEY and ST_TENANT_ID in .env.")
     if status == requests.codes.forbidden:
         return NotPermitted(f"{path}: not permitted (403); grant the API application the scope for it in ServiceTitan")
-    return RequestFailed(f"{path}: ServiceTitan answers {status} {title}".strip())
+    lasting = Unavailable if status == requests.codes.not_found else RequestFailed
+    return lasting(f"{path}: ServiceTitan answers {status} {title}".strip())
 
 
 def _describe_cause(error: requests.RequestException) -> str:

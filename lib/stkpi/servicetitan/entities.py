@@ -60,6 +60,8 @@ class Entity:
     keyless: whether rows may come without an id: their key is a digest of the row, and an ordinal among equal ones
     is_feed: whether `path` is an export feed itself, which no list stands beside
     may_be_empty: whether there are companies that have no such records at all
+    optional: whether a night goes on, and the figures are built without them, where the API application may not read
+        them; every such night says so
     """
 
     name: str
@@ -75,6 +77,7 @@ class Entity:
     keyless: bool = False
     is_feed: bool = False
     may_be_empty: bool = False
+    optional: bool = False
 
     @property
     def identifier(self) -> str:
@@ -369,6 +372,34 @@ _HISTORY = (
         known="active batch budgetCodeId createdBy customFields landedCostMethod shipTo shipToDescription summary"
         " taxZone termName",
         may_be_empty=True,
+        optional=True,
+    ),
+    _make_entity(
+        "credit_memos",
+        "accounting",
+        "credit-memos",
+        _ints("id"),
+        (
+            Field("customerId", "INT64", ("customer.id",), needed=True),
+            Field("locationId", "INT64", ("location.id",), needed=True),
+            Field("businessUnitId", "INT64", ("businessUnit.id",), needed=True),
+        ),
+        _strings("referenceNumber syncStatus"),
+        _bools("active"),
+        _money("subTotal salesTax total balance"),
+        _dates("date"),
+        _CREATED,
+        (
+            Field(
+                "appliedTo", "JSON", elements=(*_ints("appliedTo"), *_money("appliedAmount"), *_instants("appliedOn"))
+            ),
+        ),
+        everything=_ANY,
+        incremental="modified",  # they have no export feed
+        known="salesTaxCode customerAddress locationAddress batch customFields createdBy modifiedBy description"
+        " importId exportId",
+        may_be_empty=True,
+        optional=True,
     ),
 )
 

@@ -143,6 +143,7 @@ SERIES: dict[str, Callable[[_Sources, Rule], Iterable[Measure]]] = {
     "entities_read": lambda given, _: series.measure_reads(
         given.status, datetime.now(UTC), list_entities(given.config)
     ),
+    "refused_lists": lambda given, _: series.measure_refusals(given.status),
     "unmatched_names": lambda given, _: given.compare_names(),
 }
 

@@ -45,7 +45,10 @@ def measure_coverage(days: pd.DataFrame, least: float) -> Iterator[Measure]:
 
 
 def measure_silence(days: pd.DataFrame, as_of: date) -> Iterator[Measure]:
-    """Measure per entity how long ago the newest record is, in multiples of its longest gap in the 12 weeks before."""
+    """Measure per entity how long ago the newest record is, in multiples of its longest gap in the 12 weeks before.
+
+    Left out is what a company need not have, and has on less than a day a week.
+    """
     for entity, rows in _by_entity(days):
         busy = rows.index[rows > 0]
         if busy.empty:
@@ -54,6 +57,8 @@ def measure_silence(days: pd.DataFrame, as_of: date) -> Iterator[Measure]:
             continue
         quiet = (pd.Timestamp(as_of) - busy[-1]).days
         recent = busy[busy >= busy[-1] - timedelta(weeks=WEEKS)]
+        if ENTITIES[entity].may_be_empty and len(recent) < WEEKS:
+            continue  # what is rare may well stay away for long
         longest = max([SHORTEST_GAP, *np.diff(recent).astype("timedelta64[D]").astype(int)])
         detail = f"nothing for {quiet} days, the longest gap before was {longest}"
         yield Measure(entity, quiet / longest, detail)
@@ -119,13 +124,26 @@ def compute_z_score(value: float, before: pd.Series, least: float) -> float:
 
 def measure_reads(status: pd.DataFrame, now: datetime, entities: Iterable[str] = ENTITIES) -> Iterator[Measure]:
     """Measure per entity how many hours ago it was read last; `status` as ingest.state gives it."""
-    read = status.set_index("entity")["last_read"]
+    read = status[~status["refused"]].set_index("entity")["last_read"]
+    refused = set(status["entity"]) - set(read.index)
     for entity in entities:
+        if entity in refused:
+            continue  # which is a check of its own
         if entity in read:
             hours = (now - read[entity]).total_seconds() / 3600
             yield Measure(entity, hours, f"read {hours:,.0f} hours ago")
         else:
             yield Measure(entity, np.inf, "was never read")
+
+
+def measure_refusals(status: pd.DataFrame) -> Iterator[Measure]:
+    """Measure per optional entity whether ServiceTitan refuses it (1) or not (0)."""
+    read = status.set_index("entity")
+    for entity in ENTITIES.values():
+        if entity.optional:
+            refused = entity.name in read.index and bool(read.loc[entity.name, "refused"])
+            detail = "ServiceTitan refuses it, so that no figure counts what it has" if refused else "can be read"
+            yield Measure(entity.name.replace("_", " "), float(refused), detail)
 
 
 def _by_entity(days: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
