@@ -25,9 +25,10 @@ from stkpi.ingest import load as loading
 from stkpi.ingest import state
 from stkpi.kpis import sql as kpi_sql
 from stkpi.kpis.catalog import Kpi, read_catalog
-from stkpi.kpis.definition import Definition, choose_definitions
+from stkpi.kpis.definition import Definition, choose_definitions, name_facts
 from stkpi.marts import build as marts
-from stkpi.marts import increment
+from stkpi.marts import history, increment
+from stkpi.marts.increment import Plan
 from stkpi.reconcile.definitions import evaluate
 from stkpi.reconcile.observations import fetch, outcomes
 from stkpi.servicetitan import entities
@@ -123,6 +124,27 @@ def test_an_increment_is_googlesql(judge):
         if mart.replaces:
             for statement in mart.replace_sql:
                 judge.analyze(statement, PARAMETERS)
+
+
+@pytest.mark.parametrize("recounted", [(), ("leads",)])
+def test_what_a_build_keeps_of_what_it_restates_is_googlesql(judge, recounted):
+    definitions = choose_definitions({"gpm": {"status": "completed"}})
+    built = marts.list_marts(definitions)
+    for mart in built:
+        if mart.kind == "TABLE" and (".fact_" in mart.name or mart.name in (history.WEEKLY, increment.RECORDS)):
+            found = judge.tables.get(mart.name) or judge.analyze(mart.sql, PARAMETERS)
+            judge.declare(mart.name, found)
+            judge.declare(f"st_stage_v2.before_{mart.name.partition('.')[2]}", found)
+    columns = {name: dict(found) for name, found in judge.tables.items()}
+    given = PARAMETERS | {"noted_at": "TIMESTAMP", "since": "TIMESTAMP", "most": "INT64", "reason": "STRING"}
+    for plan in (Plan("increment", "", recounted=recounted), Plan("full", "", recounted=recounted)):
+        statements = history.list_statements(columns, {m.name: m.replaces for m in built}, definitions, plan)
+        assert sum("fact_history" in statement.partition("(")[0] for statement in statements[3:]) == 10 - len(recounted)
+        for statement in statements:
+            judge.analyze(statement, given)
+    for name, definition in definitions.items():
+        failing = kpi_sql.failing_sql(definition, name_facts(definitions)[name])
+        assert judge.analyze(failing, given) == (("row_key", "STRING"), ("failed", "STRING"))
 
 
 @pytest.mark.parametrize("path", CHECKS, ids=lambda path: path.stem)

@@ -71,6 +71,30 @@ TABLES = (
         "As what units and job types counted; one that was renamed and counts otherwise since stays as it was.",
         "kind STRING, id INT64, name STRING, counted_as STRING",
     ),
+    _define_table(
+        "st_logs_v2.kpi_history",
+        "A row per weekly figure that a build found another than the one before; of a definition, one for all of them.",
+        "noted_at TIMESTAMP, before_at TIMESTAMP, kpi STRING, business_unit STRING, week_start DATE, value NUMERIC,"
+        "value_before NUMERIC, part NUMERIC, part_before NUMERIC, whole NUMERIC, whole_before NUMERIC,"
+        "figures INT64, reason STRING",
+        partition="TIMESTAMP_TRUNC(noted_at, MONTH)",
+        cluster=("kpi", "business_unit"),
+    ),
+    _define_table(
+        "st_logs_v2.fact_history",
+        "The fact rows behind kpi_history as they were before and after a build, and what is counted with them.",
+        "noted_at TIMESTAMP, fact STRING, side STRING, times INT64, event_date DATE, business_unit STRING,"
+        "job_id INT64, row_key STRING, row_text STRING",
+        partition="TIMESTAMP_TRUNC(noted_at, MONTH)",
+        cluster=("fact", "business_unit"),
+    ),
+    _define_table(
+        "st_logs_v2.record_history",
+        "The records behind fact_history that a build found to have arrived, changed or gone.",
+        "noted_at TIMESTAMP, entity STRING, record_key STRING, job_id INT64, what STRING",
+        partition="TIMESTAMP_TRUNC(noted_at, MONTH)",
+        cluster=("entity",),
+    ),
     _define_table("st_logs_v2.tenant", "The tenant whose data this warehouse holds.", "tenant STRING"),
 )
 

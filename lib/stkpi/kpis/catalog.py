@@ -228,6 +228,27 @@ def read_catalog(path: Path | None = None) -> Catalog:
     return _read_file(path, path.stat().st_mtime_ns)
 
 
+@dataclass(frozen=True)
+class Record:
+    """A kind of ServiceTitan's records: what people call one and several, and the candidates' columns that it feeds."""
+
+    entity: str
+    one: str
+    several: str
+    feeds: frozenset[str]
+
+
+@cache
+def read_records() -> dict[str, Record]:
+    """Return the kinds of records by their entity."""
+    given = yaml.safe_load(FILE.read_text(encoding="utf-8"))["records"]
+    found = {}
+    for name, each in given.items():
+        one, several = each["called"]
+        found[name] = Record(name, one, several, frozenset(each["feeds"]))
+    return found
+
+
 def find_kpi(text: str, catalog: Catalog | None = None) -> Kpi:
     """Return the KPI that a person means by its name or label, in any letter case.
 

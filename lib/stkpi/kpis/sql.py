@@ -462,6 +462,90 @@ def fact_rows_sql(definition: Definition, table: str) -> str:
     return f"SELECT * FROM {MART}.{table} WHERE business_unit = @unit AND {within} ORDER BY event_date"
 
 
+# --- what changed since the last build --------------------------------------------------------------------------------
+
+
+def changed_figures_sql(definitions: Iterable[Definition]) -> str:
+    """Return the SELECT of the weekly figures of the KPIs that are not what they were: kpi, business_unit, week_start,
+    value, and of a ratio its `part` and `whole`, each with its …_before.
+    """
+    kpis = []
+    for definition in definitions:
+        sums = definition.kpi.sums or ("", "")
+        kpis.append({"name": definition.kpi.name, "sums": dict(zip(("part", "whole"), sums, strict=True))})
+    return _fill("changed_figures", kpis=kpis)
+
+
+def changed_rows_sql(sharing: Sequence[Definition], table: str, columns: Iterable[str], replaces: str) -> str:
+    """Return the SELECT of the rows of a fact table that are not what they were (see the template for its columns).
+
+    sharing: the definitions that count its rows; columns: those that it had before and has now
+    replaces: the condition of the rows that the build computed; empty: all
+    """
+    known = set(columns)
+    keys = [column for column in row_keys(sharing[0].kpi) if column in known]
+    groups = dict.fromkeys(filter(None, map(group_column, sharing)))
+    kept = dict.fromkeys((*keys, *groups))
+    for definition in sharing:
+        kept |= dict.fromkeys((*measured_columns(definition), *filter(None, [definition["window"].known_by])))
+    texts = [f"CAST({column} AS STRING) AS {column}" for column in kept if column in known]
+    group = f"CONCAT({', '.join(_text_sql(column) for column in groups)})" if groups else "CAST(NULL AS STRING)"
+    return _fill(
+        "changed_rows",
+        table=table,
+        columns=[
+            "event_date",
+            "business_unit",
+            "job_id",
+            f"CONCAT({', '.join(map(_text_sql, keys))}) AS row_key",
+            f"{group} AS group_key",
+            f"TO_JSON_STRING(STRUCT({', '.join(texts)})) AS row_text",
+        ],
+        replaces=replaces,
+        kpis=[f"'{definition.kpi.name}'" for definition in sharing],
+        is_plain=all(_Flow("", table, (definition,)).is_plain for definition in sharing),
+        is_grouped=bool(groups),
+    )
+
+
+def failing_sql(definition: Definition, table: str) -> str:
+    """Return the SELECT of (row_key, failed): which dimension's choice a row of a fact's past does not meet now."""
+    kpi, conditions = definition.kpi, dict(definition.conditions)
+    entity = conditions.pop("entity", None)
+    return _fill(
+        "failing",
+        label=kpi.label,
+        table=table,
+        candidates=kpi.candidates,
+        key=f"CONCAT({', '.join(_text_sql(kpi.columns.get(column, column)) for column in row_keys(kpi))})",
+        conditions={name: f"({option.says})" for name, option in conditions.items()}
+        | {
+            "attribution": f"{definition['attribution'].says}_division IN ({_divisions(kpi)})",
+            "date": f"({definition['date'].says} IS NOT NULL)",
+        },
+        entity=f"({entity.says})" if entity else "",
+    )
+
+
+def _text_sql(column: str) -> str:
+    return f"COALESCE(CAST({column} AS STRING), ''), ' '"
+
+
+def row_keys(kpi: Kpi) -> list[str]:
+    """Return the columns that tell which record a fact row is: its own ids, else its job's."""
+    own = [name for name in kpi.columns if name.endswith("_id") and name not in ("job_id", *_SHARED_IDS)]
+    return own or ["job_id"]
+
+
+_SHARED_IDS = ("customer_id", "location_id")
+
+
+def group_column(definition: Definition) -> str:
+    """Return the column whose rows count together: what is counted once, or what a balance is of; else nothing."""
+    measure = definition["measure"].says
+    return str(measure.get("distinct") or measure.get("per") or "")
+
+
 # --- figures and rows for people to look at ---------------------------------------------------------------------------
 
 

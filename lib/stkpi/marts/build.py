@@ -29,7 +29,7 @@ from stkpi.ingest import state
 from stkpi.ingest.load import define_raw_table
 from stkpi.kpis import sql
 from stkpi.kpis.definition import Definition, name_facts, read_definitions
-from stkpi.marts import increment
+from stkpi.marts import history, increment
 from stkpi.marts.names import remember_names
 from stkpi.servicetitan.entities import ENTITIES
 
@@ -146,7 +146,7 @@ def build_marts(as_of: str = "", *, full: bool = False) -> Build:
     definitions = read_definitions(config)
     departures = {name: d.departures for name, d in definitions.items() if d.departures}
     last_day, marts = resolve_day(as_of, config), list_marts(definitions)
-    selects = {mart.name: mart.sql for mart in marts}
+    selects, replaces = {mart.name: mart.sql for mart in marts}, {mart.name: mart.replaces for mart in marts}
     with warehouse.connect(config) as target:
         _check_sources(target, marts)
         first_day = _first_day(target, config)
@@ -164,12 +164,14 @@ def build_marts(as_of: str = "", *, full: bool = False) -> Build:
             "tables": ",".join(selects),
             **asdict(plan.bounds),
         }
+        history.keep_before(target, replaces, definitions, plan)
         increment.record_build(target, "planned", line)
         seconds = {mart.name: _compute(target, mart, plan.mode, given | asdict(plan.bounds)) for mart in marts}
         if plan.mode != "nothing":
             target.run_transaction(*sql.settle_sql(definitions), as_of=last_day)
         remember_names(target, accept=full)
         target.drop(*_list_abandoned(target, selects))
+        history.note_changes(target, replaces, definitions, plan)
         increment.record_build(target, "complete", line)
         rows = _count(target, [*(f"st_ref_v2.{table}" for table in OWNED), *seconds])
     tables = pd.DataFrame({"table": list(rows), "rows": rows.values()})

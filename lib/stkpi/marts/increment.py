@@ -37,6 +37,7 @@ COMPARED = (
 # A window that was being read while the last build started may have been committed after it.
 OVERLAP = timedelta(days=1)
 WEEK = timedelta(days=7)
+EVERY = "*"
 EVER, NEVER = datetime.min.replace(tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
 
@@ -70,6 +71,9 @@ class Plan:
     mode: Mode
     reason: str
     bounds: Bounds = Bounds()
+    since: datetime | None = None  # when the last complete build ended; None: there is none
+    interrupted: Bounds | None = None  # what builds that did not end since may have computed
+    recounted: tuple[str, ...] = ()  # the KPIs that count by another definition, or other SQL, than they did
 
 
 def make_plan(
@@ -86,20 +90,42 @@ def make_plan(
     departures: where the company's definitions depart from the default, by KPI
     """
     ensure_tables(target, state.TABLES)
-    if full:
-        return Plan("full", "as asked")
     lines: list[Any] = target.query(
         f"SELECT * FROM {BUILDS}"
         f" WHERE noted_at >= (SELECT MAX(noted_at) FROM {BUILDS} WHERE status = 'complete') ORDER BY noted_at"
     ).to_dict("records")
     if not lines:
-        return Plan("full", "it is the first build")
+        return Plan("full", "as asked" if full else "it is the first build")
     if lines[0]["noted_at"] > datetime.now(UTC):
         return Plan("full", "the last build says that it was made in the future")
-    for reason in _full_rebuild_reasons(target, selects, given, departures, lines):
-        return Plan("full", reason)
-    plan = _plan_increment(target, selects[RECORDS], given, lines)
-    return replace(plan, bounds=plan.bounds.widen()) if departures and plan.mode != "nothing" else plan
+    reasons = [] if full else list(_full_rebuild_reasons(target, selects, given, departures, lines))
+    if full or reasons:
+        plan = Plan("full", "as asked" if full else reasons[0])
+    else:
+        plan = _plan_increment(target, selects[RECORDS], given, lines)
+        if departures and plan.mode != "nothing":
+            plan = replace(plan, bounds=plan.bounds.widen())
+    last, *unfinished = lines
+    started = [_read_bounds(line) if line["mode"] != "full" else Bounds() for line in unfinished]
+    return replace(
+        plan,
+        since=last["noted_at"].to_pydatetime(),
+        interrupted=reduce(Bounds.__or__, started) if started else None,
+        recounted=tuple(_list_recounted(last, selects, given, departures)),
+    )
+
+
+def _list_recounted(
+    last: Mapping[str, Any],
+    selects: Mapping[str, str],
+    given: Mapping[str, Any],
+    departures: Mapping[str, Mapping[str, str]],
+) -> list[str]:
+    """The KPIs whose definition is another since the last build; EVERY where the SQL or the time zone is."""
+    before = {} if pd.isna(last["departures"]) else json.loads(last["departures"])
+    if changed := [name for name in {**before, **departures} if before.get(name) != departures.get(name)]:
+        return changed
+    return [EVERY] if last["digest"] != compute_digest(selects, given["time_zone"]) else []
 
 
 def record_build(target: Warehouse, status: str, line: Mapping[str, Any]) -> None:

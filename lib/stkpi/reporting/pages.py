@@ -118,6 +118,11 @@ def render_explore(name: str, folder: str) -> str:
     return environment.get_template("explore.html").render(name=name, folder=folder)
 
 
+def render_changes(name: str, days: int, kpis: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page of what changed in the last `days` days; `kpis`: see `changes.describe_changes`."""
+    return environment.get_template("changes.html").render(name=name, days=days, kpis=kpis)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader, and a kill, never meets half of it."""
     beside = path.with_name(f".{path.name}.tmp")

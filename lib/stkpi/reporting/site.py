@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from stkpi.reconcile.observations.outcomes import (
     check_observations,
     read_api_numbers,
 )
-from stkpi.reporting import pages
+from stkpi.reporting import changes, pages
 from stkpi.reporting.figures import (
     COMPANY,
     WEEK,
@@ -53,7 +53,7 @@ from stkpi.reporting.figures import (
 )
 
 DATA = "data"
-HOME, EXPLORE = "home.json", "explore.html"
+HOME, EXPLORE, CHANGES = "home.json", "explore.html", "changes.html"
 WEEKS = 13  # that a page has at once, with the same weeks a year ago
 MOST_NUMBERS = 6  # whose differing jobs are looked up: each is a query over the candidates
 ROW_WEEKS = 106  # two years and the running week: older figures have no rows behind them
@@ -93,6 +93,7 @@ def write_site(runs: Path, run_id: str, as_of: date, explained: Mapping[str, str
         data.mkdir(parents=True, exist_ok=True)
         rows = _write_rows(target, data, book, definitions, is_masked=is_masked)
         jobs = _list_jobs(target, checked, explained or {}, definitions, config, is_masked=is_masked)
+        changed = changes.read_changed(target, definitions, datetime.now(UTC), config.time_zone)
     numbers = [describe_number(one, explained or {}) | {"jobs": jobs.get(one.observation.id, [])} for one in checked]
     folder = company.find_folder(config)
     name = own.name or ("Your company" if folder == settings.COMPANY else folder.name)
@@ -103,12 +104,15 @@ def write_site(runs: Path, run_id: str, as_of: date, explained: Mapping[str, str
     _write_script(data / "earlier.js", "earlier", earlier)
     shutil.copytree(pages.ASSETS, runs / "assets", dirs_exist_ok=True)
     pages.write_text(runs / EXPLORE, pages.render_explore(name, f"{DATA}/{run_id}"))
+    pages.write_text(runs / CHANGES, pages.render_changes(name, changes.SHOWN_DAYS, changed.kpis))
     for old in (runs / DATA).iterdir():
         if old.is_dir() and old != data:
             shutil.rmtree(old)
     home = describe_home(book, definitions, own, checked, numbers)
     read_at = None if pd.isna(last_read) else format_moment(last_read.to_pydatetime(), config.time_zone)
     home["guesses"] = {"count": len(list_guesses(config)), "folder": str(company.show_path(folder))}
+    for card in home.get("cards", ()):
+        card["changed"] = changed.lines.get(card["kpi"], "")
     home |= {"name": name, "run_id": run_id, "as_of": as_of.isoformat(), "read_at": read_at}
     pages.write_text(runs / DATA / HOME, json.dumps(home, indent=1))
     size = sum(file.stat().st_size for file in [*data.iterdir(), *(runs / "assets").iterdir()])
