@@ -73,7 +73,7 @@ takeover: $(READY) ## what only the tables of an older pipeline have, and its vi
 validate: $(READY) ## run every check of the warehouse, one line each, worst first
 	@$(BIN)/python -m stkpi validate
 
-reconcile: $(READY) ## why a ServiceTitan export differs, row by row; EXPORT=Leads.xlsx KPI= BU= FROM= TO= (all but EXPORT optional)
+reconcile: $(READY) ## why a ServiceTitan export differs, row by row; EXPORT=Leads.xlsx, or empty: the saved report of company.yml; KPI= BU= FROM= TO= (optional)
 	@# "They differ" (1) is an answer. make calls every other code but 0 an error, and has no third outcome to pass on.
 	@$(BIN)/python -m stkpi reconcile --export "$$EXPORT" --kpi "$$KPI" --bu "$$BU" --from "$$FROM" --to "$$TO" || test $$? -eq 1
 

@@ -291,8 +291,8 @@ def test_a_missing_file_and_an_empty_one_have_no_rows(tmp_path):
     ("text", "words"),
     [
         ("business_unit,rollup,region,segment\nA,A,A,RES\n", ("business_units.csv", "division")),
-        (f"{','.join(UNIT_COLUMNS)}\nA,A,A,Both,\nB,B,B,Sale,\n", ("line 3", "Sale ", "Sales?")),
-        (f"{','.join(UNIT_COLUMNS)}\nA,A,A,,commercial\n", ("line 2", "commercial", "COMM?")),
+        (f"{','.join(UNIT_COLUMNS)}\nA,A,A,Both,\nB,B,B,Sale,\n", ("line 3", "Sale;", "Sales?")),
+        (f"{','.join(UNIT_COLUMNS)}\nA,A,A,,commercial\n", ("line 2", "commercial", "COMM")),
         (f"{','.join(UNIT_COLUMNS)}\n\nBad, Süd,A,A,Both,RES\n", ("line 3", "quotes")),
     ],
 )

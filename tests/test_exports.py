@@ -487,7 +487,7 @@ def test_a_file_without_the_columns_of_the_kpi(tmp_path):
     export = exports.read_file(write_csv(tmp_path / "l.csv", [DRILL_DOWN, ANN]))
     with pytest.raises(UserError, match="it has no column for jobs subtotal, only Job #, Lead Type"):
         infer_kpi(export, "dollars_produced")
-    with pytest.raises(UserError, match="There is no KPI profit: did you mean"):
+    with pytest.raises(UserError, match="There is no KPI profit; there are leads"):
         infer_kpi(export, "profit")
 
 

@@ -202,7 +202,7 @@ def test_the_next_number_is_the_one_on_which_most_differ():
 def test_a_kpi_is_found_as_people_call_it_and_an_unknown_one_is_refused():
     assert find_kpi(" total booked ") is find_kpi("Total Booked") is CATALOG["total_booked"]
     assert find_kpi("$ Produced") is CATALOG["dollars_produced"]
-    with pytest.raises(UserError, match="no KPI lead: did you mean leads"):
+    with pytest.raises(UserError, match="no KPI lead; did you mean leads"):
         find_kpi("lead")
 
 

@@ -96,5 +96,5 @@ def test_every_mart_is_mapped_labeled_and_seen(mart):
 @pytest.mark.parametrize("pattern", ["st_v3", "st_{}_{}", "st-{}", "{raw}", "3{}", "a b{}", "é{}", "{}; DROP"])
 def test_a_pattern_that_cannot_be_a_name(pattern, monkeypatch):
     monkeypatch.setenv("DATASETS", pattern)
-    with pytest.raises(UserError, match=r"^DATASETS in the environment or \.env is invalid: .* such as st_\{\}_v3"):
+    with pytest.raises(UserError, match=r"^DATASETS in the environment or \.env .* such as st_\{\}_v3"):
         settings.load()

@@ -64,7 +64,7 @@ def test_the_project_s_own_ledger_begins_with_the_known_case():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"kpi": "lead"}, "line 2: There is no KPI lead: did you mean leads"),
+        ({"kpi": "lead"}, "line 2: There is no KPI lead; did you mean leads"),
         ({"unit": ""}, "line 2: BU is missing"),
         ({"last_day": "2025-08-17"}, "line 2: FROM 2025-08-18 is after TO 2025-08-17: swap the dates"),
         ({"first_day": "18.8.2025"}, "line 2: FROM=18.8.2025 is not a day"),
@@ -352,8 +352,8 @@ def test_observe_answers_at_once(healthy, ledger, monkeypatch, capsys):
     ("changes", "words"),
     [
         ({"--kpi": "leeds"}, ["leeds", "did you mean leads"]),
-        ({"--bu": "Phenix Sales"}, ["Phenix Sales", "BU=Phoenix-Sales"]),
-        ({"--bu": "Phoenix-Production"}, ["Production unit", "BU=Phoenix-Sales"]),
+        ({"--bu": "Phenix Sales"}, ["Phenix Sales", "did you mean Phoenix-Sales"]),
+        ({"--bu": "Phoenix-Production"}, ["Production unit", "Phoenix-Sales"]),
         ({"--bu": "phoenix-comm-sales"}, ["part of Phoenix-Sales"]),
         ({"--from": "8/28/25"}, ["FROM 2025-08-28", "TO 2025-08-24", "swap"]),
         ({"--to": "8/24/2125"}, ["TO=8/24/2125", "after today"]),

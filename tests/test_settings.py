@@ -30,9 +30,41 @@ def test_a_file_of_another_name_is_read_and_the_environment_wins(tmp_path, monke
 
 def test_a_value_that_cannot_be_used_is_named_and_not_shown(monkeypatch) -> None:
     monkeypatch.setenv("SANDBOX_PORT", "s3cret")
-    with pytest.raises(UserError, match=r"^SANDBOX_PORT in the environment or \.env is invalid") as raised:
+    with pytest.raises(UserError, match=r"^SANDBOX_PORT in the environment or \.env must be a whole number") as raised:
         settings.load()
     assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SANDBOX_SCALE", "0", "is too small"),
+        ("SANDBOX_PORT", "99999", "is too large"),
+        ("ST_REPORT_SECONDS", "soon", "must be a number"),
+        ("AS_OF", "2025", "must be a day such as 2025-08-31"),
+        ("BQ_STEP_BUDGET", "lots", "must be a size such as 200GB"),
+    ],
+)
+def test_what_a_setting_must_be_is_told_in_plain_words(name, value, told, monkeypatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=rf"^{name} in the environment or \.env {told}\.$"):
+        settings.load()
+
+
+def test_a_line_that_cannot_be_read_is_told_by_its_number(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "other.env"
+    file.write_text('ST_TENANT_ID=1\nST_CLIENT_SECRET="s3cret\n')
+    monkeypatch.setenv("ENV_FILE", str(file))
+    with pytest.raises(UserError, match=r"^Line 2 of other\.env cannot be read: write NAME=value") as raised:
+        settings.load()
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_file_of_settings_saved_by_notepad_is_read(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "other.env"
+    file.write_bytes(b"\xef\xbb\xbfBQ_PROJECT=theirs\r\nTIME_ZONE=America/Denver\r\n")
+    monkeypatch.setenv("ENV_FILE", str(file))
+    assert settings.load().bq_project == "theirs"
 
 
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "../etc", "/etc/passwd"])
@@ -46,9 +78,7 @@ def test_an_unknown_sandbox_company_is_refused_with_those_that_exist(monkeypatch
     monkeypatch.setenv("SANDBOX_COMPANY", "roofing")
     with pytest.raises(UserError) as raised:
         settings.load()
-    assert str(raised.value) == (
-        "SANDBOX_COMPANY in the environment or .env is invalid: Input should be 'painting' or 'hvac'."
-    )
+    assert str(raised.value) == ("SANDBOX_COMPANY in the environment or .env must be 'painting' or 'hvac'.")
     assert get_args(settings.Settings.model_fields["sandbox_company"].annotation) == tuple(COMPANIES)
 
 
@@ -142,7 +172,7 @@ def test_a_line_that_may_be_a_secret_is_not_shown(tmp_path, monkeypatch, line) -
     file = tmp_path / "other.env"
     file.write_text(f"ST_TENANT_ID=1\n{line}")
     monkeypatch.setenv("ENV_FILE", str(file))
-    with pytest.raises(UserError, match=r"^A line of other\.env sets what nothing reads") as raised:
+    with pytest.raises(UserError, match=r"^Line \d+ of other\.env sets what nothing reads") as raised:
         settings.load()
     assert "SECRET" not in str(raised.value)
 

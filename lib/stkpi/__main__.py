@@ -101,7 +101,7 @@ def _validate(options: argparse.Namespace) -> int:
 def _reconcile(options: argparse.Namespace) -> int:
     from stkpi.reporting.comparison import write_comparison  # noqa: PLC0415 - charts take a second to load
 
-    pulled = options.export.startswith(PREFIX)
+    pulled = not options.export or options.export.startswith(PREFIX)
     try:
         with sandbox_process.provide_tenant() if pulled else nullcontext():
             result = reconcile.run(options.export, options.kpi, options.unit, options.first, options.last)
@@ -318,7 +318,11 @@ def main() -> int:
     command = commands.add_parser(
         "reconcile", help="an export against our rows: 0 the same, 1 different, 2 not comparable"
     )
-    command.add_argument("--export", required=True, help="an .xlsx or .csv file, or a saved report: report:category/id")
+    command.add_argument(
+        "--export",
+        default="",
+        help="an .xlsx or .csv file, or report:category/id; default: the KPI's saved report in company.yml",
+    )
     command.add_argument("--kpi", default="", help="a column of the weekly table; default: what the columns say")
     command.add_argument("--bu", dest="unit", default="", help="a rolled-up unit; default: those that the export names")
     command.add_argument("--from", dest="first", default="", help="first day; default: the one that the export states")

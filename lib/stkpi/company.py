@@ -38,7 +38,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stkpi import settings
-from stkpi.errors import UserError
+from stkpi.errors import UserError, suggest_name
 from stkpi.spreadsheets import protect_cell, restore_cell
 
 SANDBOX_FOLDER = settings.RUNS / "sandbox" / "painting" / "company"
@@ -185,7 +184,7 @@ def read_company(config: settings.Settings) -> Company:
     content = _read_yaml(path)
     for key in content:
         if key not in KEYS:
-            raise _error(path, content.lc.key(key)[0], f"{key} is unknown; did you mean {_nearest(str(key), KEYS)}?")
+            raise _error(path, content.lc.key(key)[0], f"{key} is unknown; {suggest_name(str(key), KEYS)}")
     names = str(content.get("customer_names") or "")
     if names not in ("", *NAMES):
         line = content.lc.key("customer_names")[0]
@@ -234,7 +233,7 @@ def _read_report(path: Path, kpi: Any, entry: Any) -> SavedReport:
         raise _error(
             path,
             entry.lc.key(strange[0])[0],
-            f"{strange[0]} is unknown in the report of {kpi}; did you mean {_nearest(str(strange[0]), known)}?",
+            f"{strange[0]} is unknown in the report of {kpi}; {suggest_name(str(strange[0]), known)}",
         )
     if missing := [key for key in known[:2] if entry.get(key) in (None, "")]:
         raise _error(path, line, f"the report of {kpi} has no {missing[0]}. {REPORT_EXAMPLE}")
@@ -358,7 +357,7 @@ def _read_adoption(path: Path, entry: Any) -> Adoption:
     line = entry.lc.line if hasattr(entry, "lc") else 0
     try:
         if strange := [key for key in entry if key not in known]:
-            raise ValueError(f"{strange[0]} is unknown; did you mean {_nearest(str(strange[0]), known)}?")
+            raise ValueError(f"{strange[0]} is unknown; {suggest_name(str(strange[0]), known)}")
         if missing := [key for key in known[:2] if key not in entry]:
             raise ValueError(f"it has no {missing[0]}")
         choices = entry["choices"] or {}
@@ -534,11 +533,5 @@ def _check_word(where: str, column: str, value: str) -> str:
         return value
     known = {word.lower(): word for word in words}
     if value.lower() not in known:
-        nearest = _nearest(value, words)
-        raise UserError(f"{where}: the {column} {value} is not one of {', '.join(words)}; did you mean {nearest}?")
+        raise UserError(f"{where}: the {column} cannot be {value}; {suggest_name(value, words)}")
     return known[value.lower()]
-
-
-def _nearest(text: str, known: Sequence[str]) -> str:
-    lower = {word.lower(): word for word in known}
-    return lower[get_close_matches(text.lower(), lower, n=1, cutoff=0)[0]]

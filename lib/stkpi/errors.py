@@ -2,7 +2,10 @@
 
 import errno
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
+MOST_NAMES = 20  # that a sentence lists
 _DISK_FULL = "The disk is full: free some space and run again; finished work is kept."
 _OS_ERRORS = {
     errno.ENOSPC: _DISK_FULL,
@@ -21,6 +24,22 @@ class UserError(Exception):
 
 class WarehouseError(Exception):
     """The warehouse refuses a statement, for now or because of its cost. Commands print it and exit with 1."""
+
+
+def suggest_name(text: str, known: Iterable[str]) -> str:
+    """Return how a sentence about an unknown name ends: with the nearest name that is known, in any letter case, or,
+    where none is near, with all of them.
+
+    >>> suggest_name("leeds", ["leads", "sales"])
+    'did you mean leads?'
+    >>> suggest_name("profit", ["leads", "sales"])
+    'there are leads, sales.'
+    """
+    names = {name.lower(): name for name in known}
+    if near := get_close_matches(text.lower(), names, n=1):
+        return f"did you mean {names[near[0]]}?"
+    first = ", ".join(list(names.values())[:MOST_NAMES])
+    return f"there are {first}{f' and {len(names) - MOST_NAMES} more' if len(names) > MOST_NAMES else ''}."
 
 
 def explain_os_error(error: OSError | str) -> str | None:

@@ -7,6 +7,7 @@ made-up company's own settings stand behind both: its warehouse, its folder, its
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from datetime import date, datetime
@@ -16,6 +17,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -27,13 +29,23 @@ COMPANY = ROOT / "company"
 SANDBOX = ROOT / "lib" / "sandbox"
 CREDENTIALS = ("st_client_id", "st_client_secret", "st_app_key", "st_tenant_id")
 PATTERN = "a name with one {} in it, such as st_{}_v3 (letters, digits and _)"
+ENCODING = "utf-8-sig"  # Notepad may begin a file with a byte-order mark
 _PATTERN = re.compile(r"([A-Za-z_]\w*)?\{\}\w*", re.ASCII)
+# What a setting must be, by the kind of pydantic's error: its own words are for programmers.
+EXPECTED = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "greater_than": "is too small",
+    "less_than": "is too large",
+    "date": "must be a day such as 2025-08-31",
+    "byte_size": "must be a size such as 200GB",
+}
 
 
 class Settings(BaseSettings):
     """The settings of this process; `.env.example` documents each one."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_ignore_empty=True, env_file_encoding=ENCODING, extra="ignore", frozen=True)
 
     st_client_id: str | None = None
     st_client_secret: SecretStr | None = None
@@ -152,7 +164,7 @@ def _find_file() -> Path:
         return folder / ".env"
     # Settings of one company must not read its records into the files of another one.
     is_another = company and folder != COMPANY and not folder.is_relative_to(RUNS)
-    if is_another and file.exists() and dotenv_values(file).get("COMPANY") != company:
+    if is_another and file.exists() and dotenv_values(file, encoding=ENCODING).get("COMPANY") != company:
         raise UserError(
             f"{company}/.env is not there, and the settings in .env are another company's: copy .env.example to it."
         )
@@ -162,19 +174,21 @@ def _find_file() -> Path:
 def _check_names(file: Path) -> None:
     """Refuse a name that nothing reads: a typing error would leave its setting at the default, without a word."""
     known = {name.upper() for name in Settings.model_fields}
+    if not file.is_file():
+        return
     try:
-        names = dotenv_values(file) if file.is_file() else {}
+        lines = list(parse_stream(io.StringIO(file.read_text(encoding=ENCODING))))
     except UnicodeDecodeError:
         raise UserError(f"{file.name} is not UTF-8 text: save it as UTF-8.") from None
-    for name in names:
-        if name.upper() in known:
+    for line in lines:  # none is shown: it may be a secret on a line of its own
+        where = f"Line {line.original.line} of {file.name}"
+        if line.error:
+            raise UserError(f"{where} cannot be read: write NAME=value, and a value with blanks or # in quotes.")
+        if line.key is None or line.key.upper() in known:
             continue
-        nearest = get_close_matches(name.upper(), sorted(known), n=1)
-        if not nearest:  # not shown: it may be a secret on a line of its own
-            raise UserError(
-                f"A line of {file.name} sets what nothing reads: .env.example has the names that there are."
-            )
-        raise UserError(f"Nothing reads {name} in {file.name}; did you mean {nearest[0]}?")
+        if not (near := get_close_matches(line.key.upper(), known, n=1)):
+            raise UserError(f"{where} sets what nothing reads: .env.example has the names that there are.")
+        raise UserError(f"Nothing reads {line.key} in {file.name}; did you mean {near[0]}?")
 
 
 def _read(*files: Path) -> Settings:
@@ -184,5 +198,9 @@ def _read(*files: Path) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(map(str, first["loc"])).upper()
+        expected = next((words for kind, words in EXPECTED.items() if first["type"].startswith(kind)), None)
+        if "expected" in first.get("ctx", {}):
+            expected = f"must be {first['ctx']['expected']}"
         # Without the value: it may be a secret in the wrong place.
-        raise UserError(f"{name} in the environment or .env is invalid: {first['msg']}.") from None
+        told = expected or str(first.get("ctx", {}).get("error", first["msg"]))
+        raise UserError(f"{name} in the environment or .env {told}.") from None

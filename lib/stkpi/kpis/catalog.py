@@ -6,7 +6,6 @@ default), or the options themselves.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ import numpy as np
 import yaml
 
 from stkpi import settings
-from stkpi.errors import UserError
+from stkpi.errors import UserError, suggest_name
 
 FILE = settings.ROOT / "sql" / "catalog.yml"
 TENANT_ZONE = "@time_zone"
@@ -263,8 +262,7 @@ def find_kpi(text: str, catalog: Catalog | None = None) -> Kpi:
         return spoken[key]
     if not key:
         raise UserError(f"Name the KPI: one of {', '.join(catalog)}.")
-    near = difflib.get_close_matches(key, spoken, n=1, cutoff=0)
-    raise UserError(f"There is no KPI {text}: did you mean {spoken[near[0]].name}? The KPIs are {', '.join(catalog)}.")
+    raise UserError(f"There is no KPI {text}; {suggest_name(text, catalog)}")
 
 
 def _plain(text: str) -> str:
@@ -274,8 +272,7 @@ def _plain(text: str) -> str:
 def _place(id: str, known: list[str], what: str) -> int:
     if id in known:
         return known.index(id)
-    near = difflib.get_close_matches(id, known, n=1, cutoff=0)[0]
-    raise UserError(f"There is no {what} called {id}: did you mean {near}? There are {', '.join(known)}.")
+    raise UserError(f"There is no {what} called {id}; {suggest_name(id, known)}")
 
 
 # --- an entry ---------------------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from stkpi import company, settings
+from stkpi.errors import suggest_name
 from stkpi.warehouse import Warehouse
 
 # What the first column of each file names.
@@ -33,17 +33,17 @@ def remember_names(target: Warehouse, *, accept: bool) -> None:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A name in a file that nothing has, and the nearest name that something has."""
+    """A name in a file that nothing has, and how a sentence about it ends: see `suggest_name`."""
 
     path: Path
     line: int
     kind: str
     name: str
-    nearest: str
+    suggestion: str
 
     def __str__(self) -> str:
         where = f"{company.show_path(self.path)}, line {self.line}"
-        return f"{where}: ServiceTitan has no {self.kind} called {self.name}; did you mean {self.nearest}?"
+        return f"{where}: ServiceTitan has no {self.kind} called {self.name}; {self.suggestion}"
 
 
 def find_unmatched_names(target: Warehouse, config: settings.Settings) -> list[Unmatched]:
@@ -69,8 +69,7 @@ def _read_names(target: Warehouse, entity: str) -> list[str]:
 
 def _compare(path: Path, known: Iterable[str]) -> Iterator[Unmatched]:
     column = company.COLUMNS[path.name][0]
-    lower = {name.lower(): name for name in known}
-    for line, row in company.read_rows(path, company.COLUMNS[path.name]) if lower else ():
-        if (name := row[column]) not in lower.values():
-            nearest = lower[get_close_matches(name.lower(), lower, n=1, cutoff=0)[0]]
-            yield Unmatched(path, line, RECORDS[path.name][0], name, nearest)
+    names = list(known)
+    for line, row in company.read_rows(path, company.COLUMNS[path.name]) if names else ():
+        if (name := row[column]) not in names:
+            yield Unmatched(path, line, RECORDS[path.name][0], name, suggest_name(name, names))

@@ -19,14 +19,13 @@ changed row from a new one, such a table is read and replaced whole.
 from __future__ import annotations
 
 import csv
-import difflib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from stkpi import company
-from stkpi.errors import UserError
+from stkpi.errors import UserError, suggest_name
 from stkpi.servicetitan.entities import ENTITIES, Entity, Field, Type
 from stkpi.settings import Settings
 
@@ -128,8 +127,7 @@ def find_entity(name: str) -> Entity:
     known = read_endpoints()
     if wanted not in known:
         ends = [each for each in known if each.rpartition("/")[2] == wanted.rpartition("/")[2]]
-        nearest = difflib.get_close_matches(wanted, ends or known, n=1, cutoff=0)[0]
-        raise UserError(f"ServiceTitan's API has no list {name}; did you mean {nearest}?")
+        raise UserError(f"ServiceTitan's API has no list {name}; {suggest_name(wanted, ends or known)}")
     endpoint = known[wanted]
     own = {f"{entity.path.partition('/')[0]}/{entity.resource}": entity for entity in ENTITIES.values()}
     listed = endpoint.name.replace(f"/{EXPORT}/", "/")

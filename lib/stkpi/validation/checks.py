@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from stkpi import settings
-from stkpi.errors import UserError
+from stkpi.errors import UserError, suggest_name
 from stkpi.kpis.definition import Definition
 
 FOLDER = settings.ROOT / "expectations"
@@ -114,8 +113,8 @@ def change_limits(limits: Thresholds, changes: Mapping[str, Mapping[str, Any]]) 
         where = f"company.yml, thresholds of {name}"
         found = next((rules for rules in changed.values() if name in rules), None)
         if found is None:
-            near = get_close_matches(str(name), [*limits.checks, *limits.expectations], n=1, cutoff=0)[0]
-            raise UserError(f"{where}: there is no such check; did you mean {near}?")
+            known = [*limits.checks, *limits.expectations]
+            raise UserError(f"{where}: there is no such check; {suggest_name(str(name), known)}")
         rule = found[name]
         try:
             green, red = (float(change.get(color, getattr(rule, color))) for color in ("green", "red"))

@@ -125,7 +125,8 @@ def explain_value(candidates: Candidates, number: Number, definition: Definition
         return f"{shown} is what you get with {options} ({format_change(change, kpi.kind)})"
     bridge = explain_number(kpi, compute_values(candidates, number), number, definition.number)
     if bridge is None:
-        return f"no way of counting gives {shown} for {number.period}: read it once more"
+        why = "it was misread, or ServiceTitan has records that we do not"
+        return f"no way of counting gives {shown} for {number.period}: {why}"
     return f"{shown} takes several changes: {describe_bridge(bridge, kpi.kind)}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -11,7 +10,7 @@ import pandas as pd
 
 from stkpi import settings, warehouse
 from stkpi.dates import parse_day
-from stkpi.errors import UserError
+from stkpi.errors import UserError, suggest_name
 from stkpi.formatting import format_number
 from stkpi.kpis.catalog import find_kpi
 from stkpi.kpis.definition import read_definitions
@@ -100,13 +99,12 @@ def resolve_unit(target: Warehouse, text: str, covered: pd.DataFrame, divisions:
         names = {_plain(str(name)): unit for name, unit in zip(parts["unit_name"], parts["business_unit"], strict=True)}
         if key in names:
             raise UserError(f"BU={text} is a part of {names[key]}: numbers are kept for the whole, BU={names[key]}.")
-        near = difflib.get_close_matches(key, units, n=1, cutoff=0)
-        raise UserError(f"There is no unit {text or 'without a name'}: did you mean BU={units[near[0]]}?")
+        unknown = f"There is no unit {text}" if text else "Name the unit, as BU=…"
+        raise UserError(f"{unknown}; {suggest_name(text, covered.index)}")
     unit = units[key]
     if (division := covered.loc[unit, "division"]) not in divisions:
         right = [each for each in covered.index if covered.loc[each, "division"] in divisions]
-        near = difflib.get_close_matches(unit, right, n=1, cutoff=0)
-        raise UserError(f"{unit} is a {division} unit, and has no {label}: did you mean BU={near[0] if near else '…'}?")
+        raise UserError(f"{unit} is a {division} unit, and has no {label}; {suggest_name(unit, right)}")
     return str(unit)
 
 

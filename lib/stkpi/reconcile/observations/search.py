@@ -186,9 +186,13 @@ def describe_search(found: Search) -> str:
     if finding.question and finding.expected is not None:
         expected = format_number(Fraction(finding.expected) if finding.expected == finding.expected else None, kind)
         parts += [f"The first of the definitions gives {expected} for it."]
-    if found.explained:
-        parts += ["", "Left out, because another number for the same unit and days is the one that is right:"]
-        parts += [f"  {one.title}: {way}." for one, way in found.explained]
+    headings = {
+        True: "Not what we count:",
+        False: "Left out, because another number for the same unit and days is the one that is right:",
+    }
+    for is_used, heading in headings.items():
+        lines = [f"  {one.title}: {way}." for one, way in found.explained if (one in found.numbers) is is_used]
+        parts += ["", heading, *lines] if lines else []
     if finding.sql:
         parts += ["", "-- The first of them, with @business_unit, @first_day, @last_day and @time_zone:", finding.sql]
     return "\n".join(parts)
