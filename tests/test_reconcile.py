@@ -640,7 +640,7 @@ def test_a_saved_report_is_run_and_matches(healthy, sandbox):
         assert render.summarize(result).startswith("ServiceTitan and we have the same leads, 96")
         export = pull_report(reports, "report:accounting/1005", unit_ids=list_unit_ids(own, PRODUCTION), **days)
         assert compare(export, own, business_unit=PRODUCTION, **days).matches
-        with pytest.raises(UserError, match="ServiceTitan has no report marketing/9 that can be read"):
+        with pytest.raises(UserError, match="ServiceTitan has no report marketing/9: name it as"):
             pull_report(reports, "report:marketing/9", **days)
         with pytest.raises(UserError, match="names no report"):
             pull_report(reports, "report:1001", **days)

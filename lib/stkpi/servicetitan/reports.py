@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from stkpi.errors import UserError
-from stkpi.servicetitan.client import Client, RequestFailed
+from stkpi.servicetitan.client import Client, NotPermitted, RequestFailed, Unavailable
 
 PREFIX = "report:"  # before the report's category and id, such as report:marketing/1001
 UNIT_SET = "business-units"
@@ -110,8 +110,13 @@ class Reports:
                 id = id if id.isdigit() else self._find_id(category, id)
                 given = self._client.describe_report(category, id)
                 self._described[reference] = _read_description(category, id, given)
+            except NotPermitted as error:
+                raise UserError(f"ServiceTitan does not let this API application read reports: {error}.") from error
+            except Unavailable as error:
+                by_name = f"name it as report:{category}/Leads, with the report's own name"
+                raise UserError(f"ServiceTitan has no report {category}/{id}: {by_name}.") from error
             except RequestFailed as error:
-                raise UserError(f"ServiceTitan has no report {category}/{id} that can be read: {error}.") from error
+                raise UserError(f"ServiceTitan's report {category}/{id} cannot be read now: {error}.") from error
             except (AttributeError, KeyError, TypeError) as error:
                 raise UserError(f"ServiceTitan's description of report {category}/{id} has no {error}.") from error
         return self._described[reference]
