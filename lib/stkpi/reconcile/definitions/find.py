@@ -289,7 +289,7 @@ def find_definition(
     """Find the definitions of a KPI that give all the numbers. One query brings what they could count.
 
     could_ask: the periods whose numbers could be read next, and over which definitions are told apart
-    could_run: instead of `could_ask`, what the question is chosen from, such as numbers by another date
+    could_run: what the question is rather chosen from than from `could_ask`, such as numbers by another date
     careless: whether up to a third of the numbers may be off by one or two
     """
     numbers = tuple(numbers)
@@ -314,17 +314,20 @@ def find_definition(
     verdict = "likely" if careless else "ambiguous" if len(classes) > 1 else "thin" if missing else "accepted"
     question = expected = None
     if verdict != "accepted":
-        if could_run is not None:
-            periods = list(could_run)
-            panel = _build_panel(candidates, periods, shown)
-        given, near = panel[:, len(alive)], panel[:, len(alive) + 1 :]
-        asked = {i for i, period in enumerate(periods) if period in read}
+        choices = [(periods, panel)]
+        if could_run is not None:  # where none of these tells the definitions apart, a longer one that costs more may
+            choices.insert(0, (list(could_run), _build_panel(candidates, list(could_run), shown)))
         weights = np.exp2(likelihood - likelihood.max())
-        place = choose_next_question(panel[:, : len(alive)], weights, asked)
-        if place is None and periods:
-            place = choose_confirming_period(periods, numbers, given, near)
+        for periods, panel in choices:
+            asked = {i for i, period in enumerate(periods) if period in read}
+            if (place := choose_next_question(panel[:, : len(alive)], weights, asked)) is not None:
+                break
+        else:
+            periods, panel = choices[0]
+            given, near = panel[:, len(alive)], panel[:, len(alive) + 1 :]
+            place = choose_confirming_period(periods, numbers, given, near) if periods else None
         if place is not None:
-            question, expected = periods[place], float(given[place])
+            question, expected = periods[place], float(panel[place, len(alive)])
     sentence = _write_sentence(kpi, verdict, classes, missing)
     sql = definition_sql(Definition(kpi, kpi.options(classes[0].definition)))
     listed, agreed = tuple(classes[:LISTED]), find_agreed(kpi, alive)
