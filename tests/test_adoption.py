@@ -207,8 +207,7 @@ def test_after_adoption_every_page_of_a_night_says_the_same(folder, tenant, tmp_
     notebooks, spec = settings.ROOT / "notebooks", tmp_path / "night.yml"
     spec.write_text(
         f"steps:\n  - {{name: kpi_build, notebook: {notebooks}/03_kpi_build.ipynb}}\n"
-        f"  - {{name: definitions, notebook: {notebooks}/08_definitions.ipynb, needs: [kpi_build],"
-        " parameters: {report: ''}}\n"
+        f"  - {{name: definitions, notebook: {notebooks}/08_definitions.ipynb, needs: [kpi_build]}}\n"
         f"  - {{name: leads_diagnostics, notebook: {notebooks}/05_leads_diagnostics.ipynb, needs: [kpi_build]}}\n"
     )
     assert runner.run_spec(spec, runs=tmp_path / "runs") == 0

@@ -277,7 +277,7 @@ def test_a_run_killed_between_submit_and_merge_resumes_its_load_jobs(summer, pro
     name = ENTITIES["jobs"].table
     with warehouse.connect() as target:
         found = target.query(f"SELECT * EXCEPT (_run_id, _ingested_at, _source) FROM {name}")
-        assert target.list_columns("st_stage_v2") == {}
+        assert target.list_columns("st_stage_v2").keys() == {"st_stage_v2.writer"}  # this connection's
     monkeypatch.delenv("BQ_PROJECT")
     assert ingest.run_ingest("jobs").status == "ok"
     with warehouse.connect() as target:

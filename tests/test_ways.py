@@ -122,7 +122,7 @@ def test_the_pages_of_a_run_and_the_files_beside_them(healthy, tmp_path):
     spec = tmp_path / "spec.yml"
     spec.write_text(yaml.safe_dump({"steps": steps}))
     assert runner.run_spec(spec, runs=tmp_path / "runs") == 0
-    [folder] = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
+    [folder] = (tmp_path / "runs").glob("2*")
     page = (folder / "05_leads_diagnostics.html").read_text()
     for words in ("Aug 18 to Aug 24, 2025: 96", "status=sold", "shift=year", 'href="fact_leads.csv"'):
         assert words in page
