@@ -73,12 +73,25 @@ def test_what_loads_an_entity_is_googlesql(judge, entity):
     assert projected == (
         *fields, ("_key", "STRING"), ("_hash", "STRING"), ("_record", "JSON"), ("_seq", "INT64"), ("_reject", "STRING")
     )  # fmt: skip
+    batch = {
+        "_seq": "INT64",
+        "_digest": "STRING",
+        "_text": "STRING",
+        "_refused": "STRING",
+        "_fits": "BOOL",
+        "_ordinal": "INT64",
+    }
+    plain = {f.name: f.type if f.type in ("INT64", "BOOL", "FLOAT64") else "STRING" for f in entity.fields}
+    judge.declare("st_stage_v2.batch", tuple((plain | batch).items()))
+    assert judge.analyze(entities.typing_sql(entity, "st_stage_v2.batch")) == projected
     judge.declare("st_stage_v2.typed", projected)
     window = loading.Reading(entity, "run", "full", "list")
     for statement in (
         *loading.quarantine_sql("st_stage_v2.typed"),
         loading.merge_sql(entity, "st_stage_v2.typed", overwrites=True),
         loading.merge_sql(entity, "st_stage_v2.typed", skips_deleted=True),
+        loading.insert_sql(entity, "st_stage_v2.typed", skips_deleted=True),
+        loading.known_sql(entity, "st_stage_v2.typed"),
         loading.month_counts_sql(entity, "st_stage_v2.typed"),
         *(
             statement

@@ -1,6 +1,6 @@
 """Windows tile a range exactly: no instant is lost, none is in two."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from stkpi.dates import parse_day
 from stkpi.errors import UserError
-from stkpi.servicetitan import windows
 from stkpi.servicetitan.windows import Window
 
 INSTANTS = st.datetimes(datetime(2020, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
@@ -19,22 +18,37 @@ def day(text: str) -> datetime:
 
 
 def test_a_month_keeps_its_last_day():
-    tiles = list(windows.split_by_month(day("2025-07-20"), day("2025-09-03")))
-    assert tiles == [
+    first, second = Window(day("2025-07-20"), day("2025-09-01")).split_at_month()
+    assert (first, second) == (
         Window(day("2025-07-20"), day("2025-08-01")),
         Window(day("2025-08-01"), day("2025-09-01")),
-        Window(day("2025-09-01"), day("2025-09-03")),
-    ]
-    evening_of_the_31st = datetime(2025, 8, 31, 23, 59, 59, tzinfo=UTC)
-    assert [w for w in tiles if w.start <= evening_of_the_31st < w.end] == [tiles[1]]
+    )
+    assert (first.split_at_month(), second.split_at_month()) == (None, None)
 
 
-@given(INSTANTS, INSTANTS, st.integers(1, 12))
-def test_months_tile_the_range(one, other, length):
-    start, end = sorted((one, other))
-    tiles = list(windows.split_by_month(start, end, length))
-    assert [w.start for w in tiles] == [start, *(w.end for w in tiles[:-1])] if tiles else start == end
-    assert not tiles or tiles[-1].end == end
+@given(INSTANTS, INSTANTS)
+def test_months_tile_the_window(one, other):
+    if one == other:
+        return
+    tiles, whole = [], [Window(*sorted((one, other)))]
+    while whole:
+        window = whole.pop()
+        halves = window.split_at_month()
+        whole += reversed(halves or ())
+        tiles += [] if halves else [window]
+    starts = [window.start for window in tiles]
+    assert [*starts, tiles[-1].end] == [min(one, other), *(window.end for window in tiles)]
+    assert all((start.day, start.time()) == (1, time()) for start in starts[1:])
+    assert len({(start.year, start.month) for start in starts}) == len(starts)
+
+
+@given(INSTANTS, st.integers(1, 40), st.integers(0, 50))
+def test_days_tile_the_window(start, length, parts):
+    tiles = Window(start, start + timedelta(days=length)).split_in_days(parts)
+    assert [window.start for window in tiles[1:]] == [window.end for window in tiles[:-1]]
+    assert (tiles[0].start, tiles[-1].end) == (start, start + timedelta(days=length))
+    assert min(parts, length) <= len(tiles)
+    assert {window.end - window.start for window in tiles[:-1]} <= {timedelta(days=max(1, length // max(1, parts)))}
 
 
 @given(INSTANTS, st.integers(2, 400))

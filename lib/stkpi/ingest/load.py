@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -12,12 +13,11 @@ from typing import Any
 import pandas as pd
 
 from stkpi import log
-from stkpi.ingest import landing
-from stkpi.ingest.shapes import find_faults
+from stkpi.ingest.landing import Landing, make_table, read_batches, substitute_line, write_landing
 from stkpi.servicetitan.client import Page
-from stkpi.servicetitan.entities import LANDING, METADATA, Entity, moment_sql, projection_sql
+from stkpi.servicetitan.entities import LANDING, METADATA, Entity, moment_sql, projection_sql, typing_sql
 from stkpi.servicetitan.windows import Window
-from stkpi.warehouse import Warehouse
+from stkpi.warehouse import EmbeddedWarehouse, Warehouse, is_embedded
 from stkpi.warehouse.schema import Column, Table
 
 FEW, FEW_OF = 50, 10  # so many records, or one of so many, may be gone at once in ServiceTitan
@@ -85,28 +85,16 @@ def load_pages(
 ) -> LoadResult:
     """Land pages, merge them into the raw table and log the reading; merge and log are one transaction.
 
-    folder: where the landing file goes; it is deleted after the merge
+    folder: where a landing file goes, if the engine loads files; it is deleted after it
     now: the time that the rows and the log get; by default by this machine's clock
     Raises RequestFailed from the pages, and RuntimeError if not all landed rows were loaded; then nothing is merged.
     """
     started, entity, window = time.perf_counter(), reading.entity, reading.window
-    landed = landing.write_landing(
-        folder / f"{entity.identifier}.ndjson.gz",
-        pages,
-        repeats=entity.keyless,
-        place=entity.find_place("id").split("."),
-        find_faults=lambda record: find_faults(entity, record),
-    )
-    # An interrupted load resumes by its content. DuckDB has nothing to resume, and parses each new statement again.
-    content = f"_{landed.digest[:20]}" if target.remote else ""
-    stage, typed = (f"st_stage_v2.{step}_{entity.identifier}{content}" for step in ("landing", "typed"))
-    rows = target.load_file(
-        stage, landed.path, [(column.name, column.type) for column in LANDING], landing.substitute_line
-    )
-    if rows != landed.fetched:
-        target.drop(stage)
-        raise RuntimeError(f"{landed.fetched} records were landed and {rows} loaded: nothing was merged")
-    target.execute(f"CREATE OR REPLACE TABLE {typed} AS\n{projection_sql(entity, stage)}")
+    landed = Landing()
+    if is_embedded(target):
+        typed = _stage_rows(target, entity, landed, pages)
+    else:
+        typed = _stage_file(target, folder, entity, landed, pages)
     parameters: dict[str, Any] = {
         "run_id": reading.run_id,
         "entity": entity.name,
@@ -126,8 +114,7 @@ def load_pages(
     gone = _find_gone(target, reading, typed, landed, parameters)
     parameters |= {"deleted": gone.rows, "oldest_deleted": gone.oldest}
     target.run_transaction(*_choose_statements(target, reading, typed, gone), **parameters)
-    target.drop(stage, typed)
-    landed.path.unlink()
+    target.drop(typed)
     row = target.query(
         "SELECT fetched, loaded, quarantined, changed, deleted FROM st_logs_v2.ingestion_logs"
         " WHERE run_id = @run_id AND entity = @entity AND finished_at = @now",
@@ -142,6 +129,63 @@ def load_pages(
         )
     drift = entity.find_drift(landed.names)
     return LoadResult(**counts, kept=gone.kept, complete=landed.complete, moved=landed.moved, drift=drift)
+
+
+def _stage_file(target: Warehouse, folder: Path, entity: Entity, landed: Landing, pages: Iterable[Page]) -> str:
+    """Load pages as a landing file and type them in SQL; return the table of the typed rows.
+
+    An interrupted load resumes by its content.
+    """
+    path = folder / f"{entity.identifier}.ndjson.gz"
+    write_landing(path, read_batches(landed, entity, pages))
+    stage, typed = (f"st_stage_v2.{step}_{entity.identifier}_{landed.digest[:20]}" for step in ("landing", "typed"))
+    columns = [(column.name, column.type) for column in LANDING]
+    rows = target.load_file(stage, path, columns, substitute_line)
+    if rows == landed.fetched:
+        target.execute(f"CREATE OR REPLACE TABLE {typed} AS\n{projection_sql(entity, stage)}")
+    target.drop(stage)
+    _check_rows(rows, landed)
+    path.unlink()
+    return typed
+
+
+def _stage_rows(target: EmbeddedWarehouse, entity: Entity, landed: Landing, pages: Iterable[Page]) -> str:
+    """Hand the values of pages to the engine in this process; return the table of the typed rows.
+
+    Only the records that do not fit at once are typed from their text, as those of a landing file are.
+    """
+    typed, stage, ordinals = f"typed_{entity.identifier}", f"landing_{entity.identifier}", Counter[str]()
+    columns = ", ".join(f"`{name}` {kind}" for name, kind in _list_typed_columns(entity))
+    target.execute(f"CREATE OR REPLACE TEMP TABLE {typed} ({columns})")
+    insert = f"INSERT INTO {typed}\n{typing_sql(entity, 'batch')}"
+    for batch in read_batches(landed, entity, pages, target.max_bytes):
+        target.insert_rows(insert, batch=make_table(entity, batch, ordinals))
+    odd = "_reject IS NOT NULL"
+    counted = f"SELECT COUNT(*) AS records, COUNTIF({odd}) AS odd FROM {typed}"
+    if target.query(counted)["odd"][0]:
+        # The ordinals of equal records count all of them.
+        odd = "TRUE" if entity.keyless else odd
+        target.execute(
+            f"CREATE OR REPLACE TEMP TABLE {stage} AS\nSELECT _seq AS seq, _hash AS digest, _record AS record,"
+            f" NULLIF(_reject, '') AS refused\nFROM {typed} WHERE {odd}",
+            f"DELETE FROM {typed} WHERE {odd}",
+            f"INSERT INTO {typed}\n{projection_sql(entity, stage)}",
+        )
+        target.drop(stage)
+    _check_rows(int(target.query(counted)["records"][0]), landed)
+    return typed
+
+
+def _check_rows(rows: int, landed: Landing) -> None:
+    """Raise RuntimeError unless all rows that came are staged."""
+    if rows != landed.fetched:
+        raise RuntimeError(f"{landed.fetched} records were landed and {rows} loaded: nothing was merged")
+
+
+def _list_typed_columns(entity: Entity) -> list[tuple[str, str]]:
+    """Return the names and types of the columns that `projection_sql` gives."""
+    added = (("_key", "STRING"), ("_hash", "STRING"), ("_record", "JSON"), ("_seq", "INT64"), ("_reject", "STRING"))
+    return [*((field.name, field.type) for field in entity.fields), *added]
 
 
 def define_raw_table(entity: Entity) -> Table:
@@ -173,7 +217,7 @@ class _Gone:
 
 
 def _find_gone(
-    target: Warehouse, reading: Reading, typed: str, landed: landing.Landing, parameters: Mapping[str, Any]
+    target: Warehouse, reading: Reading, typed: str, landed: Landing, parameters: Mapping[str, Any]
 ) -> _Gone:
     """Return which rows a reading removes; one that is not whole removes none."""
     if not reading.removes or not landed.complete or landed.moved:
@@ -196,19 +240,41 @@ def _choose_statements(target: Warehouse, reading: Reading, typed: str, gone: _G
     removal = remove_sql(reading, typed) if gone.rows else ()
     cleanup = (clean_quarantine_sql(reading, typed),) if gone.verified else ()
     revival = () if reading.is_feed else (revive_sql(typed),)
+    statements: list[str] = []
     if not target.remote:
-        merged = merge_sql(entity, typed, overwrites=overwrites, skips_deleted=reading.is_feed)
-        return [*quarantine_sql(typed), merged, *removal, *cleanup, *revival, log_sql(entity, typed)]
+        known = target.query(known_sql(entity, typed), entity=entity.name).iloc[0]
+        if known["rejected"] or known["held"]:
+            statements += quarantine_sql(typed)
+        if known["stored"]:
+            statements.append(merge_sql(entity, typed, overwrites=overwrites, skips_deleted=reading.is_feed))
+        else:
+            statements.append(insert_sql(entity, typed, skips_deleted=reading.is_feed))
+        statements += [*removal, *(cleanup if known["held"] else ()), *(revival if known["removed"] else ())]
+        return [*statements, log_sql(entity, typed)]
     found = target.query(month_counts_sql(entity, typed), entity=entity.name)
     bound = created_in_sql(None if pd.isna(month) else month for month in found[found["good"] > 0]["month"])
     held, removed = (bool(len(found) and found[name][0]) for name in ("held", "removed"))
-    statements: list[str] = []
     if held or (found["fresh"] < found["records"]).any():
         statements += quarantine_sql(typed)
     if found["fresh"].sum():
         statements.append(merge_sql(entity, typed, bound, overwrites=overwrites, skips_deleted=reading.is_feed))
     statements += [*removal, *(cleanup if held else ()), *(revival if removed else ())]
     return [*statements, log_sql(entity, typed, bound)]
+
+
+def known_sql(entity: Entity, typed: str) -> str:
+    """Return the query of what is known of the typed rows, where reading is free.
+
+    rejected: those that must go to quarantine; stored: those whose key the raw table has; held and removed: how many
+    records of the entity are in quarantine and were deleted
+    """
+    return f"""SELECT
+  COUNTIF(S._reject IS NOT NULL) AS rejected,
+  COUNTIF(T._key IS NOT NULL) AS stored,
+  (SELECT COUNT(*) FROM st_logs_v2.quarantine WHERE entity = @entity) AS held,
+  (SELECT COUNT(*) FROM st_logs_v2.deleted WHERE entity = @entity) AS removed
+FROM {typed} AS S
+LEFT JOIN {entity.table} AS T ON T._key = S._key"""
 
 
 def month_counts_sql(entity: Entity, typed: str) -> str:
@@ -336,18 +402,44 @@ def merge_sql(
     overwrites: also a row that says that it was modified later
     skips_deleted: not the records that are known as deleted
     """
-    sources = [field.name for field in entity.fields] + ["_key", "_hash", "_record"]
-    columns = [field.name for field in (*entity.fields, *METADATA)]
-    metadata = {"_run_id": "@run_id", "_ingested_at": "@now", "_source": "@source"}
-    value = {name: metadata.get(name, f"S.`{name}`") for name in columns}
+    columns = _list_columns(entity)
     # A modification that is still to come is none.
     newer = """
   AND (S.modifiedOn >= T.modifiedOn OR S.modifiedOn IS NULL OR T.modifiedOn IS NULL OR T.modifiedOn > @began)"""
-    deleted = "SELECT CONCAT(key, ' ', COALESCE(digest, '')) FROM st_logs_v2.deleted WHERE entity = @entity"
-    known = f" AND CONCAT(_key, ' ', _hash) NOT IN ({deleted})" if skips_deleted else ""
     return f"""MERGE INTO {entity.table} AS T
 USING (
-  SELECT {", ".join(f"`{name}`" for name in sources)}
+{_newest_sql(entity, typed, skips_deleted)}
+) AS S
+ON T._key = S._key AND {bound}
+WHEN MATCHED AND T._hash != S._hash{"" if overwrites else newer} THEN UPDATE SET
+  {", ".join(f"`{name}` = {value}" for name, value in columns.items() if name != "_key")}
+WHEN NOT MATCHED BY TARGET THEN INSERT ({", ".join(f"`{name}`" for name in columns)})
+  VALUES ({", ".join(columns.values())})"""
+
+
+def insert_sql(entity: Entity, typed: str, *, skips_deleted: bool = False) -> str:
+    """Return the INSERT of the typed rows: what `merge_sql` does where the raw table has none of their keys."""
+    columns = _list_columns(entity)
+    return f"""INSERT INTO {entity.table} ({", ".join(f"`{name}`" for name in columns)})
+SELECT {", ".join(columns.values())}
+FROM (
+{_newest_sql(entity, typed, skips_deleted)}
+) AS S"""
+
+
+def _list_columns(entity: Entity) -> dict[str, str]:
+    """Return the columns of the raw table, each with its value; the typed rows are S."""
+    metadata = {"_run_id": "@run_id", "_ingested_at": "@now", "_source": "@source"}
+    names = [field.name for field in (*entity.fields, *METADATA)]
+    return {name: metadata.get(name, f"S.`{name}`") for name in names}
+
+
+def _newest_sql(entity: Entity, typed: str, skips_deleted: bool) -> str:
+    """Return the SELECT of the newest good record of each key."""
+    sources = [field.name for field in entity.fields] + ["_key", "_hash", "_record"]
+    deleted = "SELECT CONCAT(key, ' ', COALESCE(digest, '')) FROM st_logs_v2.deleted WHERE entity = @entity"
+    known = f" AND CONCAT(_key, ' ', _hash) NOT IN ({deleted})" if skips_deleted else ""
+    return f"""  SELECT {", ".join(f"`{name}`" for name in sources)}
   FROM {typed}
   WHERE _seq IN (
     SELECT _seq FROM {typed}
@@ -355,13 +447,7 @@ USING (
     QUALIFY ROW_NUMBER() OVER (
       PARTITION BY _key ORDER BY IF(modifiedOn > @began, NULL, modifiedOn) DESC, _seq DESC
     ) = 1
-  )
-) AS S
-ON T._key = S._key AND {bound}
-WHEN MATCHED AND T._hash != S._hash{"" if overwrites else newer} THEN UPDATE SET
-  {", ".join(f"`{name}` = {value[name]}" for name in columns if name != "_key")}
-WHEN NOT MATCHED BY TARGET THEN INSERT ({", ".join(f"`{name}`" for name in columns)})
-  VALUES ({", ".join(value[name] for name in columns)})"""
+  )"""
 
 
 def log_sql(entity: Entity, typed: str, bound: str = "TRUE") -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, islice, pairwise
+from math import ceil
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,17 +19,15 @@ from stkpi.errors import UserError, WarehouseError
 from stkpi.ingest import state
 from stkpi.ingest.load import LoadResult, Reading, load_pages
 from stkpi.ingest.state import State
-from stkpi.servicetitan import windows
 from stkpi.servicetitan.client import MAX_PAGE_SIZE, PAGE_SIZE, Client, Page, PageRepeated, RequestFailed, Unavailable
 from stkpi.servicetitan.entities import LATE, Entity
-from stkpi.servicetitan.windows import Window
+from stkpi.servicetitan.windows import Window, floor_to_midnight
 from stkpi.warehouse import Warehouse
 
 WINDOW_ROWS = 10_000  # a window holds about as many, in whole months
 READS = 3  # of the same window, until as many rows came as the server counts
 FEED_PAGES = 20  # pages of a feed that are merged together
-EPOCH, DAYS = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC), 40_542  # real dates: 1990 to 2100
-END = EPOCH + timedelta(days=DAYS)
+EPOCH, END = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)  # around all real dates
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 COUNTS = ("fetched", "loaded", "quarantined", "changed", "deleted")
 
@@ -233,36 +231,23 @@ class EntityReader:
         filters = self.make_filters(window) if window else {}
         return self.client.count_rows(self.entity.path, {**dict(self.entity.everything), **filters})
 
-    def find_history(self) -> tuple[datetime, datetime] | None:
-        """Return the midnights around all rows of the list that have a real date; None if it has none.
-
-        By counts, because most lists do not sort by it.
-        """
-
-        def has_rows(first: int, end: int) -> bool:
-            return self.count_rows(Window(EPOCH + timedelta(days=first), EPOCH + timedelta(days=end))) > 0
-
-        end = bisect_left(range(DAYS), True, key=lambda day: not has_rows(day, DAYS))
-        if not end:
-            return None
-        start = bisect_left(range(end), True, key=lambda day: has_rows(0, day + 1))
-        return EPOCH + timedelta(days=start), EPOCH + timedelta(days=end)
-
     def list_windows(self) -> list[Window]:
         """Return the windows in which all rows of the list are; what has no real date is in two windows of its own.
 
         Raises RequestFailed where the server ignores the filters.
         """
-        ages = (Window(FIRST, EPOCH), Window(END, LAST))
-        counts = [self.count_rows(age) for age in ages]
-        if 0 < 2 * self.count_rows() <= sum(counts) + self.count_rows(Window(EPOCH, END)):
+        ages, dates = (Window(FIRST, EPOCH), Window(END, LAST)), Window(EPOCH, END)
+        counts, dated = [self.count_rows(age) for age in ages], self.count_rows(dates)
+        self.check_filters(self.count_rows(), *counts, dated)
+        found = [*zip(ages, counts, strict=True), *self.split_window(dates, dated)]
+        return [window for window, rows in found if rows]
+
+    def check_filters(self, rows: int, *parts: int) -> None:
+        """Raise RequestFailed where the server ignores the filters: each part of the rows then has all of them."""
+        if 0 < 2 * rows <= sum(parts):
             raise RequestFailed(
                 f"{self.entity.path} ignores {' or '.join(self.entity.window)}: it cannot be read by windows"
             )
-        found = [age for age, rows in zip(ages, counts, strict=True) if rows]
-        if history := self.find_history():
-            found += self.split_windows(*history)
-        return found
 
     def tile_stored(self, stored: Mapping[date | None, int]) -> Iterator[tuple[Window, int]]:
         """Tile all real dates with windows, in whole months, each with its number of stored records.
@@ -283,10 +268,23 @@ class EntityReader:
             if first < end:
                 yield Window(first, end), sum(stored[m] for m in months if first.date() <= m < end.date())
 
-    def split_windows(self, start: datetime, end: datetime) -> Iterator[Window]:
-        """Split a range into windows of one month, or of several where months have few rows."""
-        rows_a_month = self.count_rows(Window(start, end)) * 30 / ((end - start) / timedelta(days=1))
-        return windows.split_by_month(start, end, int(min(120, max(1, WINDOW_ROWS // max(1, rows_a_month)))))
+    def split_window(self, window: Window, rows: int) -> Iterator[tuple[Window, int]]:
+        """Cut a window until none has many more than WINDOW_ROWS, or is a month; yield each with its number of rows.
+
+        A month of slices is cut in as many as pages are needed, by days, with about as many rows in each.
+        """
+        limit = MAX_PAGE_SIZE if self.slices else WINDOW_ROWS
+        halves = window.split_at_month() if rows > limit else None
+        if not halves:
+            parts = window.split_in_days(ceil(rows / limit)) if self.slices else [window]
+            yield from ((part, ceil(rows / len(parts))) for part in parts)
+            return
+        first = self.count_rows(halves[0])
+        # Rows may come meanwhile: that there are none must not follow from two counts.
+        second = rows - first if rows > first else self.count_rows(halves[1])
+        self.check_filters(rows, first, second)
+        for half, count in zip(halves, (first, second), strict=True):
+            yield from self.split_window(half, count)
 
     def make_result(self, error: str | None, refusal: str | None, seconds: float) -> EntityResult:
         """Make the result; `error` is what stopped the ingest, `refusal` why nothing could be read, no full stops."""
@@ -370,7 +368,8 @@ def _read_entity(reader: EntityReader) -> None:
     elif entity.is_feed:
         _read_only_feed(reader, last)
     elif reader.days:
-        for window in reader.split_windows(*_to_instants(reader, *reader.days)):
+        days = Window(*_to_instants(reader, *reader.days))
+        for window, _ in reader.split_window(days, reader.count_rows(days)):
             reader.read_window(window)
         reader.in_servicetitan = reader.count_rows()
         reader.in_warehouse = state.count_stored(target, entity)
@@ -447,16 +446,16 @@ def _read_slices(reader: EntityReader, watermark: datetime) -> None:
 
     A row without an id that was modified is another row; the one before it shows when the counts are compared.
     """
-    history = reader.find_history()
-    first = windows.floor_to_midnight(watermark - reader.entity.lookback)
+    first = floor_to_midnight(watermark - reader.entity.lookback)
     changed = reader.client.read_pages(
         reader.entity.path, {"modifiedOnOrAfter": _format_timestamp(watermark - LATE)}, MAX_PAGE_SIZE
     )
     older = [row for page in changed for row in page.rows if (reader.read_day(row) or EPOCH) < first]
     if older:
         reader.load(reader.entity.path, [Page(older, has_more=False)], undated=True)
-    if history:
-        for window in reader.split_windows(first, max(history[1], first + timedelta(days=1))):
+    recent = Window(first, END)
+    for window, rows in reader.split_window(recent, reader.count_rows(recent)):
+        if rows:
             reader.read_window(window)
 
 
@@ -476,7 +475,7 @@ def _compare(reader: EntityReader, *, everything: bool) -> None:
             continue
         read = True
         log.write_event("gap", entity=entity.name, window=str(window), there=there, here=here)
-        for part in reader.split_windows(window.start, window.end) if there > 2 * WINDOW_ROWS else [window]:
+        for part, _ in reader.split_window(window, there):
             reader.read_window(part, removes=True)
     undated = stored.get(None, 0)
     if total - dated != undated or (everything and undated):

@@ -72,7 +72,7 @@ def run_ingest(
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     log.write_to(config.warehouse.parent / "log.jsonl")
     folder = config.warehouse.with_suffix(".landing")
-    with warehouse.connect(config) as target:
+    with warehouse.connect(config, streams=True) as target:
         warehouse.ensure_tables(target, (*state.TABLES, *map(define_raw_table, chosen)))
         state.claim_warehouse(target, client.tenant_id)
 
@@ -85,9 +85,12 @@ def run_ingest(
 
         with Progress(len(chosen)) as progress, _stop_on_sigterm(stopping), ThreadPoolExecutor(THREADS) as pool:
             try:
-                results = tuple(pool.map(ingest, chosen))
+                # The long ones first: else the last of them would run alone at the end.
+                running = {entity: pool.submit(ingest, entity) for entity in sorted(chosen, key=lambda e: not e.grows)}
+                results = tuple(running[entity].result() for entity in chosen)
             except BaseException:
                 stopping.set()  # the other threads finish their current windows: nothing is lost
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return IngestReport(run_id, mode, results)
 

@@ -10,14 +10,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
+from stkpi.ingest.columns import Columns, find_kinds
 from stkpi.servicetitan.entities import Entity, Field
 
 _NUMBER = re.compile(r"[+-]?([0-9]+|[0-9]{1,3}(,[0-9]{3})+)?(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"-?[0-9]+(\.0+)?")
 _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?(Z|[+-][0-9:]{2,6})?)?")
 _FORMS = {"NUMERIC": _NUMBER, "INT64": _WHOLE, "TIMESTAMP": _INSTANT}
+# Types of which every value has its form.
+_FORMED: dict[str, set[type]] = {"NUMERIC": {int, float}, "INT64": {int}, "TIMESTAMP": set()}
 _KINDS: dict[type, str] = {dict: "an object", list: "a list"}
 
 
@@ -36,6 +40,49 @@ class _Shape:
     plain: tuple[str, ...]
     objects: tuple[tuple[str, tuple[Field, ...]], ...]
     lists: tuple[Field, ...]
+
+
+def are_faultless(entity: Entity, columns: Columns) -> bool:
+    """Return whether `find_faults` surely finds nothing in any of the records.
+
+    Column by column, which takes a tenth of the time; where it cannot tell, it says no.
+    """
+    shape = _read_shape(entity)
+    return (
+        not any(columns.read_kinds(name) & _KINDS.keys() for name in shape.plain)
+        and all(_are_whole(name, fields, columns) for name, fields in shape.objects)
+        and all(_have_form(field, columns) for field in shape.lists)
+    )
+
+
+def _are_whole(name: str, fields: tuple[Field, ...], columns: Columns) -> bool:
+    """Return whether each object has a value for every field that is read from it."""
+    if not columns.read_kinds(name) <= {dict}:
+        return False
+    keys = {tuple(value) for value in columns.read(name) if value is not None}
+    inner = [{inner for head, _, inner in (path.partition(".") for path in f.sources) if head == name} for f in fields]
+    return not any(names.isdisjoint(key) for key in keys for names in inner)
+
+
+def _have_form(field: Field, columns: Columns) -> bool:
+    """Return whether each value is a list, and its elements have the fields that they must have, in the right form."""
+    if not columns.read_kinds(field.name) <= {list}:
+        return False
+    elements = list(chain.from_iterable(filter(None, columns.read(field.name)))) if field.elements else []
+    if not set(map(type, elements)) <= {dict}:
+        return False
+    keys = {tuple(element) for element in elements}
+    for inner in field.elements:
+        if not all(inner.name in key for key in keys):
+            return False
+        values = [element[inner.name] for element in elements]
+        kinds = find_kinds(values)
+        formed = kinds <= _FORMED.get(inner.type, kinds) or (
+            kinds == {str} and all(map(_FORMS[inner.type].fullmatch, filter(None, values)))
+        )
+        if not formed or kinds & _KINDS.keys():
+            return False
+    return True
 
 
 def find_faults(entity: Entity, record: dict[str, Any]) -> Iterator[Fault]:

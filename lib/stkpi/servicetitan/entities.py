@@ -616,3 +616,46 @@ def projection_sql(entity: Entity, landing: str) -> str:
         f"    CASE\n      WHEN refused IS NOT NULL THEN refused\n      WHEN {key} IS NULL THEN 'id is missing'\n"
         f"      {reasons}\n    END AS _reject\nFROM extracted"
     )
+
+
+def typing_sql(entity: Entity, batch: str) -> str:
+    """Return the SELECT that types a batch of records whose values are columns already (see `landing.make_table`).
+
+    It gives what `projection_sql` gives, at a tenth of the cost; but where a record has a value that it cannot type, or
+    no id, `_reject` is an empty text: that record needs a second look, by `projection_sql`. For DuckDB, which takes a
+    moment with 7 fractional digits.
+    """
+    cast = {f.name: _simple_cast_sql(f) for f in entity.fields if f.type in ("NUMERIC", "TIMESTAMP", "DATE")}
+    typed = ",\n  ".join(map(_typed_sql, entity.fields))
+    casts = "".join(f",\n    {expression} AS `_cast_{name}`" for name, expression in cast.items())
+    key = "CAST(id AS STRING)"
+    if entity.keyless:
+        key = "CONCAT(_digest, '-', CAST(_ordinal AS STRING))"
+        if any(field.name == "id" for field in entity.fields):
+            key = f"COALESCE(NULLIF(CAST(id AS STRING), '0'), {key})"
+    odd = ["NOT _fits", f"{key} IS NULL", *(f"(`{name}` IS NOT NULL AND `_cast_{name}` IS NULL)" for name in cast)]
+    return (
+        f"WITH cast_values AS (\n  SELECT\n    *{casts}\n  FROM {batch}\n)\n"
+        f"SELECT\n  {typed},\n  {key} AS _key,\n  _digest AS _hash,\n  PARSE_JSON(_text) AS _record,\n  _seq,\n"
+        f"  COALESCE(_refused, IF({' OR '.join(odd)}, '', NULL)) AS _reject\nFROM cast_values"
+    )
+
+
+def _simple_cast_sql(field: Field) -> str:
+    """Return the cast of a text as it is usually written; NULL for one that needs a second look."""
+    text = f"SUBSTR(`{field.name}`, 1, 10)" if field.type == "DATE" else f"`{field.name}`"
+    return f"SAFE_CAST({text} AS {field.type})"
+
+
+def _typed_sql(field: Field) -> str:
+    """Return the column of `typing_sql` for a field."""
+    match field.type:
+        case "TIMESTAMP" | "DATE":
+            value = f"IF(SUBSTR(`{field.name}`, 1, 4) BETWEEN '1990' AND '2100', `_cast_{field.name}`, NULL)"
+        case "NUMERIC":
+            value = f"`_cast_{field.name}`"
+        case "JSON":
+            value = f"PARSE_JSON(`{field.name}`)"
+        case _:
+            return f"`{field.name}`"
+    return f"{value} AS `{field.name}`"

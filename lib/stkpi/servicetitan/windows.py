@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -30,6 +29,26 @@ class Window:
         middle = self.start + timedelta(days=days // 2)
         return Window(self.start, middle), Window(middle, self.end)
 
+    def split_in_days(self, parts: int) -> list[Window]:
+        """Cut the window in at least so many parts of whole days, the last one of fewer; of one day where it has fewer.
+
+        A window that is shorter than a day stays as it is.
+        """
+        day = timedelta(days=1)
+        length = max(1, (self.end - self.start) // day // max(1, parts)) * day
+        cuts = [self.start + length * n for n in range(-(-(self.end - self.start) // length))]
+        return [Window(start, min(start + length, self.end)) for start in cuts]
+
+    def split_at_month(self) -> tuple[Window, Window] | None:
+        """Cut the window in two at the first midnight of a month (UTC) near its middle; None if none is inside."""
+        start, end = self.start.astimezone(UTC), (self.end - timedelta(microseconds=1)).astimezone(UTC)
+        first, last = (moment.year * 12 + moment.month - 1 for moment in (start, end))
+        if first == last:
+            return None
+        year, month = divmod((first + last + 1) // 2, 12)
+        middle = datetime(year, month + 1, 1, tzinfo=UTC)
+        return Window(self.start, middle), Window(middle, self.end)
+
     def __str__(self) -> str:
         return f"{self.start:%Y-%m-%d}..{self.end:%Y-%m-%d}"
 
@@ -37,12 +56,3 @@ class Window:
 def floor_to_midnight(moment: datetime) -> datetime:
     """Return the UTC midnight on or before `moment`."""
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def split_by_month(start: datetime, end: datetime, length: int = 1) -> Iterator[Window]:
-    """Tile [start, end) with windows that break at a UTC month's first midnight, every `length` months."""
-    while start < end:
-        month = start.astimezone(UTC).month - 1 + length
-        following = floor_to_midnight(start).replace(year=start.year + month // 12, month=month % 12 + 1, day=1)
-        yield Window(start, min(following, end))
-        start = following

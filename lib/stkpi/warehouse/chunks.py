@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +33,6 @@ class Chunk:
         """Cut the chunk in two halves, by lines."""
         middle = len(self.lines) // 2
         return Chunk(self.first, self.lines[:middle]), Chunk(self.first + middle, self.lines[middle:])
-
-
-def replace_large_lines(path: Path, limit: int, substitute: Callable[[bytes, str], bytes]) -> Path:
-    """Copy the file with a substitute for each line over `limit` bytes; return the path of the copy, beside it."""
-    copy = path.with_name(f"small.{path.name}")
-    with igzip.open(path, "rb") as lines, igzip.open(copy, "wb", compresslevel=1) as out:
-        for line in lines:
-            out.write(line if len(line) <= limit else substitute(line, f"too large to load: {len(line):,} bytes"))
-    return copy
 
 
 def split_file(path: Path, max_bytes: int = MAX_BYTES, max_rows: int = MAX_ROWS) -> Iterator[Chunk]:

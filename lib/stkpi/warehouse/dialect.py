@@ -112,6 +112,8 @@ def _correct_node(node: exp.Expr) -> exp.Expr:  # noqa: PLR0911
         case exp.JSONExtractArray():  # a cast to a list fails for what is not one, where GoogleSQL has no elements
             elements = exp.Literal.string(_read_path(node) + "[*]")
             return exp.Anonymous(this="JSON_EXTRACT", expressions=[node.this, elements])
+        case exp.ParseJSON():  # JSON(x) would write the text anew
+            return exp.cast(node.this, "JSON")
         case exp.CountIf():  # a HUGEINT in DuckDB
             return exp.Count(this=exp.If(this=node.this, true=exp.Literal.number(1)))
     return node

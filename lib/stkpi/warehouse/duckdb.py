@@ -14,9 +14,9 @@ from typing import Any, Self
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 
 from stkpi.errors import UserError, WarehouseError, explain_os_error
-from stkpi.warehouse import chunks
 from stkpi.warehouse.dialect import to_duckdb
 from stkpi.warehouse.names import DATASETS, LOGICAL, Statement, map_name, prepare_statement
 from stkpi.warehouse.ownership import LABEL, Ownership
@@ -27,7 +27,8 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "350MB",
     "preserve_insertion_order": "false",
 }
-MAX_LINE = 16 * 2**20  # bytes of a record: DuckDB holds several buffers of this size per thread
+_STREAM_MEMORY = "200MB"  # DuckDB keeps what it has read for as long as it may: it fills any limit
+MAX_BYTES = 16 * 2**20  # of a record: DuckDB holds several buffers of this size per thread
 # DuckDB's names for GoogleSQL's types.
 _GOOGLESQL = {
     "BIGINT": "INT64",
@@ -57,21 +58,33 @@ class DuckDBWarehouse:
 
     name = "duckdb"
     remote = False
+    max_bytes = MAX_BYTES
     NotFound = duckdb.CatalogException
 
     def __init__(
-        self, path: Path, wait: float, *, datasets: str = LOGICAL, read_only: bool = False, may_change: str = ""
+        self,
+        path: Path,
+        wait: float,
+        *,
+        datasets: str = LOGICAL,
+        read_only: bool = False,
+        may_change: str = "",
+        streams: bool = False,
     ) -> None:
         """Open the file, or create it, with the datasets as schemas.
 
         wait: seconds to wait while another program has the file open
-        datasets, read_only, may_change: see `stkpi.warehouse.connect`; to a reader a file that is missing is empty
+        datasets, read_only, may_change, streams: see `stkpi.warehouse.connect`; a file that is missing is empty to a
+            reader
         Raises UserError if the file is still in use then, is not a DuckDB file, or has tables in these datasets that
         this program did not make.
         """
         self._datasets, self._path = datasets, path
         self._connection = _open(path, wait, read_only=read_only)
-        self._lock = threading.RLock()
+        self._lock, self._local = threading.RLock(), threading.local()
+        self._sessions: list[duckdb.DuckDBPyConnection] = []
+        if streams:
+            self._connection.execute(f"SET GLOBAL memory_limit = '{_STREAM_MEMORY}'")
         self._connection.execute("SET GLOBAL TimeZone = 'UTC'")  # BigQuery's default, whatever the machine's is
         real = {map_name(dataset, datasets) for dataset in DATASETS}
         found = {name: ours for name, ours in self._list_objects().items() if name.partition(".")[0] in real}
@@ -164,25 +177,32 @@ class DuckDBWarehouse:
             options = "header = true, auto_detect = false"
             reader = "read_csv"
         else:
-            options = f"format = 'newline_delimited', maximum_object_size = {MAX_LINE}"
+            options = f"format = 'newline_delimited', maximum_object_size = {MAX_BYTES}"
             reader = "read_json"
         self.execute(f"CREATE OR REPLACE TABLE {table} ({declared})")
         table = self.resolve_name(table)
         with self._open_session() as session:
             insert = f"INSERT INTO {table} SELECT * FROM {reader}($path, columns = {types}, {options})"
-            try:
-                session.execute(insert, {"path": str(path)})
-            except duckdb.InvalidInputException as error:
-                if not substitute or "maximum_object_size" not in str(error):
-                    raise
-                small = chunks.replace_large_lines(path, MAX_LINE, substitute)
-                session.execute(insert, {"path": str(small)})
-                small.unlink()
+            session.execute(insert, {"path": str(path)})
             [(rows,)] = session.execute(f"SELECT COUNT(*) FROM {table}").fetchall()
             return int(rows)
 
+    def insert_rows(self, statement: str, **tables: pa.Table) -> None:
+        """See `Warehouse.insert_rows`."""
+        (translated,) = to_duckdb(self._prepare(statement).sql)
+        with self._open_session() as session:
+            for name, table in tables.items():
+                session.register(name, table)
+            try:
+                session.execute(translated)
+            finally:
+                for name in tables:
+                    session.unregister(name)
+
     def close(self) -> None:
         """See `Warehouse.close`."""
+        for session in self._sessions:
+            session.close()
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -232,10 +252,16 @@ class DuckDBWarehouse:
 
     @contextmanager
     def _open_session(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open a cursor for one thread at a time, so that the results of two threads cannot mix."""
-        with self._lock, self._connection.cursor() as session:
+        """Give the session of this thread, to one thread at a time: so the results of two threads cannot mix.
+
+        Temporary tables last as long as the session.
+        """
+        with self._lock:
+            if not hasattr(self._local, "session"):
+                self._local.session = self._connection.cursor()
+                self._sessions.append(self._local.session)
             try:
-                yield session
+                yield self._local.session
             except duckdb.Error as error:
                 if sentence := _explain(error, self._path):
                     raise WarehouseError(sentence) from error

@@ -13,9 +13,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeGuard
 
 import pandas as pd
+import pyarrow as pa
 
 from stkpi.warehouse.schema import Columns, Table, plan_migration
 
@@ -107,6 +108,23 @@ class Warehouse(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+
+class EmbeddedWarehouse(Warehouse, Protocol):
+    """An engine in this process, which takes rows from memory. Temporary tables last as long as their thread.
+
+    max_bytes: of a record, as text; a larger one cannot be stored
+    """
+
+    max_bytes: int
+
+    def insert_rows(self, statement: str, **tables: pa.Table) -> None:
+        """Run an INSERT whose SELECT reads Arrow tables by the names that they have here."""
+
+
+def is_embedded(target: Warehouse) -> TypeGuard[EmbeddedWarehouse]:
+    """Return whether an engine takes rows from memory; the others load files."""
+    return not target.remote
 
 
 def ensure_tables(target: Warehouse, tables: Iterable[Table]) -> None:
