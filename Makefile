@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TYPED := ENTITIES ENTITY FROM TO TABLE OLD EXPORT KPI BU VALUE TOLERANCE SOURCE REPORT BY DEFINITION
 $(foreach name,$(filter $(TYPED),$(.VARIABLES)),$(eval override export $(name) := $$(value $(name))))
 
-.PHONY: help nightly test soak lab check format sandbox setup ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor heartbeat verify audit bench bench-increment bench-finder lock clean
+.PHONY: help nightly test soak lab check format sandbox setup ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor heartbeat verify audit bench bench-ingest bench-increment bench-finder lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,9 @@ audit: $(READY) ## known security holes of the packages in use, and their licens
 
 bench: $(READY) ## measure rows per second of the sandbox and the ingest
 	@$(BIN)/python tests/bench_sandbox.py
+
+bench-ingest: $(READY) ## measure a first read and a night beside other ways to read; BENCH_ONLY=ours,bare BENCH_ROUNDS=1
+	@$(BIN)/python tests/bench_ingest.py
 
 bench-increment: $(READY) ## measure what a night reads on BigQuery, by changed weeks and years of history
 	@$(BIN)/python tests/bench_increment.py
