@@ -380,3 +380,31 @@ def test_the_files_of_the_company_are_compared_once_and_again_when_something_cha
     }
     write_xlsx(inbox / "Leads (1).xlsx", [row for row in leads if row[3] != leads[5][3]], filters=STATED)
     assert {one.file: one.outcome for one in folder.compare_folder() if one.result} == {"Leads (1).xlsx": "equal"}
+
+
+def test_payments_of_no_invoice_are_told_apart_by_their_unit(healthy, tmp_path):
+    """Of one day, they have one key by invoice and day: the night gave all of them to the unit of the first."""
+    with DuckDBWarehouse(healthy, 1) as target:
+        target.execute(
+            "UPDATE st_mart_v2.fact_collected SET paid_date = DATE '2025-08-20', event_date = DATE '2025-08-20'"
+            " WHERE applied_to_number = ''"
+        )
+        found = target.query(
+            "SELECT unit_name, business_unit, amount FROM st_mart_v2.fact_collected WHERE applied_to_number = ''"
+        )
+        expected = dict(found.groupby("unit_name")["amount"].sum())
+        assert len(expected) > 1
+        header = ["Paid On", "Amount", "Invoice Number", "Customer Name", "Invoice Business Unit"]
+        lines = [["8/20/2025", float(row.amount), None, "Ann", row.unit_name] for row in found.itertuples()]
+        result = compare(
+            exports.read_file(write_csv(tmp_path / "collections.csv", [header, *lines])),
+            target,
+            business_unit=",".join(sorted(set(found["business_unit"]))),
+            first_day=date(2025, 8, 20),
+            last_day=date(2025, 8, 20),
+        )
+    rows = result.rows[result.rows["key"].str.startswith("of ")].set_index("key")
+    assert {key.split(" to ")[0]: amount for key, amount in rows["amount_in_export"].items()} == {
+        f"of {unit}": amount for unit, amount in expected.items()
+    }
+    assert set(rows["side"]) == {IDENTICAL}

@@ -35,6 +35,7 @@ from stkpi.reconcile.comparison import (
 from stkpi.reconcile.exports import FIELDS, Export, parse_number
 from stkpi.reconcile.queries import (
     JOINER,
+    OF_UNIT,
     count_known_keys,
     load_keys_left_out,
     load_known_keys,
@@ -144,6 +145,9 @@ def compare(
     try:
         if not comparison.is_totals:
             comparison = _choose_key(target, export, comparison, doubts)
+            # Rows of one key are one row, which is of one unit.
+            parts_units = len(comparison.key) > 1 and UNIT_COLUMN in export.headers
+            comparison = replace(comparison, parts_units=parts_units)
         units, named = _find_units(target, export, comparison, business_unit, notes, is_guess=not kpi)
         units = units or _infer_units(target, export, comparison, window, doubts)
         stage_units(target, units)
@@ -467,7 +471,8 @@ def _read_export_rows(export: Export, comparison: Comparison, ours: pd.DataFrame
         names = ["key", "row", "listed", f"customer{IN_EXPORT}", f"job_type{IN_EXPORT}", *amounts]
         return pd.DataFrame(columns=names, dtype=object)
     # What is applied to no invoice has no invoice number here either.
-    nothing = "" if ours["key"].str.startswith(JOINER).any() else None
+    starts = OF_UNIT if comparison.parts_units else JOINER
+    nothing = "" if ours["key"].str.startswith(starts).any() else None
     frame = pd.DataFrame({"key": _read_keys(export, comparison, nothing), "row": export.cells["row"]})
     for name, field in (("customer", "customer_name"), ("job_type", "job_type")):
         frame[f"{name}{IN_EXPORT}"] = export.text(field) if field in export.headers else None
@@ -513,9 +518,10 @@ def _read_keys(export: Export, comparison: Comparison, nothing: str | None) -> p
             column = export.dates(field) if FIELDS[field][0] == "date" else export.text(field)
             parts.append(column.map(lambda value: () if value is None else (str(value),)))
     keys = []
-    for row, (first, *others) in zip(export.cells["row"], zip(*parts, strict=True), strict=True):
+    units = export.text(UNIT_COLUMN) if comparison.parts_units else [None] * len(export.cells)
+    for row, unit, (first, *others) in zip(export.cells["row"], units, zip(*parts, strict=True), strict=True):
         if not first and nothing is not None and any(others):
-            first = (nothing,)  # noqa: PLW2901
+            first = (f"{OF_UNIT}{unit}" if unit else nothing,)  # noqa: PLW2901
         several = max(map(len, (first, *others)))
         if any(len(part) not in (0, 1, several) for part in others) or len(first) not in (0, several, 1):
             raise UserError(

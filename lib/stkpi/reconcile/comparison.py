@@ -58,6 +58,7 @@ class Comparison:
     parts: the amounts that the number adds up, with their signs; of a ratio the numerator and the denominator; none
         where the number counts distinct values
     is_totals: the report has totals by unit, and no rows behind them
+    parts_units: rows with an empty first column of the key (payments of no invoice) are told apart by their unit
     """
 
     definition: Definition
@@ -66,6 +67,7 @@ class Comparison:
     amounts: tuple[Amount, ...]
     parts: tuple[Signed, ...]
     is_totals: bool = False
+    parts_units: bool = False
 
     @property
     def kpi(self) -> Kpi:

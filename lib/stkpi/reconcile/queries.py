@@ -31,6 +31,7 @@ from stkpi.warehouse import Warehouse
 UNITS = "st_stage_v2.reconcile_units"
 KEYS = "st_stage_v2.reconcile_keys"
 JOINER = " to "  # between the columns of a key that has several
+OF_UNIT = "of "  # before the unit that stands for an empty first column
 # What no fact has because it can be renamed: the table that has it under `name`, and our column of its id.
 _LOOKUPS = {"location_name": ("st_raw_v2.raw_locations", "location_id")}
 _OF_UNITS = f"(SELECT business_unit FROM {UNITS})"
@@ -52,13 +53,27 @@ def _stage(target: Warehouse, table: str, columns: Sequence[str], lines: Iterabl
         target.load_file(table, path, [(column, "STRING") for column in columns])
 
 
-def key_sql(columns: Iterable[str]) -> str:
-    """Return what identifies a row as text; a row without the first column is one of those without it."""
+def key_sql(columns: Iterable[str], unit: str = "") -> str:
+    """Return what identifies a row as text; a row without the first column is one of those without it.
+
+    unit: the column of the unit's name, where rows with an empty first column are told apart by it
+    """
     first, *others = columns
-    key = f"COALESCE(CAST({first} AS STRING), 'without {first}')"
+    key = f"CAST({first} AS STRING)"
+    if unit:
+        key = f"COALESCE(NULLIF({key}, ''), CONCAT('{OF_UNIT}', {unit}))"
+    key = f"COALESCE({key}, 'without {first}')"
     for column in others:
         key = f"CONCAT({key}, '{JOINER}', COALESCE(CAST({column} AS STRING), ''))"
     return key
+
+
+def _our_key_sql(comparison: Comparison) -> str:
+    return key_sql(comparison.key.values(), "unit_name" if comparison.parts_units else "")
+
+
+def _candidates_key_sql(comparison: Comparison, columns: Sequence[str]) -> str:
+    return key_sql(columns, f"{comparison.definition['attribution'].says}_unit_name" if comparison.parts_units else "")
 
 
 def _with_names(table: str, columns: Iterable[str]) -> str:
@@ -83,7 +98,7 @@ def our_rows_sql(comparison: Comparison, *, left_out: bool = False) -> str:
     conditions = ["event_date BETWEEN @first_day AND @last_day", f"business_unit IN {_OF_UNITS}"]
     if known_by:
         conditions.append(f"{known_by} <= @as_of")
-    selected = [f"{key_sql(comparison.key.values())} AS key", "*"]
+    selected = [f"{_our_key_sql(comparison)} AS key", "*"]
     if net:
         value = row_value_sql(str(net["net"]))
         selected.append(f"SUM({value}) OVER (PARTITION BY business_unit, {net['per']}) AS balance")
@@ -126,7 +141,7 @@ def load_our_rows(target: Warehouse, comparison: Comparison, window: Window) -> 
 
 def unit_keys_sql(comparison: Comparison) -> str:
     """Return the SELECT of every unit with the keys of its rows from @first_day to @last_day: business_unit, key."""
-    key = key_sql(comparison.key.values())
+    key = _our_key_sql(comparison)
     table = _with_names(f"{MART}.{comparison.table}", comparison.key.values())
     days = "event_date BETWEEN @first_day AND @last_day"
     return f"SELECT DISTINCT business_unit, {key} AS key\nFROM {table}\nWHERE {days}\n"
@@ -235,8 +250,8 @@ def known_keys_sql(comparison: Comparison) -> str:
     computed = "".join(f", {term}" for term in terms_sql(kpi))
     matched = "first_key" if len(own) > 1 else "key"
     return (
-        f"WITH candidates AS (\n  SELECT\n    *{computed},\n    {key_sql(own)} AS key,\n"
-        f"    {key_sql(own[:1])} AS first_key,\n    COALESCE({is_row}, FALSE) AS is_row\n"
+        f"WITH candidates AS (\n  SELECT\n    *{computed},\n    {_candidates_key_sql(comparison, own)} AS key,\n"
+        f"    {_candidates_key_sql(comparison, own[:1])} AS first_key,\n    COALESCE({is_row}, FALSE) AS is_row\n"
         f"  FROM {_with_names(f'{REF}.{kpi.candidates}', own)}\n{where}),\n\n"
         f"asked AS (\n  SELECT candidates.*, keys.key AS asked_key, keys.key = candidates.key AS is_exact\n"
         f"  FROM {KEYS} AS keys\n  INNER JOIN candidates ON keys.{matched} = candidates.{matched}\n),\n\n"
@@ -256,13 +271,13 @@ def count_known_keys_sql(comparison: Comparison) -> str:
     """Return the SELECT of how many keys of st_stage_v2.reconcile_keys a candidate has, whatever else it is: known."""
     kpi = comparison.kpi
     own = [kpi.columns.get(column, column) for column in comparison.key.values()]
-    table = _with_names(f"{REF}.{kpi.candidates}", own)
-    return f"SELECT COUNT(*) AS known FROM {KEYS} AS keys WHERE keys.key IN (SELECT {key_sql(own)} FROM {table})\n"
+    table, key = _with_names(f"{REF}.{kpi.candidates}", own), _candidates_key_sql(comparison, own)
+    return f"SELECT COUNT(*) AS known FROM {KEYS} AS keys WHERE keys.key IN (SELECT {key} FROM {table})\n"
 
 
 def count_known_keys(target: Warehouse, comparison: Comparison, keys: Iterable[str]) -> int:
     """Return how many of the keys are known, see `count_known_keys_sql`."""
-    _stage(target, KEYS, ["key", "first_key"], ([key, key.partition(JOINER)[0]] for key in keys))
+    _stage(target, KEYS, ["key", "first_key"], ([key, key.rpartition(JOINER)[0] or key] for key in keys))
     return int(target.query(count_known_keys_sql(comparison))["known"].iloc[0])
 
 
@@ -272,7 +287,7 @@ def load_known_keys(
     """Return what the warehouse knows of keys, one row per key that it knows: key, is_exact (else only the first of its
     columns is known), the `known_columns`, and the amount that each term of the KPI adds up to as `term:<name>`.
     """
-    _stage(target, KEYS, ["key", "first_key"], ([key, key.partition(JOINER)[0]] for key in keys))
+    _stage(target, KEYS, ["key", "first_key"], ([key, key.rpartition(JOINER)[0] or key] for key in keys))
     sql = known_keys_sql(comparison)
     first, last = window.days_read
     given: Mapping[str, Any] = {"first_day": first, "last_day": last, "as_of": window.as_of, "time_zone": zone}
