@@ -18,7 +18,7 @@ from sandbox.reports import DATE_TYPES
 from sandbox.server import Sandbox
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY
-from stkpi import company, settings
+from stkpi import company, settings, warehouse
 from stkpi.errors import UserError
 from stkpi.ingest import run as ingest
 from stkpi.kpis.catalog import read_catalog
@@ -200,6 +200,16 @@ def test_a_night_fills_the_ledger_until_the_definition_is_accepted(healthy, own,
     assert search.finding.verdict == "accepted"
     assert search.next_step == "$ Collected is counted as these numbers say: nothing to do."
     assert night.check_ledger(read_reports=True).notes == ()  # nothing is left to ask
+    # Of a night on which either side was late: what does not match is read again.
+    with warehouse.connect() as target:
+        target.execute(
+            "UPDATE st_logs_v2.observations SET value = value + 1, outcome = 'unmatched'"
+            " WHERE first_day = DATE '2025-09-08'"
+        )
+    assert night.check_ledger().counts["unmatched"] == first
+    found = night.check_ledger(read_reports=True)
+    assert found.notes == (f"{first} numbers of {name} read, Sep 8 to Sep 14, 2025.",)
+    assert found.counts == {"matched": len(read), "unmatched": 0, "open": 0}
 
 
 def test_a_report_filtered_by_a_wrong_date_is_named(healthy, own, save, monkeypatch):

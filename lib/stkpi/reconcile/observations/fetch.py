@@ -29,6 +29,7 @@ from stkpi.reconcile.exports import Export
 from stkpi.reconcile.observations.ledger import API, Observation, read_ledger
 from stkpi.reconcile.observations.outcomes import (
     OPEN,
+    UNMATCHED,
     Checked,
     check_observations,
     covered_days,
@@ -234,7 +235,8 @@ def _pull(reports: Reports, source: Source, ask: Ask, night: Night) -> Export | 
 
 def _choose_asks(sources: Sequence[Source], done: Mapping[int, set[Ask]], night: Night) -> Iterator[tuple[int, Ask]]:
     """Yield the next run of each source, by its place: what has moved since it was read, the last full week, days of
-    the other season, then the number that parts the surviving definitions best. None where all of that was read.
+    the other season, the number that parts the surviving definitions best, then what did not match. None where all of
+    that was read.
     """
     with warehouse.connect(night.config, read_only=True) as target:
         covered = covered_days(target)
@@ -253,10 +255,7 @@ def _list_wanted(
 ) -> Iterator[Ask]:
     units = [""] if source.has_units else list_units(target, source.kpis[0])
     own = [one for one in checked if one.observation.source == API]
-    for one in own:
-        seen = one.observation
-        if one.outcome == OPEN and one.ours is not None and seen.basis in ("", *source.bases):
-            yield Ask((seen.first_day, seen.last_day), seen.basis, "" if source.has_units else seen.unit)
+    yield from _list_again(source, [one for one in own if one.outcome == OPEN and one.ours is not None])
     basis, begin = source.own_basis, covered["first_day"].min()
     read = {
         Ask(
@@ -277,6 +276,15 @@ def _list_wanted(
                 dates = {option.id: option.basis for option in kpi["date"]}
                 chosen = dates[question.dated_by] if question.dated_by else basis
                 yield Ask((question.first, question.last), chosen, "" if source.has_units else question.unit)
+    # Either side may have been late on the night that read it.
+    yield from _list_again(source, [one for one in own if one.outcome == UNMATCHED])
+
+
+def _list_again(source: Source, checked: Iterable[Checked]) -> Iterator[Ask]:
+    for one in checked:
+        seen = one.observation
+        if seen.basis in ("", *source.bases):
+            yield Ask((seen.first_day, seen.last_day), seen.basis, "" if source.has_units else seen.unit)
 
 
 def _list_usual_days(kpi: Kpi, as_of: date, read: Iterable[Observation]) -> list[Days]:
