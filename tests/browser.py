@@ -99,12 +99,17 @@ def read_figures(page: Page) -> dict[tuple[str, str, str], str]:
     """The figures that a page shows, by place, period and KPI: every link to one, with its text."""
     found = {}
     for address, text in page.eval_on_selector_all(
-        "main a[href*='kpi=']",
+        "main a[href*='kpi=']:not(.all-seen a)",
         "(links) => links.map((a) => [a.getAttribute('href'), (a.querySelector('strong') || a).textContent])",
     ):
-        given = {key: values[0] for key, values in parse_qs(address.partition("#")[2]).items()}
-        found[given.get("place", "company"), given["period"], given["kpi"]] = text.strip()
+        found[read_address(address)] = text.strip()
     return found
+
+
+def read_address(address: str) -> tuple[str, str, str]:
+    """The place, period and KPI that an address of the page Explore names."""
+    given = {key: values[0] for key, values in parse_qs(address.partition("#")[2]).items()}
+    return given.get("place", "company"), given["period"], given["kpi"]
 
 
 def describe_missing(reasons: Iterable[str]) -> str:

@@ -5,11 +5,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import requests
 from bigquery_proxy import Proxy
-from browser import describe_missing
+from browser import describe_missing, start_browser
 from emulator import MISSING, find_python, start, told
 from filelock import FileLock
 from small_company import api, break_  # noqa: F401 - fixtures
@@ -21,6 +22,9 @@ from stkpi import company, settings
 from stkpi.ingest import run as ingest
 from stkpi.marts import build as marts
 from stkpi.warehouse.duckdb import DuckDBWarehouse
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 UNLIMITED = 1_000_000
 LONGEST = ("test_definitions_agree", "test_ingest", "test_notebooks", "test_faults", "test_sql", "test_adoption")
@@ -94,6 +98,13 @@ def target(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Du
     file = Path(shutil.copy(built, tmp_path_factory.mktemp("compared") / "warehouse.duckdb"))
     with DuckDBWarehouse(file, 0) as open_:
         yield open_
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """The machine's browser, for the pages of a file of tests."""
+    with start_browser() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

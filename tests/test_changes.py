@@ -17,20 +17,24 @@ from typing import Any
 import pandas as pd
 import pytest
 import requests
+from browser import Watched
+from playwright.sync_api import expect
 from test_marts import held, put
 
 from sandbox.server import Sandbox
 from sandbox.store import Store
 from sandbox.tenant import LAST_DAY, populate
 from stkpi import company, settings, warehouse
+from stkpi.formatting import format_number, format_rounded
 from stkpi.ingest import run as ingest
 from stkpi.ingest import state
 from stkpi.kpis.definition import choose_definitions, read_definitions
 from stkpi.marts import build as marts
 from stkpi.marts import history, increment
 from stkpi.marts.increment import Plan
-from stkpi.reporting import changes, pages
+from stkpi.reporting import changes, pages, site
 from stkpi.reporting.changes import Change, Recount
+from stkpi.runs import home
 from stkpi.warehouse import Warehouse, ensure_tables
 from stkpi.warehouse.bigquery import BigQueryWarehouse
 from stkpi.warehouse.duckdb import DuckDBWarehouse
@@ -179,14 +183,97 @@ def test_the_pages_tell_it_with_the_records(restated):
     page = pages.render_changes("Acme <Paint>", changes.SHOWN_DAYS, told.kpis)
     words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     assert "Acme &lt;Paint&gt;" in words
-    assert "1 gross pay item arrived: +$231.50, -" in words
+    assert "1 gross pay item arrived (+$231.50): -" in words
     assert "gross pay item 99000001 arrived" in words
     assert "1 invoice changed: +$100.00" in words
     assert "another customer on 1 job: -1" in words
-    assert told.lines["leads"].startswith(f"Changed lately: {restated['lead']['business_unit']}, week of ")
+    assert told.lines["leads"]["text"].startswith(f"Changed lately: {restated['lead']['business_unit']}, week of ")
     with warehouse.connect(read_only=True) as target:  # a month later it is old news
         later = datetime.now(UTC) + timedelta(days=changes.SHOWN_DAYS + 1)
-        assert changes.read_changed(target, read_definitions(), later, "UTC") == changes.Changed([], {})
+        assert changes.read_changed(target, read_definitions(), later, "UTC") == changes.Changed([], {}, {})
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(restated: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages after the night that restated."""
+    folder = tmp_path_factory.mktemp("pages")
+    site.write_site(folder, "20250914-020000-000", LAST_DAY)
+    home.write_home(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.soak),
+        pytest.param(390, "light", marks=pytest.mark.soak),
+    ],
+)
+def test_from_a_figure_to_why_it_moved_and_back(restated, runs, browser, width, scheme):
+    paid = restated["paid"]
+    unit, week = paid["business_unit"], start_of_week(paid["event_date"])
+    [gpm] = [one for one in read()[0] if (one.kpi.name, one.unit, one.week) == ("gpm", unit, week)]
+    before, now = (format_number(value, "rate") for value in (gpm.value_before, gpm.value))
+    watched = Watched(browser, width=width, scheme=scheme)
+    page = watched.open(runs / "explore.html", f"#period={week}&place=unit:{unit}&kpi=gpm")
+    expect(page.locator("#value")).to_have_text(now)
+    assert f"It was {format_rounded(float(gpm.value_before), 'rate')} before." in page.inner_text("main")
+    assert watched.list_barriers() == []
+    page.click("main p >> text=What changed since")
+    line = page.locator("article:target")
+    assert re.search(rf"{re.escape(before)} on .+, {re.escape(now)} since ", line.inner_text())
+    line.locator("summary >> text=1 gross pay item arrived (+$231.50)").click()
+    row = line.locator("tbody tr", has_text="gross pay item 99000001 arrived")
+    assert row.locator("a").get_attribute("href") == f"https://go.servicetitan.com/#/Job/Index/{paid['job_id']}"
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    assert watched.find_overflow() <= 0
+    assert watched.find_small_texts() == []
+    assert watched.list_barriers() == []
+    line.locator("h3 a").click()
+    expect(page.locator("h1")).to_contain_text(f"GPM of {unit}")
+    watched.context.close()
+    assert watched.faults == []
+
+
+def test_every_change_that_the_page_shows_is_the_one_of_the_tables(restated, runs, browser):
+    found = [one for one in read()[0] if one.value != one.value_before]
+    expected = {
+        one.id: [format_number(value, one.kpi.kind) for value in (one.value_before, one.value)] for one in found
+    }
+    watched = Watched(browser)
+    page = watched.open(runs / "changes.html")
+    shown = page.eval_on_selector_all(
+        "article",
+        "(all) => all.map((one) => [one.id, [...one.querySelectorAll('p strong')].map((each) => each.textContent)])",
+    )
+    assert len(shown) > 5
+    assert dict(shown) == {id: expected[id] for id, _ in shown}
+    ids = page.eval_on_selector_all("article, article > span", "(all) => all.map((one) => one.id)")
+    assert sorted(ids) == sorted(expected)
+    for one in found:  # the reasons, as they are written, add up to the change, as it is written
+        if one.kpi.kind != "rate":
+            line = page.locator(f"article:has([id='{one.id}']), article[id='{one.id}']")
+            effects = [text.rpartition(": ")[2] for text in line.locator("li summary").all_inner_texts()]
+            assert sum(map(read_amount, effects)) == one.effect
+            for effect, table in zip(effects, line.locator("li table").all(), strict=True):
+                rows = table.locator("tbody td:last-child").all_text_contents()
+                assert sum(map(read_amount, rows)) == read_amount(effect)
+    page = watched.open(runs / "index.html")
+    for name, line in {one.kpi.name: one for one in found}.items():
+        link = page.locator(f".card a[href^='changes.html#{name}/']")
+        assert link.get_attribute("href").partition("#")[2] in expected, line
+    watched.context.close()
+    assert watched.faults == []
+
+
+def read_amount(text: str) -> Fraction:
+    """A change as people write it: +$1,234.50."""
+    return Fraction(text.replace("$", "").replace(",", ""))
 
 
 def test_where_nothing_changed_nothing_is_kept(restated, tmp_path, monkeypatch):

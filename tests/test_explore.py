@@ -7,13 +7,16 @@ import csv
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pandas as pd
 import pytest
-from browser import MISSING, Watched, describe_missing, go, read_figures, start_browser
+from browser import MISSING, Watched, describe_missing, go, read_address, read_figures
 from playwright.sync_api import Browser, Page, expect
 
 from sandbox.server import Sandbox
@@ -22,8 +25,10 @@ from stkpi import warehouse
 from stkpi.formatting import format_number, format_rounded
 from stkpi.kpis.catalog import read_catalog
 from stkpi.kpis.definition import read_definitions
+from stkpi.reconcile.observations import ledger, outcomes
 from stkpi.reporting import figures, site
 from stkpi.runs import history, home
+from stkpi.spreadsheets import protect_cell
 
 KNOWN = "#period=2025-08-18&place=unit%3APhoenix-Sales&kpi=leads"
 
@@ -45,12 +50,6 @@ def runs(built: Path, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
         yield folder
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with start_browser() as running:
-        yield running
-
-
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Watched]:
     watched = Watched(browser)
@@ -60,17 +59,42 @@ def opened(browser: Browser) -> Iterator[Watched]:
 
 
 @pytest.fixture(scope="module")
-def marts(runs: Path) -> dict[tuple[str, str, str], str]:
-    """Every figure of units and regions as the tables have it, by place, period and KPI."""
+def marts(runs: Path) -> dict[tuple[str, str, str], tuple[str, str]]:
+    """Every figure of a week as the tables have it, rounded and exact, by place, period and KPI.
+
+    The company's come from the units' sums, or where a thing is counted once from the fact rows of all units.
+    """
     with warehouse.connect(read_only=True) as target:
         units = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu")
         regions = target.query("SELECT * FROM st_mart_v2.regional_kpis")
+        rows = {
+            name: target.query(f"SELECT event_date, {column} AS id FROM st_mart_v2.{kpi.fact}")
+            for name, kpi in read_catalog().items()
+            if (column := kpi["measure"][0].says.get("distinct"))
+        }
     found = {}
-    for kind, column, rows in (("unit", "business_unit", units), ("region", "region", regions)):
-        for row in rows.to_dict("records"):
+    for place, column, frame in (("unit:", "business_unit", units), ("region:", "region", regions)):
+        for row in frame.to_dict("records"):
             for name, kpi in read_catalog().items():
-                found[f"{kind}:{row[column]}", str(row["week_start"]), name] = format_rounded(row[name], kpi.kind)
+                key = (f"{place}{row[column]}", str(row["week_start"]), name)
+                found[key] = (format_rounded(row[name], kpi.kind), format_number(to_none(row[name]), kpi.kind))
+    for week, frame in units.groupby("week_start"):
+        for name, kpi in read_catalog().items():
+            if name in rows:
+                days = pd.to_datetime(rows[name]["event_date"]) - pd.Timestamp(week)
+                value = rows[name]["id"][days.dt.days.between(0, 6)].nunique()
+            elif kpi.sums:
+                part, whole = (frame[column].sum() for column in kpi.sums)
+                value = part / whole if whole else None
+            else:
+                value = frame[name].sum()
+            shown = format_rounded(float("nan") if value is None else float(value), kpi.kind)
+            found["company", str(week), name] = (shown, format_number(value, kpi.kind))
     return found
+
+
+def to_none(value: object) -> Any:
+    return None if pd.isna(value) else value
 
 
 # --- what is shown is what the tables have ----------------------------------------------------------------------------
@@ -85,7 +109,7 @@ def test_every_figure_of_the_book_is_the_one_of_the_tables(runs, marts):
     compared = 0
     for place, period, kpi, figure in figures.iterate_figures(book):
         if (place, period.id, kpi) in marts:
-            assert figure.rounded == marts[place, period.id, kpi], (place, period, kpi)
+            assert (figure.rounded, figure.exact) == marts[place, period.id, kpi], (place, period, kpi)
             compared += 1
     assert compared > 9_000
     for period in book.weeks[:60]:
@@ -105,11 +129,12 @@ def test_every_figure_of_the_book_is_the_one_of_the_tables(runs, marts):
 
 def test_home_shows_the_newest_full_week(runs, marts, opened):
     page = opened.open(runs / "index.html")
-    shown = {where: text for where, text in read_figures(page).items() if where[0] != "company"}
-    week = {period for _, period, _ in shown}
-    assert week == {"2025-09-08"}
-    assert len(shown) > 50
-    assert shown == {where: marts[where] for where in shown}
+    shown = read_figures(page)
+    assert {period for _, period, _ in shown} == {"2025-09-08"}
+    assert len(shown) > 60
+    assert len([place for place, _, _ in shown if place == "company"]) == len(read_catalog())
+    assert shown == {where: marts[where][0] for where in shown}
+    check_tooltips(page, marts)
     expect(page.locator(".trust")).to_contain_text(re.compile(r"\d+ of \d+ of your numbers match ServiceTitan"))
     assert page.locator(".card").count() == len(read_catalog())
     assert "Through Sunday, Sep 14, 2025" in page.inner_text("header")
@@ -125,10 +150,74 @@ def test_every_week_and_place_that_can_be_chosen(runs, marts, opened):
             go(page, f"#period={period}&place={place}")
             shown = read_figures(page)
             for where, text in shown.items():
-                if where in marts:
-                    assert text == marts[where], where
-                    checked += 1
+                assert text == marts[where][0], where
+                checked += 1
+            check_tooltips(page, marts)
     assert checked > 500
+
+
+def check_tooltips(page: Page, marts: dict[tuple[str, str, str], tuple[str, str]]) -> None:
+    """A figure that is shown rounded tells the exact one under the pointer."""
+    for address, title in page.eval_on_selector_all(
+        "main td a[href*='kpi=']", "(all) => all.map((a) => [a.getAttribute('href'), a.title])"
+    ):
+        rounded, exact = marts[read_address(address)]
+        assert title == ("" if rounded == exact else exact), address
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "unit:Phoenix-Production",
+        *(pytest.param(each, marks=pytest.mark.soak) for each in ("company", "unit:Phoenix-Sales", "region:Tucson")),
+    ],
+)
+def test_every_number_of_a_figures_own_page(runs, marts, opened, place):
+    """The number, a year ago, the tables, the chart under the pointer, and the rows behind it."""
+    page = opened.open(runs / "explore.html", f"#place={place}")
+    names = page.eval_on_selector_all("#kpi option", "(all) => all.map((one) => one.value).filter(Boolean)")
+    for name in names:
+        kpi = read_catalog()[name]
+        go(page, f"#period=2025-08-18&place={place}&kpi={name}")
+        rounded, exact = marts[place, "2025-08-18", name]
+        assert page.inner_text("#value") == exact
+        assert f"A year ago (Aug 19 to Aug 25, 2024): {marts[place, '2024-08-19', name][1]}" in page.inner_text("main")
+        shown = read_figures(page)
+        assert len(shown) >= 13
+        assert shown == {where: marts[where][0] for where in shown}
+        check_tooltips(page, marts)
+        check_chart(page, marts, place, name, kpi.label)
+        if kpi.kind == "money" and place.startswith("unit:"):
+            assert add_up_rows(page) == exact
+        assert rounded in shown.values()
+
+
+def check_chart(
+    page: Page, marts: dict[tuple[str, str, str], tuple[str, str]], place: str, name: str, label: str
+) -> None:
+    """Point at every week of the chart: its legend says the numbers of the tables."""
+    page.locator(".u-over").scroll_into_view_if_needed()
+    box = page.locator(".u-over").bounding_box()
+    weeks = 13
+    for n in range(weeks):
+        x = min(max(box["width"] * n / (weeks - 1), 1), box["width"] - 1)
+        page.mouse.move(box["x"] + x, box["y"] + box["height"] / 2)
+        texts = [page.locator(f".u-legend .u-{each}").all_text_contents() for each in ("label", "value")]
+        legend = dict(zip(*texts, strict=True))
+        week = pd.Timestamp("2025-08-18") - pd.Timedelta(weeks=weeks - 1 - n)
+        before = week - pd.Timedelta(weeks=52)
+        assert legend["Week of"].startswith(f"{week:%b} {week.day} to ")
+        here = marts[place, str(week.date()), name][0]
+        assert here in (legend[label], legend.get("Provisional")), (week, legend)
+        assert legend["A year ago"] == marts.get((place, str(before.date()), name), ("—",))[0]
+
+
+def add_up_rows(page: Page) -> str:
+    """The sum of the amounts that the rows show, as money."""
+    if page.locator("#rows select").count():
+        page.select_option("#rows select", "1000")
+    amounts = page.locator("#rows tbody td.number").all_inner_texts()
+    return format_number(sum(Decimal(text.replace("$", "").replace(",", "")) for text in amounts), "money")
 
 
 @pytest.mark.parametrize(
@@ -213,6 +302,56 @@ def test_from_home_to_the_rows_and_back(runs, browser, tmp_path, width, scheme):
     assert watched.faults == []
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_in_three_clicks_whether_a_unit_matches_and_if_not_which_jobs(runs, browser, tmp_path, width, scheme):
+    """As the owner would: Phoenix-Sales, the number that differs, its jobs. The ledger has one wrong number here."""
+    folder = shutil.copytree(runs, tmp_path / "pages")
+    [figures_file] = folder.glob("data/*/figures.js")
+    text = figures_file.read_text()
+    assert text.count('"shown":"31","ours":"96","outcome":"explained"') == 1
+    figures_file.write_text(
+        text.replace('"shown":"31","ours":"96","outcome":"explained"', '"shown":"31","ours":"96","outcome":"unmatched"')
+    )
+    watched = Watched(browser, width=width, scheme=scheme)
+    page = watched.open(folder / "index.html")
+    page.click("tbody th a:text-is('Phoenix-Sales')")
+    seen = page.locator(".all-seen")
+    matched = seen.locator("td .matched").count()
+    expect(seen.locator("summary")).to_have_text(
+        f"{matched} of {matched + 1} numbers of Phoenix-Sales match ServiceTitan"
+    )
+    assert watched.find_overflow() <= 0
+    assert watched.list_barriers() == []
+    first = seen.locator("tbody tr").first
+    assert first.inner_text().split("\t")[1:] == ["31", "96", "✗ differs"]
+    first.locator("a").click()
+    page.click("text=The jobs that make the difference: 66 counted only here")
+    assert page.locator(".seen li.failed tbody tr").count() == 66
+    watched.context.close()
+    assert watched.faults == []
+
+
+def test_the_numbers_of_servicetitan_are_those_of_the_ledger(runs, opened):
+    with warehouse.connect(read_only=True) as target:
+        definitions = read_definitions()
+        checked = outcomes.check_observations(target, ledger.read_ledger(), definitions)
+    expected = sorted(
+        (one.observation.title, one.observation.shown, format_number(one.ours, one.observation.entry.kind))
+        for one in checked
+        if one.outcome in (outcomes.MATCHED, outcomes.UNMATCHED)
+    )
+    assert len(expected) > 3
+    page = opened.open(runs / "explore.html")
+    page.click(".all-seen summary")
+    rows = page.locator(".all-seen tbody tr").all_inner_texts()
+    assert sorted(tuple(row.split("\t")[:3]) for row in rows) == expected
+    matched = sum(one.outcome == outcomes.MATCHED for one in checked)
+    assert page.inner_text(".all-seen summary").startswith(f"{matched} of {len(expected)} numbers of ")
+    assert f"{matched} of {len(expected)} of your numbers match" in opened.open(runs / "index.html").inner_text(
+        ".trust"
+    )
+
+
 def sort_search_and_save(page: Page, folder: Path) -> None:
     """Sort the rows by customer, search for one of them, and save them as CSV."""
     names = "(cells) => cells.map((cell) => cell.textContent)"
@@ -270,6 +409,33 @@ def read_customers(folder: Path) -> set[str]:
     [file] = folder.glob("data/*/fact_leads.2025-08.js")
     packed = re.search(r', "(.+)"\);', file.read_text())[1]
     return set(filter(None, json.loads(gzip.decompress(base64.b64decode(packed)))["customer"]))
+
+
+TEXTS = [
+    "=1+1",
+    "-5",
+    "-$12.50",
+    "+1 (480) 555",
+    "@x",
+    " =x",
+    "\t=1",
+    "'=1",
+    "|x",
+    "%x",
+    "\uff1d1",
+    "12%",
+    "-",
+    "O'Neil",
+    "",
+    "-5\n",
+]
+
+
+def test_the_page_and_the_library_know_the_same_formulas(runs, opened, monkeypatch):
+    page = opened.open(runs / "explore.html")
+    found = page.evaluate("(texts) => texts.map((text) => new RegExp(book.parts.figures.formula).test(text))", TEXTS)
+    assert found == [protect_cell(text) != text for text in TEXTS]
+    assert 7 < sum(found) < len(TEXTS)
 
 
 def test_names_are_initials_on_pages_that_are_shared(runs, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from stkpi import settings
 from stkpi.errors import UserError
 from stkpi.runs import sandbox_process
 
-OF_GITHUB = {"GITHUB_TOKEN", "GITHUB_REPOSITORY", "GITHUB_API_URL", "CI", "CLOUD_RUN_JOB"}  # which a service sets
+OF_SERVICES = {"GITHUB_TOKEN", "GITHUB_REPOSITORY", "GITHUB_API_URL", "CI", "CLOUD_RUN_JOB", "JPY_SESSION_NAME"}
 
 
 def test_a_file_of_another_name_is_read_and_the_environment_wins(tmp_path, monkeypatch) -> None:
@@ -202,7 +202,7 @@ def test_a_named_file_that_is_not_there_is_told(tmp_path, monkeypatch) -> None:
 
 def test_the_example_is_read_and_has_every_setting_of_a_company() -> None:
     example = set(dotenv_values(settings.ROOT / ".env.example"))
-    assert {name.upper() for name in settings.Settings.model_fields} - example == OF_GITHUB
+    assert {name.upper() for name in settings.Settings.model_fields} - example == OF_SERVICES
     assert example <= {name.upper() for name in settings.Settings.model_fields}
 
 

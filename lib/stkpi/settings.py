@@ -68,11 +68,15 @@ class Settings(BaseSettings):
     company: Path = COMPANY
     ci: str | None = None  # set by GitHub and other services whose files more people can read
     cloud_run_job: str | None = None  # set by Cloud Run
+    jpy_session_name: str | None = None  # set by Jupyter for a notebook that a person has opened
 
     github_token: SecretStr | None = None
     github_repository: str | None = None
     github_api_url: str = "https://api.github.com"
     slack_webhook: SecretStr | None = None
+    mail_server: SecretStr | None = None
+    mail_from: str | None = None
+    mail_to: str | None = None
 
     sandbox_company: Literal["painting", "hvac"] = "painting"
     sandbox_port: int = Field(8900, ge=0, le=65535)

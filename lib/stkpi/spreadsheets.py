@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-# What Excel, LibreOffice and Google Sheets take for a formula; an amount is none.
-_FORMULA = re.compile(r"(?!\s*[-+]?\$?[\d.,]+%?\Z)'*\s*[-=+@\t\r\uff1d\uff0b\uff0d\uff20|%]")
+# What Excel, LibreOffice and Google Sheets take for a formula; an amount is none. JavaScript reads it the same way.
+FORMULA = r"^(?!\s*[-+]?\$?[\d.,]+%?(?![\s\S]))'*\s*[-=+@\t\r\uff1d\uff0b\uff0d\uff20|%]"
+_FORMULA = re.compile(FORMULA)
 _PROTECTED = re.compile(r"'+\s*[-=+@\t\r\uff1d\uff0b\uff0d\uff20|%]")
 
 

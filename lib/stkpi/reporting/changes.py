@@ -37,6 +37,7 @@ from stkpi.kpis.days import read_days
 from stkpi.kpis.definition import Definition, name_facts
 from stkpi.kpis.sql import failing_sql, group_column, operands, row_keys, split_operand
 from stkpi.marts.history import DEFINITION
+from stkpi.reporting.figures import name_change, name_place
 from stkpi.warehouse import Warehouse
 
 SHOWN_DAYS = 35  # for which the page tells changes
@@ -102,6 +103,16 @@ class Change:
     reasons: tuple[Reason, ...] = ()
 
     @property
+    def place(self) -> str:
+        """What an address calls its unit."""
+        return name_place("unit", self.unit)
+
+    @property
+    def id(self) -> str:
+        """What an address calls it on its page."""
+        return name_change(self.kpi.name, self.place, self.week.isoformat())
+
+    @property
     def effect(self) -> Fraction | None:
         """The new number less the old one; None where one of them is none."""
         return None if self.value is None or self.value_before is None else self.value - self.value_before
@@ -119,10 +130,13 @@ class Recount:
 
 @dataclass(frozen=True)
 class Changed:
-    """What the pages tell: by KPI for the page (see `describe_changes`), and a line for each KPI's scorecard."""
+    """What the pages tell: by KPI for the page (see `describe_changes`), a line for each KPI's scorecard (text, and the
+    address of the change), and what the figures that the page lists were before, by place, period and KPI.
+    """
 
     kpis: list[dict[str, Any]]
-    lines: dict[str, str]
+    lines: dict[str, dict[str, str]]
+    was: dict[tuple[str, str, str], str]
 
 
 def read_changed(target: Warehouse, definitions: Mapping[str, Definition], now: datetime, zone: str) -> Changed:
@@ -130,8 +144,12 @@ def read_changed(target: Warehouse, definitions: Mapping[str, Definition], now: 
     found, recounts = read_changes(target, definitions, now - timedelta(days=SHOWN_DAYS))
     jobs = _read_jobs(target, now - timedelta(days=SHOWN_DAYS))
     found = [change for change in found if change.value != change.value_before]  # of a ratio only its parts are others
+    groups = {name: alike for name in definitions if (alike := _group_alike(found, name))}
+    was: dict[tuple[str, str, str], str] = {}
+    for change in (change for here in groups.values() for group in here[:MOST_SHOWN] for change in group):
+        was.setdefault((change.place, change.week.isoformat(), change.kpi.name), _format_values(change)[0])
     lines = describe_newest(found, now - timedelta(days=RECENT_DAYS))
-    return Changed(describe_changes(found, recounts, jobs, zone), lines)
+    return Changed(describe_changes(groups, recounts, jobs, zone), lines, was)
 
 
 def _read_jobs(target: Warehouse, since: datetime) -> dict[int, dict[str, Any]]:
@@ -519,16 +537,20 @@ def _humanize(name: str) -> str:
 
 
 def describe_changes(
-    changes: Sequence[Change], recounts: Sequence[Recount], jobs: Mapping[int, Mapping[str, Any]], zone: str
+    groups: Mapping[str, Sequence[Sequence[Change]]],
+    recounts: Sequence[Recount],
+    jobs: Mapping[int, Mapping[str, Any]],
+    zone: str,
 ) -> list[dict[str, Any]]:
     """Return what the page shows: by KPI, its changes of the newest weeks first, those that are alike together.
 
-    jobs: number, type and status of the jobs
+    groups: the changes by KPI (see `_group_alike`); jobs: number, type and status of the jobs
     """
     found = []
-    names = [*(change.kpi for change in changes), *(recount.kpi for recount in recounts)]
-    for kpi in {kpi.name: kpi for kpi in names}.values():
-        here = _group_alike([change for change in changes if change.kpi == kpi])
+    known: set[str] = set()
+    kpis = [*(here[0][0].kpi for here in groups.values()), *(recount.kpi for recount in recounts)]
+    for kpi in {kpi.name: kpi for kpi in kpis}.values():
+        here = groups.get(kpi.name, ())
         found.append(
             {
                 "id": kpi.name,
@@ -538,15 +560,15 @@ def describe_changes(
                     for r in recounts
                     if r.kpi == kpi
                 ],
-                "changes": [_describe_change(group, jobs, zone) for group in here[:MOST_SHOWN]],
+                "changes": [_describe_change(group, jobs, zone, known) for group in here[:MOST_SHOWN]],
                 "more": max(0, len(here) - MOST_SHOWN),
             }
         )
     return found
 
 
-def describe_newest(changes: Sequence[Change], since: datetime) -> dict[str, str]:
-    """Return for each KPI one line about what changed since, the newest week first."""
+def describe_newest(changes: Sequence[Change], since: datetime) -> dict[str, dict[str, str]]:
+    """Return for each KPI one line about what changed since, of the newest week, and where the page tells it."""
     found: dict[str, list[Change]] = defaultdict(list)
     for change in changes:
         if change.noted_at >= since:
@@ -555,39 +577,46 @@ def describe_newest(changes: Sequence[Change], since: datetime) -> dict[str, str
     for name, here in found.items():
         newest = max(here, key=lambda change: (change.week, abs(change.effect or 0)))
         more = f", and {len(here) - 1:,} more" if len(here) > 1 else ""
-        week = format_short_day(newest.week)
-        lines[name] = f"Changed lately: {newest.unit}, week of {week}: {_describe_values(newest)}{more}"
+        before, now = _format_values(newest)
+        text = f"Changed lately: {newest.unit}, week of {format_short_day(newest.week)}: {before}, now {now}{more}"
+        lines[name] = {"text": text, "id": newest.id}
     return lines
 
 
-def _describe_values(change: Change) -> str:
+def _format_values(change: Change) -> list[str]:
     """The old and the new number as a manager writes them; to the last digit where they are the same otherwise."""
     values = (change.value_before, change.value)
     short = [format_rounded(float("nan") if value is None else float(value), change.kpi.kind) for value in values]
-    before, now = short if short[0] != short[1] else [format_number(value, change.kpi.kind) for value in values]
-    return f"{before}, now {now}"
+    return short if short[0] != short[1] else [format_number(value, change.kpi.kind) for value in values]
 
 
-def _group_alike(changes: Sequence[Change]) -> list[list[Change]]:
-    """Changes of one unit and night with the same effect for the same reasons: a balance of many weeks."""
+def _group_alike(changes: Sequence[Change], kpi: str) -> list[list[Change]]:
+    """Changes of a KPI, of one unit and night with the same effect for the same reasons: a balance of many weeks."""
     found: dict[Any, list[Change]] = {}
-    for change in sorted(changes, key=lambda change: change.week, reverse=True):
+    for change in sorted((c for c in changes if c.kpi.name == kpi), key=lambda change: change.week, reverse=True):
         causes = tuple(reason.causes for reason in change.reasons)
         effect = change.effect if change.kpi.kind != "rate" else change.week
         found.setdefault((change.unit, change.noted_at, effect, causes), []).append(change)
     return list(found.values())
 
 
-def _describe_change(group: Sequence[Change], jobs: Mapping[int, Mapping[str, Any]], zone: str) -> dict[str, Any]:
+def _describe_change(
+    group: Sequence[Change], jobs: Mapping[int, Mapping[str, Any]], zone: str, known: set[str]
+) -> dict[str, Any]:
+    """known: the ids that are taken, because a figure's address leads to its newest change; gets those of the group"""
     newest, oldest = group[0], group[-1]
     kpi = newest.kpi
+    ids = [change.id for change in group if change.id not in known]
+    known.update(ids)
+    also = _count(len(group) - 1, "more week", "more weeks")
     return {
+        "ids": ids,
         "unit": newest.unit,
         "period": newest.week.isoformat(),
-        "place": f"unit:{newest.unit}",
+        "place": newest.place,
         "kpi": kpi.name,
         "week": format_span(newest.week, _sunday(newest.week)),
-        "also": f"and {len(group) - 1} more weeks back to that of {format_day(oldest.week)}" if len(group) > 1 else "",
+        "also": f"{also}, back to that of {format_day(oldest.week)}" if len(group) > 1 else "",
         "before": format_number(newest.value_before, kpi.kind),
         "before_at": f"{newest.before_at.astimezone(ZoneInfo(zone)):%A}, {format_moment(newest.before_at, zone)}",
         "now": format_number(newest.value, kpi.kind),
@@ -598,12 +627,11 @@ def _describe_change(group: Sequence[Change], jobs: Mapping[int, Mapping[str, An
 
 
 def _describe_reason(reason: Reason, kpi: Kpi, jobs: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    parts = []
+    words = reason.words
     if reason.amount is not None:
         is_count = all(sign_term.startswith("is_") or sign_term == "rows" for sign_term in _list_terms(reason, kpi))
-        parts.append(format_change(reason.amount, "count" if is_count else "money"))
-    if reason.effect is not None:
-        parts.append(format_change(reason.effect, kpi.kind))
+        words += f" ({format_change(reason.amount, 'count' if is_count else 'money')})"
+    effect = "" if reason.effect is None else format_change(reason.effect, kpi.kind)
     known = read_records()
     rows = []
     for cause in reason.causes[:MOST_ROWS]:
@@ -625,7 +653,7 @@ def _describe_reason(reason: Reason, kpi: Kpi, jobs: Mapping[int, Mapping[str, A
             }
         )
     more = max(0, len(reason.causes) - MOST_ROWS)
-    return {"words": reason.words, "amount": ", ".join(parts), "rows": rows, "more": more}
+    return {"words": words, "effect": effect, "rows": rows, "more": more}
 
 
 def _list_terms(reason: Reason, kpi: Kpi) -> set[str]:

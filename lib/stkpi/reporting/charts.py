@@ -1,4 +1,6 @@
-"""Charts of the notebooks; a title says the answer. Every function returns HTML with its charts as SVG inside."""
+"""Charts of the notebooks; a title says the answer. Every function returns HTML with its charts as SVG inside, and for
+JupyterLab the same charts as Vega-Lite, which tell the number under the pointer.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +8,20 @@ import base64
 import html
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.dates
 import matplotlib.ticker
 import pandas as pd
-from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stkpi.formatting import format_rounded, format_short_day, show_controls
+from stkpi.formatting import format_day, format_rounded, format_short_day, show_controls
 from stkpi.kpis.catalog import Kpi
 from stkpi.kpis.definition import Definition
-from stkpi.reporting.fragments import render_fragment
+from stkpi.reporting.fragments import Fragment, render_fragment
 from stkpi.reporting.weeks import (
     USUAL_WEEKS,
     compute_usual,
@@ -31,22 +33,24 @@ from stkpi.reporting.weeks import (
 
 mpl.rcParams["text.parse_math"] = False  # a name with two dollar signs is no formula
 TREND_WEEKS = 26
+COLUMNS, WIDTH = 3, 330  # of charts in JupyterLab, in pixels
 TEXT = 12  # points: a chart is shown at about its own size at the least
 LINE, LONGEST_NAME = 30, 120  # characters beside a bar
 INK, GRAY, PALE, MARK, GAIN = "#1f4e79", "#9aa5b1", "#c9d3dd", "#c0392b", "#2e7d4f"
 
 
-def render_bars(values: pd.Series, title: str, kind: str = "count") -> HTML:
+def render_bars(values: pd.Series, title: str, kind: str = "count") -> Fragment:
     """Return one chart of horizontal bars, a bar per entry of `values`; `title` says what it shows.
 
     Without entries there is no chart, only the title.
     """
     if values.empty:
-        return HTML(f"<p>{html.escape(title)}</p>")
-    return render_fragment("charts", charts=[{"title": title, "image": _draw_bars(values, kind)}])
+        return Fragment(f"<p>{html.escape(title)}</p>")
+    chart = {"title": title, "image": _draw_bars(values, kind)}
+    return _render_charts([chart], [_specify_bars(title, values, kind)])
 
 
-def render_waterfall(steps: Sequence[tuple[str, float, str]], title: str) -> HTML:
+def render_waterfall(steps: Sequence[tuple[str, float, str]], title: str) -> Fragment:
     """Return the way from one number to another: (name, amount, its text) per step, first and last the numbers.
 
     What lies between is drawn where it adds or takes away; the axis begins above zero where the steps are small.
@@ -66,27 +70,38 @@ def render_waterfall(steps: Sequence[tuple[str, float, str]], title: str) -> HTM
         axes.set_xlim(left=min(levels) - width)
     axes.axvline(0, color=PALE, linewidth=0.8)
     _label_bars(axes, names, [text for _, _, text in steps])
-    return render_fragment("charts", charts=[{"title": title, "image": _encode_svg(figure)}])
+    return _render_charts([{"title": title, "image": _encode_svg(figure)}], [_specify_waterfall(title, steps)])
 
 
-def render_trends(company: pd.DataFrame, definitions: Mapping[str, Definition]) -> HTML:
+def render_trends(company: pd.DataFrame, definitions: Mapping[str, Definition]) -> Fragment:
     """Return a chart per KPI: the company's last half year, with the usual level, the mean of the twelve weeks before
     the newest; weeks that are provisional are gray. A KPI without a number in these weeks has none.
 
     company: what `figures.read_company_weeks` returns
     """
     if company.empty:
-        return HTML("")
+        return Fragment("")
     kpis = [definition.kpi for definition in definitions.values()]
     total = company.tail(TREND_WEEKS)
-    charts = [
-        _draw_trend(kpi, total[kpi.name], find_provisional(kpi, total)) for kpi in kpis if total[kpi.name].notna().any()
-    ]
-    return render_fragment("charts", charts=charts)
+    charts, specs = [], []
+    for kpi in (kpi for kpi in kpis if total[kpi.name].notna().any()):
+        values, provisional = total[kpi.name], find_provisional(kpi, total)
+        usual = compute_usual(values, provisional)
+        charts.append(_draw_trend(kpi, values, provisional, usual))
+        specs.append(_specify_trend(kpi, charts[-1]["title"], values, provisional, usual))
+    return _render_charts(charts, specs)
 
 
-def _draw_trend(kpi: Kpi, values: pd.Series, provisional: pd.Series) -> dict[str, str]:
-    usual, newest = compute_usual(values, provisional), values.index[-1]
+def _render_charts(charts: Sequence[Mapping[str, str]], specs: Sequence[Mapping[str, Any]]) -> Fragment:
+    """Return pictures, and what JupyterLab draws instead."""
+    spec = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "concat": specs, "columns": COLUMNS}
+    config = {"font": "sans-serif", "view": {"stroke": None}, "concat": {"spacing": 30}}
+    config |= {"title": {"anchor": "start", "fontSize": TEXT + 1}, "axis": {"labelFontSize": TEXT}}
+    return render_fragment("charts", chart=spec | {"config": config} if specs else None, charts=charts)
+
+
+def _draw_trend(kpi: Kpi, values: pd.Series, provisional: pd.Series, usual: float) -> dict[str, str]:
+    newest = values.index[-1]
     figure, axes = _start_figure(2.2)
     complete = values[~provisional]
     axes.plot(complete.index, complete, color=INK, linewidth=1.8)
@@ -112,12 +127,12 @@ def _draw_trend(kpi: Kpi, values: pd.Series, provisional: pd.Series) -> dict[str
     return {"title": title, "sentence": kpi.sentence, "image": _encode_svg(figure)}
 
 
-def render_unit_charts(weeks: pd.DataFrame, definitions: Mapping[str, Definition]) -> HTML:
+def render_unit_charts(weeks: pd.DataFrame, definitions: Mapping[str, Definition]) -> Fragment:
     """Return a chart per KPI: the newest week of every unit that has it, best first, with each unit's usual level.
 
     While it is provisional no unit is best, and they stand in the order of their names.
     """
-    charts = []
+    charts, specs = [], []
     kpis = [definition.kpi for definition in definitions.values()]
     for kpi in kpis:
         rows = select_units(weeks, kpi.division, kpis)
@@ -135,9 +150,10 @@ def render_unit_charts(weeks: pd.DataFrame, definitions: Mapping[str, Definition
             title = f"{kpi.label}: provisional until {format_short_day(find_final_day(kpi, newest))}"
         else:
             title = f"{kpi.label}: {describe_best(values.dropna(), kpi)}"
-        image = _draw_bars(values, kpi.kind, usual.reindex(values.index), GRAY if is_provisional else INK)
-        charts.append({"title": title, "sentence": kpi.sentence, "image": image})
-    return render_fragment("charts", charts=charts)
+        style = (usual.reindex(values.index), GRAY if is_provisional else INK)
+        charts.append({"title": title, "sentence": kpi.sentence, "image": _draw_bars(values, kpi.kind, *style)})
+        specs.append(_specify_bars(title, values, kpi.kind, *style))
+    return _render_charts(charts, specs)
 
 
 def describe_best(values: pd.Series, kpi: Kpi) -> str:
@@ -213,3 +229,92 @@ def _shorten(value: float, kind: str) -> str:
         return f"{value:.0%}"
     scale, letter = next(((size, name) for size, name in ((1e6, "M"), (1e3, "K")) if abs(value) >= size), (1, ""))
     return f"{'$' if kind == 'money' else ''}{value / scale:,.3g}{letter}"
+
+
+# --- the same for JupyterLab ------------------------------------------------------------------------------------------
+
+_AXIS = {"count": ",d", "money": "$.3~s", "rate": ".0%"}
+
+
+def _specify(title: str, height: int, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"title": textwrap.wrap(show_controls(title), 50), "width": WIDTH, "height": height, "layer": layers}
+
+
+def _specify_layer(
+    mark: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], told: Mapping[str, str], **encoding: Any
+) -> dict[str, Any]:
+    """One layer of a chart; `told`: the fields that are told under the pointer, by their titles."""
+    tooltip = [{"field": field, "type": "nominal", "title": title} for title, field in told.items()]
+    return {"mark": mark, "data": {"values": list(rows)}, "encoding": {**encoding, "tooltip": tooltip}}
+
+
+def _specify_trend(kpi: Kpi, title: str, values: pd.Series, provisional: pd.Series, usual: float) -> dict[str, Any]:
+    rows = [
+        {"week": f"{week:%Y-%m-%dT00:00:00}", "day": format_day(week), "value": float(value), "text": text}
+        for week, value in values.dropna().items()
+        for text in [format_rounded(value, kpi.kind)]
+    ]
+    x = {"field": "week", "type": "temporal", "title": None, "axis": {"format": "%b", "tickCount": "month"}}
+    y = {"field": "value", "type": "quantitative", "title": None, "scale": {"zero": False}}
+    y["axis"] = {"format": _AXIS[kpi.kind], "tickCount": 4}
+    open_weeks = {f"{week:%Y-%m-%dT00:00:00}" for week, is_open in provisional.items() if is_open}
+    mark = {"type": "line", "point": True}
+    final = [row for row in rows if row["week"] not in open_weeks]
+    rest = [*final[-1:], *(row for row in rows if row["week"] in open_weeks)] if open_weeks else []
+    told = {"Week of": "day", kpi.label: "text"}
+    layers = [
+        _specify_layer(mark | {"color": color}, part, told, x=x, y=y)
+        for part, color in ((rest, GRAY), (final, INK))
+        if part
+    ]
+    if pd.notna(usual):
+        rule = {"type": "rule", "color": MARK, "strokeDash": [5, 4]}
+        level = [{"usual": float(usual), "text": format_rounded(usual, kpi.kind)}]
+        layers.append(_specify_layer(rule, level, {"Usual": "text"}, y={"field": "usual", "type": "quantitative"}))
+    return _specify(title, 150, layers)
+
+
+def _specify_bars(
+    title: str, values: pd.Series, kind: str, marks: pd.Series | None = None, color: str = INK
+) -> dict[str, Any]:
+    rows = [
+        {"name": _name_bar(name, place), "value": float(value), "text": format_rounded(value, kind)}
+        for place, (name, value) in enumerate(values.fillna(0).items())
+    ]
+    y, told = _specify_names(), {"": "name", "Number": "text"}
+    x = {"field": "value", "type": "quantitative", "title": None, "axis": {"format": _AXIS[kind], "tickCount": 4}}
+    layers = [_specify_layer({"type": "bar", "color": color}, rows, told, x=x, y=y)]
+    if marks is not None:
+        usual = [
+            {"name": row["name"], "value": float(mark), "text": format_rounded(mark, kind)}
+            for row, mark in zip(rows, marks, strict=True)
+            if pd.notna(mark)
+        ]
+        tick = {"type": "tick", "color": MARK, "thickness": 2}
+        layers.append(_specify_layer(tick, usual, {"": "name", "Usual": "text"}, x=x, y=y))
+    return _specify(title, 26 * len(values), layers)
+
+
+def _specify_waterfall(title: str, steps: Sequence[tuple[str, float, str]]) -> dict[str, Any]:
+    rows, level = [], steps[0][1]
+    for place, (name, amount, text) in enumerate(steps):
+        row = {"name": _name_bar(name, place), "text": text, "color": INK, "start": 0.0, "end": float(amount)}
+        if place not in (0, len(steps) - 1):
+            row |= {"start": float(level), "end": float(level + amount), "color": GAIN if amount > 0 else MARK}
+            level += amount
+        rows.append(row)
+    x = {"field": "start", "type": "quantitative", "title": None, "axis": {"tickCount": 4}}
+    color = {"field": "color", "type": "nominal", "scale": None}
+    bar = _specify_layer(
+        {"type": "bar"}, rows, {"": "name", "Amount": "text"}, x=x, x2={"field": "end"}, y=_specify_names(), color=color
+    )
+    return _specify(title, 30 * len(steps), [bar])
+
+
+def _specify_names() -> dict[str, Any]:
+    return {"field": "name", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 260}}
+
+
+def _name_bar(name: object, place: int) -> str:
+    """A name that no other bar has, so that two of one name are two bars."""
+    return show_controls(str(name)) + "\N{ZERO WIDTH SPACE}" * place

@@ -7,7 +7,6 @@ from html import escape
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import HTML
 from markupsafe import Markup
 
 from stkpi import company, settings
@@ -15,11 +14,12 @@ from stkpi.reconcile import render
 from stkpi.reconcile.compare import Result
 from stkpi.reconcile.folder import Compared
 from stkpi.reporting import charts, pages, tables
+from stkpi.reporting.fragments import Fragment
 
 MOST_ROWS = 1000  # on the page; rows.csv has all
 
 
-def render_rows(result: Result, *, differing: bool = False, names: bool = False) -> HTML:
+def render_rows(result: Result, *, differing: bool = False, names: bool = False) -> Fragment:
     """Return the rows as a table, those that differ first, each with the link to its job."""
     rows = render.build_rows_table(result, differing=differing, names=names)
     shown = rows.head(MOST_ROWS).astype(object)
@@ -27,7 +27,7 @@ def render_rows(result: Result, *, differing: bool = False, names: bool = False)
         links = [Markup('<a href="{}">job</a>').format(link) if link else "" for link in shown["in ServiceTitan"]]
         shown["in ServiceTitan"] = pd.Series(links, index=shown.index, dtype=object)  # as text it would be escaped
     more = f"<p>{len(rows) - MOST_ROWS:,} more rows are in rows.csv.</p>" if len(rows) > MOST_ROWS else ""
-    return HTML(f"{tables.render_table(shown).data}{more}")
+    return Fragment(f"{tables.render_table(shown).data}{more}")
 
 
 def render_comparison(result: Result, *, names: bool = False) -> str:
@@ -35,7 +35,7 @@ def render_comparison(result: Result, *, names: bool = False) -> str:
     parts = [
         f"<h1>Why does {escape(result.export)} show another number?</h1>",
         tables.render_text(lines=[*result.doubts, *result.notes]).data,
-        tables.render_text(render.summarize(result)).data,
+        tables.render_text(render.summarize(result), render.list_hints(result)).data,
         tables.render_table(render.count_sides(result)).data,
     ]
     if not result.matches:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -25,6 +26,7 @@ from stkpi.warehouse import Warehouse
 COMPANY = "company"
 WEEK, MONTH, YEAR, NOTED = "week", "month", "year", "noted"
 _SAME_WEEK = timedelta(weeks=52)
+_UNQUOTED = "!'()*"  # as in JavaScript's encodeURIComponent, by which Explore writes the same address
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Figure:
     rounded, exact: as people write it, to the dollar and to the cent; number: for a chart
     note, mood: how far it is from its usual level, and whether that is good, bad or flat; without a note, empty
     until: the day until which it is provisional, empty where it is final
+    was: what it was before a later night found it to be this, empty where it has not changed lately
     """
 
     rounded: str
@@ -57,6 +60,7 @@ class Figure:
     note: str = ""
     mood: str = ""
     until: str = ""
+    was: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,16 @@ def list_periods(first_day: date, as_of: date, noted: Iterable[tuple[date, date]
 
 
 def read_book(
-    target: Warehouse, definitions: Mapping[str, Definition], as_of: date, noted: Iterable[tuple[date, date]] = ()
+    target: Warehouse,
+    definitions: Mapping[str, Definition],
+    as_of: date,
+    noted: Iterable[tuple[date, date]] = (),
+    was: Mapping[tuple[str, str, str], str] | None = None,
 ) -> Book:
-    """Read every figure up to `as_of`, the last day of the KPI tables; `noted`: further days to have figures of."""
+    """Read every figure up to `as_of`, the last day of the KPI tables.
+
+    noted: further days to have figures of; was: what figures were before they changed, by place, period and KPI
+    """
     units = target.query(
         "SELECT business_unit, COALESCE(region, 'No region') AS region, division,"
         " (SELECT MIN(event_date) FROM st_mart_v2.kpi_daily_by_bu) AS first_day"
@@ -135,7 +146,7 @@ def read_book(
         for row in found.to_dict("records")
     }
     figures = {
-        place: _make_figures(place, rows, periods, select_kpis(place, units, definitions), as_of)
+        place: _make_figures(place, rows, periods, select_kpis(place, units, definitions), as_of=as_of, was=was or {})
         for place in dict.fromkeys(place for place, _ in rows)
     }
     return Book(as_of, periods, units.set_index("business_unit").drop(columns="first_day"), rows, figures)
@@ -167,6 +178,15 @@ def name_place(kind: str, name: str) -> str:
     return f"{kind}:{name}" if name else kind
 
 
+def name_change(kpi: str, place: str, week: str) -> str:
+    """Return what an address calls the change of a figure, on the page of changes.
+
+    >>> name_change("warmth", "unit:North & East", "2025-08-18")
+    'warmth/unit%3ANorth%20%26%20East/2025-08-18'
+    """
+    return f"{kpi}/{quote(place, safe=_UNQUOTED)}/{week}"
+
+
 def select_kpis(place: str, units: pd.DataFrame, definitions: Mapping[str, Definition]) -> list[Kpi]:
     """Return the KPIs that some unit of the place has, in the catalog's order."""
     kind, _, name = place.partition(":")
@@ -180,7 +200,9 @@ def _make_figures(
     rows: Mapping[tuple[str, str], Mapping[str, Any]],
     periods: Mapping[str, Period],
     kpis: Sequence[Kpi],
+    *,
     as_of: date,
+    was: Mapping[tuple[str, str, str], str],
 ) -> dict[str, dict[str, Figure]]:
     full = [period for period in periods.values() if period.kind == WEEK and not period.is_running]
     usual = {kpi.name: _list_usual([rows[place, period.id][kpi.name] for period in full]) for kpi in kpis}
@@ -192,6 +214,7 @@ def _make_figures(
                 rows[place, period.id][kpi.name],
                 usual[kpi.name][places[period.id]] if period.id in places else float("nan"),
                 _find_until(kpi, period, as_of),
+                was.get((place, period.id, kpi.name), ""),
             )
             for kpi in kpis
         }
@@ -212,11 +235,11 @@ def _find_until(kpi: Kpi, period: Period, as_of: date) -> str:
     return format_short_day(final) if kpi.complete_after and final > as_of else ""
 
 
-def _make_figure(kpi: Kpi, value: Any, usual: float, until: str) -> Figure:
+def _make_figure(kpi: Kpi, value: Any, usual: float, until: str, was: str) -> Figure:
     if pd.isna(value):
-        return Figure("—", "—", None)
+        return Figure("—", "—", None, was=was)
     note, mood = ("", "") if until or pd.isna(usual) else describe_level(float(value), usual, kpi)
-    return Figure(format_rounded(value, kpi.kind), format_number(value, kpi.kind), float(value), note, mood, until)
+    return Figure(format_rounded(value, kpi.kind), format_number(value, kpi.kind), float(value), note, mood, until, was)
 
 
 def list_parts(definition: Definition) -> list[str]:

@@ -15,11 +15,11 @@ from nbconvert.exporters import HTMLExporter
 from traitlets.config import Config
 
 from stkpi.formatting import format_day
-from stkpi.reporting.fragments import environment
+from stkpi.reporting.figures import name_change
+from stkpi.reporting.fragments import ASSETS, environment
 from stkpi.reporting.record import RECORD_MIME
 
 HERE = Path(__file__).parent
-ASSETS = HERE / "assets"  # what the pages share: libraries (see LICENSES.txt), script and style
 # Error markers are papermill's; the page says the error at its top instead.
 PAPERMILL_MARKS = ("papermill-error-cell-tag",)
 
@@ -34,9 +34,22 @@ def _format_duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _format_weekday(text: str) -> str:
+def format_weekday(text: str) -> str:
+    """Return a day (ISO) with the name of its weekday: Sunday, Sep 14, 2025."""
     day = date.fromisoformat(text)
     return f"{day:%A}, {format_day(day)}"
+
+
+def describe_match(numbers: Mapping[str, int]) -> str:
+    """Say how many of the numbers that ServiceTitan showed match, given how many are matched and unmatched.
+
+    >>> describe_match({"matched": 129, "unmatched": 2})
+    '129 of 131 of your numbers match ServiceTitan'
+    """
+    known = numbers["matched"] + numbers["unmatched"]
+    if not known:
+        return "No number of ServiceTitan is known yet, so nobody can say whether these match"
+    return f"{numbers['matched']:,} of {known:,} of your numbers match ServiceTitan"
 
 
 def link_figure(cell: Mapping[str, Any], place: str, period: str) -> str:
@@ -45,13 +58,24 @@ def link_figure(cell: Mapping[str, Any], place: str, period: str) -> str:
     return f"explore.html#{urlencode(given)}" if period else "explore.html"
 
 
+def link_place(place: str, period: str) -> str:
+    """Return the address of all figures of a place on the page Explore."""
+    return f"explore.html#{urlencode({'period': period, 'place': place})}"
+
+
+def link_change(cell: Mapping[str, Any], place: str, week: str) -> str:
+    """Return the address of the change of a figure on the page of changes."""
+    return f"changes.html#{name_change(cell['kpi'], place, week)}"
+
+
 def _format_elapsed(run: Mapping[str, Any]) -> str:
     elapsed = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
     return _format_duration(elapsed.total_seconds())
 
 
 environment.filters |= {"when": _format_instant, "duration": _format_duration, "elapsed": _format_elapsed}
-environment.filters |= {"weekday": _format_weekday, "explore": link_figure}
+environment.filters |= {"weekday": format_weekday, "explore": link_figure, "change": link_change}
+environment.filters |= {"match": describe_match, "place": link_place}
 
 
 def _render_body(notebook: nbformat.NotebookNode) -> str:

@@ -46,11 +46,13 @@ from stkpi.reporting.figures import (
     Book,
     Figure,
     Period,
+    iterate_figures,
     list_parts,
     name_place,
     read_book,
     select_kpis,
 )
+from stkpi.spreadsheets import FORMULA
 
 DATA = "data"
 HOME, EXPLORE, CHANGES = "home.json", "explore.html", "changes.html"
@@ -87,18 +89,18 @@ def write_site(runs: Path, run_id: str, as_of: date, explained: Mapping[str, str
         seen = [*read_ledger(), *(one for one in read_api_numbers(target, definitions) if not one.dated_by)]
         checked = check_observations(target, seen, definitions)
         noted = {(one.observation.first_day, one.observation.last_day) for one in checked}
-        book = read_book(target, definitions, as_of, noted)
+        changed = changes.read_changed(target, definitions, datetime.now(UTC), config.time_zone)
+        book = read_book(target, definitions, as_of, noted, changed.was)
         last_read = state.read_status(target)["last_read"].max()
         data = runs / DATA / run_id
         data.mkdir(parents=True, exist_ok=True)
         rows = _write_rows(target, data, book, definitions, is_masked=is_masked)
         jobs = _list_jobs(target, checked, explained or {}, definitions, config, is_masked=is_masked)
-        changed = changes.read_changed(target, definitions, datetime.now(UTC), config.time_zone)
     numbers = [describe_number(one, explained or {}) | {"jobs": jobs.get(one.observation.id, [])} for one in checked]
     folder = company.find_folder(config)
     name = own.name or ("Your company" if folder == settings.COMPANY else folder.name)
     content = describe_book(book, definitions, own, name) | {"numbers": numbers, "rowsets": rows.manifest}
-    content |= {"masked": is_masked, "since": str(_first_row_day(book))}
+    content |= {"masked": is_masked, "since": str(_first_row_day(book)), "formula": FORMULA}
     recent, earlier = split_figures(book)
     _write_script(data / "figures.js", "figures", content | {"figures": recent})
     _write_script(data / "earlier.js", "earlier", earlier)
@@ -112,11 +114,11 @@ def write_site(runs: Path, run_id: str, as_of: date, explained: Mapping[str, str
     read_at = None if pd.isna(last_read) else format_moment(last_read.to_pydatetime(), config.time_zone)
     home["guesses"] = {"count": len(list_guesses(config)), "folder": str(company.show_path(folder))}
     for card in home.get("cards", ()):
-        card["changed"] = changed.lines.get(card["kpi"], "")
+        card["changed"] = changed.lines.get(card["kpi"])
     home |= {"name": name, "run_id": run_id, "as_of": as_of.isoformat(), "read_at": read_at}
     pages.write_text(runs / DATA / HOME, json.dumps(home, indent=1))
     size = sum(file.stat().st_size for file in [*data.iterdir(), *(runs / "assets").iterdir()])
-    return Site(sum(len(figures) for places in book.figures.values() for figures in places.values()), rows.count, size)
+    return Site(sum(1 for _ in iterate_figures(book)), rows.count, size)
 
 
 def _write_script(path: Path, name: str, content: Any) -> None:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 import pandas as pd
-from IPython.display import HTML
 
 from stkpi.formatting import format_day, format_rounded, format_short_day
 from stkpi.kpis.catalog import BOTH, DIVISIONS, Kpi
 from stkpi.kpis.definition import Definition
-from stkpi.reporting.fragments import render_fragment
+from stkpi.reporting.fragments import Fragment, render_fragment
 from stkpi.reporting.record import record
 from stkpi.reporting.weeks import (
     USUAL_WEEKS,
@@ -67,14 +66,14 @@ def _make_cell(kpi: Kpi, week: pd.Timestamp, now: pd.Series, before: pd.Series |
     return Cell(kpi.label, kpi.sentence, value, note, mood)
 
 
-def render_tiles(company: pd.DataFrame, definitions: Mapping[str, Definition]) -> HTML:
+def render_tiles(company: pd.DataFrame, definitions: Mapping[str, Definition]) -> Fragment:
     """Return the company's KPIs of the newest week as tiles, each with its change against the week before, and below
     them which KPIs count by a definition that the company adopted.
 
     company: what `figures.read_company_weeks` returns
     """
     if company.empty:
-        return HTML("<p>There is no full week yet (Monday to Sunday).</p>")
+        return Fragment("<p>There is no full week yet (Monday to Sunday).</p>")
     kpis = _kpis(definitions)
     newest = company.index[-1]
     before = company.iloc[-2] if len(company) > 1 else None
@@ -86,13 +85,13 @@ def render_tiles(company: pd.DataFrame, definitions: Mapping[str, Definition]) -
     )
 
 
-def render_units_tables(weeks: pd.DataFrame, definitions: Mapping[str, Definition]) -> HTML:
+def render_units_tables(weeks: pd.DataFrame, definitions: Mapping[str, Definition]) -> Fragment:
     """Return the newest week of every unit with its change: a table of the units that sell, one of those that produce.
 
     A unit that does both is in both; where all do, there is one table with all KPIs.
     """
     if weeks.empty:
-        return HTML("")
+        return Fragment("")
     kpis = _kpis(definitions)
     if weeks["division"].eq(BOTH).all():
         units = drop_idle_units(weeks, kpis)
@@ -102,10 +101,10 @@ def render_units_tables(weeks: pd.DataFrame, definitions: Mapping[str, Definitio
         units = select_units(weeks, division, kpis)
         if len(units):
             found.append(_render_units(f"{division} units", units, [k for k in kpis if k.division == division]))
-    return HTML("".join(str(table.data) for table in found))
+    return Fragment("".join(str(table.data) for table in found))
 
 
-def _render_units(heading: str, weeks: pd.DataFrame, kpis: Iterable[Kpi]) -> HTML:
+def _render_units(heading: str, weeks: pd.DataFrame, kpis: Iterable[Kpi]) -> Fragment:
     newest = weeks["week_start"].max()
     now = weeks[weeks["week_start"] == newest].set_index("business_unit").sort_index()
     before = weeks[weeks["week_start"] == newest - pd.Timedelta(weeks=1)].set_index("business_unit")
@@ -116,10 +115,10 @@ def _render_units(heading: str, weeks: pd.DataFrame, kpis: Iterable[Kpi]) -> HTM
     return render_fragment("units", title=f"{heading}, {name_week(newest)}", columns=list(kpis), rows=rows)
 
 
-def render_history(weeks: pd.DataFrame, definitions: Mapping[str, Definition], count: int = USUAL_WEEKS) -> HTML:
+def render_history(weeks: pd.DataFrame, definitions: Mapping[str, Definition], count: int = USUAL_WEEKS) -> Fragment:
     """Return the last `count` weeks of every unit, newest first, one fold-out table per unit."""
     if weeks.empty:
-        return HTML("")
+        return Fragment("")
     recent = drop_idle_units(weeks, _kpis(definitions))
     recent = recent[recent["week_start"] > weeks["week_start"].max() - pd.Timedelta(weeks=count)]
     tables = {}
@@ -139,7 +138,7 @@ def render_history(weeks: pd.DataFrame, definitions: Mapping[str, Definition], c
     return render_fragment("folds", tables=tables)
 
 
-def render_table(frame: pd.DataFrame) -> HTML:
+def render_table(frame: pd.DataFrame) -> Fragment:
     """Return any frame as a table: numbers right-aligned with thousands separators, scrolling inside its own box; one
     without rows is "None."
 
@@ -159,18 +158,18 @@ def render_table(frame: pd.DataFrame) -> HTML:
     )
 
 
-def render_text(headline: str = "", lines: Iterable[str] = ()) -> HTML:
+def render_text(headline: str = "", lines: Iterable[str] = ()) -> Fragment:
     """Return a sentence that stands out and a list of others, as text: names in them are neither Markdown nor HTML."""
     return render_fragment("text", headline=headline, lines=list(lines))
 
 
-def attach_files(frames: Mapping[str, pd.DataFrame]) -> HTML:
+def attach_files(frames: Mapping[str, pd.DataFrame]) -> Fragment:
     """Have the runner write each frame, under its name, as a CSV beside the page; returns the links to them."""
     record(files={name: format_csv(frame) for name, frame in frames.items()})
     return render_fragment("links", frames=frames)
 
 
-def render_checks(checks: pd.DataFrame) -> HTML:
+def render_checks(checks: pd.DataFrame) -> Fragment:
     """Return checks (color, severity, check, found, remedy) in their order: each that is not green with its remedy, and
     the green ones folded away; above them how many there are of each color.
     """

@@ -8,7 +8,9 @@ const book = {
 
 const explore = (() => {
   const JOB = "https://go.servicetitan.com/#/Job/Index/";
-  const FIGURE = ["rounded", "exact", "number", "note", "mood", "until"];
+  const FIGURE = ["rounded", "exact", "number", "note", "mood", "until", "was"];
+  // Made once: it is what thousands of rows would wait for.
+  const DAY = new Intl.DateTimeFormat("en-US", { weekday: "short", month: "short", day: "numeric", year: "numeric", timeZone: "UTC" });
   const $ = (id) => document.getElementById(id);
   const loading = {};
   let data, kpis, periods, chart, table, turn = 0;
@@ -114,6 +116,25 @@ const explore = (() => {
     return el("small", { class: `mark ${outcome}` }, wrong ? `✗ ${units}differs from ServiceTitan` : `✓ matches ServiceTitan${units}`);
   }
 
+  // Every number that ServiceTitan showed of a place, whatever its days: those that differ first, then the newest.
+  function listSeen(state) {
+    const places = new Set(unitsOf(state.place).map((unit) => `unit:${unit.name}`));
+    const found = data.numbers.filter((one) => places.has(one.place) && ["matched", "unmatched"].includes(one.outcome));
+    const matched = found.filter((one) => one.outcome === "matched").length, name = nameOf(state.place);
+    if (!found.length) return el("p", { class: "soft" }, `No number of ServiceTitan is known of ${name}, so nobody can say whether it matches. Note one: the README says how.`);
+    found.sort((a, b) => (a.outcome === "matched") - (b.outcome === "matched") || b.last.localeCompare(a.last));
+    const caption = `${matched} of ${found.length} numbers of ${name} match ServiceTitan`;
+    const rows = found.map((one) => {
+      const period = data.periods.find((each) => each.first === one.first && each.last === one.last);
+      const isMatched = one.outcome === "matched";
+      return el("tr", {}, el("th", { scope: "row" }, period ? el("a", { href: address({ period: period.id, place: one.place, kpi: one.kpi }) }, one.title) : one.title),
+        el("td", {}, one.shown), el("td", {}, one.ours), el("td", { class: "words" }, el("span", { class: `mark ${one.outcome}` }, isMatched ? "✓ matches" : "✗ differs")));
+    });
+    return el("details", { class: "all-seen", open: matched < found.length || state.place.startsWith("unit:") },
+      el("summary", {}, el("strong", { class: `mark ${matched < found.length ? "unmatched" : "matched"}` }, caption)),
+      grid("Each number that ServiceTitan showed", ["Number", "ServiceTitan", "Here", "Match"], rows));
+  }
+
   // --- parts of the page
 
   function remark(found) {
@@ -121,11 +142,19 @@ const explore = (() => {
     return found.note ? el("small", { class: found.mood }, found.note) : null;
   }
 
+  // To the line that says why a figure is not what it was.
+  function linkChange(found, place, period, kpi, ...words) {
+    if (!found.was) return null;
+    return el("a", { href: `changes.html#${kpi}/${encodeURIComponent(place)}/${period}` }, ...(words.length ? words : [`was ${found.was}`]));
+  }
+
   function cell(place, period, kpi, extra = true) {
     const found = figure(place, period, kpi);
     if (!found) return el("td", {}, "");
     const link = el("a", { href: address({ place, period, kpi }), title: found.exact === found.rounded ? "" : found.exact }, found.rounded);
-    return el("td", { class: found.until && "provisional" }, link, ...(extra ? [remark(found), mark(place, period, kpi)] : []));
+    const change = linkChange(found, place, period, kpi);
+    return el("td", { class: found.until && "provisional" }, link,
+      ...(extra ? [remark(found), mark(place, period, kpi), change && el("small", {}, change)] : []));
   }
 
   function scroll(label, isWide, ...children) {
@@ -148,6 +177,7 @@ const explore = (() => {
       el("a", { href: address({ kpi: kpi.id }) }, el("span", {}, kpi.label), " ", el("strong", {}, found.rounded)),
       remark(found),
       ago ? el("small", {}, `a year ago ${ago.rounded}`) : null,
+      found.was && el("small", {}, linkChange(found, state.place, state.period, kpi.id)),
       mark(state.place, state.period, kpi.id),
       el("details", {}, el("summary", {}, "What it counts"), `${kpi.sentence} ServiceTitan's report: ${kpi.report}. ${kpi.since}`));
   }
@@ -156,7 +186,8 @@ const explore = (() => {
     const chosen = kpisOf(state), period = periods[state.period];
     main.append(el("h1", { tabindex: -1 }, `${nameOf(state.place)}: ${spell(period)}`),
       el("p", { class: "soft" }, `Figures through ${data.through}. Click a number for the rows behind it.`),
-      el("div", { class: "cards" }, ...chosen.map((kpi) => card(state, kpi))));
+      el("div", { class: "cards" }, ...chosen.map((kpi) => card(state, kpi))),
+      listSeen(state));
     if (state.place.startsWith("unit:")) return;
     const groups = state.division ? [state.division] : [...new Set(chosen.map((kpi) => kpi.division))];
     const together = data.units.every((unit) => unit.division === "Both");
@@ -263,6 +294,7 @@ const explore = (() => {
       el("p", { class: found.until ? "provisional" : "" }, el("span", { class: "big", id: "value" }, found.exact), " ",
         found.until ? el("span", {}, `provisional until ${found.until}: some of what counts for these days is entered later`) : el("span", { class: found.mood }, found.note)),
       ago ? el("p", { class: "soft" }, `A year ago (${periods[period.before].label}): ${ago.exact}`) : "",
+      found.was && el("p", {}, `It was ${found.was} before. `, linkChange(found, state.place, state.period, kpi.id, "What changed since")),
       compare(state, kpi),
       el("p", {}, `${kpi.sentence} Dated by ${kpi.date}. ServiceTitan's report: ${kpi.report}. ${kpi.since}`));
     draw(state, kpi, main);
@@ -342,8 +374,8 @@ const explore = (() => {
     const id = row.part.id[row.n], number = row.part.job[row.n] ?? id;
     return id === null ? "" : `<a href="${JOB}${encodeURIComponent(id)}" target="_blank" rel="noopener noreferrer">${escape(number)}</a>`;
   };
-  // A spreadsheet runs a text that begins like this as a formula.
-  const safe = (text) => /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  // What a spreadsheet would run as a formula is exported as a text; which texts these are, the library says.
+  const safe = (text) => new RegExp(data.formula).test(text) ? `'${text}` : text;
 
   function columnsOf(state, kpi, rows) {
     const set = data.rowsets[kpi.rows];
@@ -358,7 +390,7 @@ const explore = (() => {
       text("Customer", own("customer")), text("Type", own("type")), text("Status", own("status")),
       { title: "Counts on", note: kpi.date, data: null, render: (row, type) => {
         const day = dayOf(row.part.day[row.n]);
-        return type === "display" || type === "filter" ? new Date(day).toLocaleDateString("en-US", { weekday: "short", month: "short", day: "numeric", year: "numeric", timeZone: "UTC" }) : day;
+        return type === "display" || type === "filter" ? DAY.format(new Date(day)) : day;
       } },
       ...set.named.map((column) => text(column.label, own(column.id))),
       ...kpi.parts.map((part) => ({ title: part.label, className: "number", type: "num", data: null, render: (row, type) => {

@@ -1,0 +1,133 @@
+"""Notebooks in JupyterLab: tables that people sort and search, charts that tell their numbers, and no network."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import altair
+import pandas as pd
+import pytest
+import requests
+from browser import Watched
+from playwright.sync_api import Browser, expect
+
+from stkpi import settings, warehouse
+from stkpi.kpis.definition import read_definitions
+from stkpi.reporting import charts, figures, tables
+from stkpi.reporting.fragments import VEGA_LITE, Fragment
+
+FRAME = pd.DataFrame({"unit": ["North", "South", "East", "West", "Mid", "Far"], "booked": [9, 100, 20, None, 1000, -5]})
+
+
+def show(fragment: Fragment) -> dict:
+    """What a notebook keeps of a fragment."""
+    return {"text/html": fragment._repr_html_(), **fragment._repr_mimebundle_()}
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", "03_kpi_build.ipynb")  # as Jupyter sets it for a notebook that is open
+
+
+def test_a_page_of_a_run_stays_as_it_is():
+    table, chart = tables.render_table(FRAME), charts.render_bars(pd.Series({"a": 1.0}), "One")
+    assert show(table) == {"text/html": table.data}
+    assert show(chart) == {"text/html": chart.data}
+    assert "<script" not in table.data + chart.data
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_table_is_sorted_by_its_numbers_and_searched(browser):
+    watched = Watched(browser)
+    page = watched.page
+    page.set_content(show(tables.render_table(FRAME))["text/html"])
+    page.click("th:has-text('booked')")
+    booked = page.locator("tbody td:nth-child(2)")
+    assert [text.split(".")[0] for text in booked.all_inner_texts()] == ["—", "-5", "9", "20", "100", "1,000"]
+    page.click("th:has-text('booked')")
+    assert booked.first.inner_text() == "1,000.0"
+    page.fill("input[type=search]", "sou")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    watched.context.close()
+    assert watched.faults == []
+
+
+@pytest.mark.usefixtures("lab", "healthy")
+def test_charts_are_vega_lite_with_the_numbers_of_the_pictures():
+    with warehouse.connect(read_only=True) as target:
+        definitions = read_definitions()
+        company = figures.read_company_weeks(target, definitions, settings.load().as_of)
+        weekly = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu")
+    weeks = tables.select_full_weeks(weekly, settings.load().as_of)
+    steps = [("theirs", 31.0, "31"), ("not sold", 65.0, "+65"), ("other", -2.0, "-2"), ("ours", 94.0, "94")]
+    drawn = {
+        "trends": charts.render_trends(company, definitions),
+        "units": charts.render_unit_charts(weeks, definitions),
+        "bars": charts.render_bars(pd.Series([3, 3], index=["same", "same"]), "Three"),
+        "waterfall": charts.render_waterfall(steps, "Why"),
+    }
+    for name, fragment in drawn.items():
+        shown = show(fragment)
+        assert shown["text/html"] is None, name
+        spec = shown[VEGA_LITE]
+        altair.ConcatChart.from_dict({key: value for key, value in spec.items() if key != "$schema"})  # it is valid
+        assert len(spec["concat"]) == fragment.data.count("<figure>")
+    leads = drawn["trends"].chart["concat"][0]["layer"][0]["data"]["values"]
+    assert [row["value"] for row in leads] == company["leads"].tail(charts.TREND_WEEKS).tolist()
+    bars = drawn["bars"].chart["concat"][0]["layer"][0]["data"]["values"]
+    assert len({row["name"] for row in bars}) == 2  # two of one name are two bars
+    ends = [(row["start"], row["end"]) for row in drawn["waterfall"].chart["concat"][0]["layer"][0]["data"]["values"]]
+    assert ends == [(0, 31), (31, 96), (96, 94), (0, 94)]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a JupyterLab that has the notebooks."""
+    folder = Path(shutil.copytree(settings.ROOT / "notebooks", tmp_path / "notebooks"))
+    options = ["--no-browser", "--port=0", "--IdentityProvider.token=", "--ServerApp.port_retries=0", "--allow-root"]
+    command = [sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={folder}", *options]
+    with (tmp_path / "lab.log").open("w") as log:
+        running = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield find_address(tmp_path / "lab.log", running)
+    finally:
+        running.terminate()
+        running.wait(timeout=30)
+
+
+def find_address(log: Path, running: subprocess.Popen) -> str:
+    """Wait until a server answers; return its address."""
+    for _ in range(120):
+        assert running.poll() is None, log.read_text()
+        for word in log.read_text().split():
+            if word.startswith("http://localhost:"):
+                address = word.removesuffix("/lab")
+                requests.get(f"{address}/api", timeout=30).raise_for_status()
+                return address
+        time.sleep(0.5)
+    raise AssertionError(log.read_text())
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("healthy")
+def test_in_jupyterlab_itself(server: str, browser: Browser):
+    watched = Watched(browser)
+    page, away = watched.page, []
+    page.on("request", lambda each: None if each.url.startswith((server, "data:", "blob:")) else away.append(each.url))
+    page.set_default_timeout(120_000)
+    page.goto(f"{server}/lab/tree/03_kpi_build.ipynb")
+    page.click(".jp-Notebook")
+    page.click("text=Run >> nth=0")
+    page.click("text=Run All Cells")
+    expect(page.locator(".vega-embed").first).to_be_visible()
+    page.locator(".vega-embed").first.scroll_into_view_if_needed()
+    search = page.locator("input[type=search]").first
+    search.scroll_into_view_if_needed()
+    search.fill("raw_")
+    watched.context.close()
+    assert away == []
