@@ -11,10 +11,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # What a person types reaches the program as it was typed: quotes, $ and backticks of a unit's name are no code. Recipes
 # read it from the environment.
-TYPED := ENTITIES ENTITY FROM TO TABLE OLD EXPORT KPI BU VALUE TOLERANCE SOURCE REPORT BY DEFINITION
+TYPED := ENTITIES ENTITY FROM TO TABLE OLD EXPORT KPI BU VALUE TOLERANCE SOURCE REPORT BY DEFINITION LINK
 $(foreach name,$(filter $(TYPED),$(.VARIABLES)),$(eval override export $(name) := $$(value $(name))))
 
-.PHONY: help nightly test soak lab check format sandbox setup ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor heartbeat verify audit bench bench-ingest bench-increment bench-finder lock clean
+.PHONY: help nightly test soak lab check format sandbox setup ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor heartbeat week verify audit bench bench-ingest bench-increment bench-finder lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ doctor: $(READY) ## what is missing for a run (credentials, permissions, dataset
 
 heartbeat: $(READY) ## has a night begun within the last 26 hours? For a schedule of its own, which says so if none has
 	@$(BIN)/python -m stkpi heartbeat
+
+week: $(READY) ## the newest week as text; mailed if MAIL_TO is set, posted if SLACK_WEBHOOK is. LINK= to the page (optional)
+	@$(BIN)/python -m stkpi.runs.alerts --weekly --link "$$LINK"
 
 verify: $(READY) ## read every row of the warehouse file: is it whole? SET_ASIDE=1 renames it if it is not
 	@$(BIN)/python -m stkpi verify $(if $(SET_ASIDE),--set-aside)

@@ -1,18 +1,32 @@
 """Alerts: one issue opened, updated and closed while runs fail and pass, over HTTP to a GitHub in memory."""
 
+import email
+import email.policy
 import json
+import os
 import re
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
+from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from stkpi.runs import alerts, runner
 from stkpi.runs.alerts import Action, Problem
@@ -130,6 +144,45 @@ def night(runs: Path, run_id: str, *checks: Check, steps: tuple[Outcome, ...] = 
     (folder / "summary.json").write_text(json.dumps(runner.summarize(run_id, "2025-09-15T09:17:00+00:00", outcomes)))
     (folder / "validation.json").write_text(json.dumps(found.to_dict()))
     return runs
+
+
+CARD = {"label": "Leads", "rounded": "337", "note": "4 above usual", "until": "", "changed": None}
+HOME = {
+    "name": "Acme <Paint>",
+    "as_of": "2025-09-14",
+    "numbers": {"matched": 129, "unmatched": 1},
+    "week": {"id": "2025-09-08", "label": "Sep 8 to Sep 14, 2025"},
+    "differing": [
+        {"title": "Leads of North", "shown": "31", "ours": "96", "how": "31 is what you get with sold jobs only (-65)"}
+    ],
+    "cards": [
+        CARD | {"mark": {"outcome": "matched", "text": "matches ServiceTitan in 7 units"}},
+        CARD
+        | {"label": "GPM", "rounded": "90.6%", "until": "Oct 29", "mark": {"outcome": "", "text": "not compared"}}
+        | {"changed": {"text": "Changed lately: `North`, week of Aug 18: 61.2%, now 57.4%", "id": "gpm/x/y"}},
+    ],
+}
+WEEK = """\
+Acme <Paint>, through Sunday, Sep 14, 2025
+129 of 130 of your numbers match ServiceTitan. 40 of 42 checks passed.
+- Leads of North: ServiceTitan shows 31, here it is 96. 31 is what you get with sold jobs only (-65).
+
+The week of Sep 8 to Sep 14, 2025:
+Leads    337  4 above usual, matches ServiceTitan in 7 units
+GPM    90.6%  provisional until Oct 29
+
+Numbers of past weeks that moved:
+- GPM: Changed lately: `North`, week of Aug 18: 61.2%, now 57.4%
+"""
+
+
+def write_figures(runs: Path) -> None:
+    """Leave the figures of a night, and how its checks ended."""
+    (runs / "data").mkdir()
+    (runs / "data" / "home.json").write_text(json.dumps(HOME))
+    for path in runs.glob("*/validation.json"):
+        counts = {"counts": {"green": 40, "yellow": 1, "red": 1}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | counts))
 
 
 def tell(runs: Path, exit_code: int) -> int:
@@ -314,3 +367,135 @@ def test_without_a_token_the_command_says_what_to_set(tmp_path, monkeypatch, cap
     monkeypatch.delenv("GITHUB_TOKEN", raising=False)
     assert tell(tmp_path, 1) == 2
     assert capsys.readouterr().err.startswith("Set GITHUB_TOKEN and GITHUB_REPOSITORY (owner/name)")
+
+
+# --- the newest week --------------------------------------------------------------------------------------------------
+
+
+def send_week(runs: Path) -> int:
+    return alerts.main(["--weekly", "--link", LINK, "--runs", str(runs)])
+
+
+def test_the_issue_and_slack_carry_the_newest_week(github, tmp_path):
+    night(tmp_path, "20250915-091700-000", COVERAGE)
+    write_figures(tmp_path)
+    assert tell(tmp_path, 1) == 0
+    week = WEEK.replace("`", "'")
+    assert f"The newest figures there are:\n\n```\n{week}```\n" in github.issues[0]["body"]
+    escaped = week.replace("<", "&lt;").replace(">", "&gt;")
+    assert github.slack[0].endswith(f"(failed) <{LINK}|See the run>\n```\n{escaped}```")
+
+
+@dataclass
+class Mails:
+    """A real SMTP server, with a certificate of its own; what it took."""
+
+    address: str = ""
+    taken: list[EmailMessage] = field(default_factory=list)
+    logins: list[tuple[str, str]] = field(default_factory=list)
+
+    async def handle_DATA(self, _server: object, _session: object, envelope: Envelope) -> str:
+        content = envelope.content.replace(b"\r\n", b"\n")
+        self.taken.append(email.message_from_bytes(content, policy=email.policy.default))
+        return "250 OK"
+
+    def check_login(
+        self, _server: object, _session: object, _envelope: object, _kind: str, data: LoginPassword
+    ) -> AuthResult:
+        self.logins.append((data.login.decode(), data.password.decode()))
+        return AuthResult(success=data.password == b"p@ss word", handled=False)
+
+
+def start_mail_server(handler: Mails, **options: Any) -> Controller:
+    """Start an SMTP server on a port that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    controller = Controller(handler, hostname="127.0.0.1", port=port, **options)
+    controller.start()
+    return controller
+
+
+@pytest.fixture
+def mails(tmp_path, monkeypatch) -> Iterator[Mails]:
+    """An SMTP server on this machine that wants encryption and a login."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (tmp_path / "server.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+    secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    secure.load_cert_chain(tmp_path / "server.pem")
+    server = Mails()
+    options = {"tls_context": secure, "authenticator": server.check_login, "auth_required": True}
+    controller = start_mail_server(server, **options)
+    server.address = f"smtp://reports:p%40ss%20word@localhost:{controller.port}"
+    monkeypatch.setenv("MAIL_TO", "owner@acme.example, office@acme.example")
+    monkeypatch.setenv("MAIL_FROM", "tieout@acme.example")
+    monkeypatch.setenv("MAIL_SERVER", server.address)
+    yield server
+    controller.stop()
+
+
+def test_the_newest_week_is_mailed_and_posted(github, mails, tmp_path, capsys):
+    night(tmp_path, "20250915-091700-000", NEW_STATUS)
+    write_figures(tmp_path)
+    assert send_week(tmp_path) == 0
+    [mail] = mails.taken
+    assert mail["Subject"] == "Acme <Paint>, Sep 8 to Sep 14, 2025: 129 of 130 of your numbers match ServiceTitan"
+    assert (mail["From"], mail["To"]) == ("tieout@acme.example", "owner@acme.example, office@acme.example")
+    assert mail.get_content() == f"{WEEK}\n{LINK}\n"
+    assert mails.logins == [("reports", "p@ss word")]
+    assert "129 of 130 of your numbers match ServiceTitan &lt;" not in github.slack[0]
+    assert github.slack[0].startswith(
+        f"Acme &lt;Paint&gt;, Sep 8 to Sep 14, 2025: 129 of 130 of your numbers match ServiceTitan <{LINK}|"
+    )
+    assert "Leads    337  4 above usual" in github.slack[0]
+    assert capsys.readouterr().out == f"{WEEK}\n{LINK}\n"
+    assert github.issues == []
+
+
+def test_the_week_after_a_night_that_failed_says_so(mails, tmp_path):
+    night(tmp_path, "20250915-091700-000", COVERAGE)
+    write_figures(tmp_path)
+    assert send_week(tmp_path) == 0
+    first_line = mails.taken[0].get_content().partition("\n")[0]
+    assert first_line == f"The newest night failed ({COVERAGE.title}): these may be the figures of an earlier one."
+
+
+def test_a_password_never_goes_over_an_open_line(mails, tmp_path, monkeypatch, capsys):
+    night(tmp_path, "20250915-091700-000")
+    write_figures(tmp_path)
+    plain = start_mail_server(mails, auth_require_tls=False)
+    monkeypatch.setenv("MAIL_SERVER", f"smtp://reports:s3cret@localhost:{plain.port}")
+    assert send_week(tmp_path) == 1
+    monkeypatch.setenv("MAIL_SERVER", mails.address.replace("p%40ss", "wrong"))
+    assert send_week(tmp_path) == 1
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)  # a certificate that nobody vouches for
+    monkeypatch.setenv("MAIL_SERVER", mails.address)
+    assert send_week(tmp_path) == 1
+    monkeypatch.setenv("MAIL_SERVER", f"smtp://localhost:{plain.port}")  # without a password it may be open
+    assert send_week(tmp_path) == 0
+    plain.stop()
+    assert len(mails.taken) == 1
+    assert "s3cret" not in str(mails.logins)
+    told = capsys.readouterr().err
+    assert told.count("The mail server did not take the message") == 3
+    assert "s3cret" not in told
+    assert "(535)" in told
+
+
+def test_what_is_missing_for_the_week_is_told(tmp_path, monkeypatch, capsys):
+    assert send_week(tmp_path) == 2
+    assert "There is no full week in" in capsys.readouterr().err
+    night(tmp_path, "20250915-091700-000")
+    write_figures(tmp_path)
+    monkeypatch.setenv("MAIL_TO", "owner@acme.example")
+    assert send_week(tmp_path) == 2
+    assert capsys.readouterr().err.startswith("MAIL_TO is set and MAIL_SERVER is not")

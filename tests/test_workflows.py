@@ -213,6 +213,26 @@ def test_the_alarms_step_asks_github(tmp_path, exit_code, said):
     assert re.fullmatch(r".*GitHub.*\(ConnectionError\)\.\n", ended.stderr)
 
 
+@pytest.mark.parametrize(("weekday", "is_sent"), [(1, True), (2, False), (7, False)])
+def test_the_newest_week_goes_out_on_mondays(tmp_path, weekday, is_sent):
+    for name, script in {
+        "bin/date": f'test "$*" = "-u +%u" && echo {weekday}',
+        ".venv/bin/python": 'echo "$@" > called',
+    }.items():
+        program = tmp_path / name
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    week = step("nightly", "alert", "The newest week, on Mondays")
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "LINK": "https://github.example/run"}
+    assert subprocess.run(["bash", "-e", "-c", week["run"]], cwd=tmp_path, env=environment, check=False).returncode == 0
+    assert (tmp_path / "called").exists() is is_sent
+    if is_sent:
+        sent = "-m stkpi.runs.alerts --weekly --link https://github.example/run --runs runs"
+        assert (tmp_path / "called").read_text().strip() == sent
+    assert week["if"].startswith("always() && github.event_name == 'schedule'")
+
+
 def test_a_commit_is_checked_by_what_make_check_runs() -> None:
     make = subprocess.run(
         ["make", "--no-print-directory", "-n", "-o", ".venv/ready", "check"],

@@ -1,21 +1,25 @@
-"""Keep one GitHub issue while nightly runs fail: open it, update it, close it; and post the news to Slack.
+"""Keep one GitHub issue while nightly runs fail: open it, update it, close it; and tell Slack and e-mail.
 
 `python -m stkpi.runs.alerts --exit-code N --link URL`, after the nightly run; with `--heartbeat` instead of the exit
-code at another time of the day: did a run begin at all? Needs GITHUB_TOKEN and GITHUB_REPOSITORY; posts to Slack if
-SLACK_WEBHOOK is set. Exit codes: 0 sent, or nothing to send; 1 not sent; 2 usage error.
+code at another time of the day: did a run begin at all? Both need GITHUB_TOKEN and GITHUB_REPOSITORY, and post to Slack
+if SLACK_WEBHOOK is set. With `--weekly`, the newest week goes to Slack and, by MAIL_SERVER, to MAIL_TO. Exit codes:
+0 sent, or nothing to send; 1 not sent; 2 usage error.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
+import smtplib
+import ssl
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -24,6 +28,7 @@ from urllib3.util import Retry
 from stkpi import settings, terminal
 from stkpi.errors import UserError
 from stkpi.formatting import format_age, show_controls
+from stkpi.runs import digest, history
 
 LABEL = "nightly is red"
 LONGEST_PAUSE = timedelta(hours=26)  # between the beginnings of two nights: GitHub may be two hours late
@@ -49,11 +54,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class NightlyResult:
-    """The result of a nightly run. `problems` make it a failure; `unusual` checks are only shown."""
+    """The result of a nightly run. `problems` make it a failure; `unusual` checks are only shown; `week`: the newest
+    figures as text (see `digest.read_week`), which may be those of an earlier night.
+    """
 
     as_of: str | None
     problems: tuple[Problem, ...]
     unusual: tuple[str, ...] = ()
+    week: str = ""
 
     @property
     def title(self) -> str:
@@ -74,6 +82,7 @@ class NightlyResult:
                 "",
                 *problems,
                 *(unusual if self.unusual else ()),
+                *(["", "The newest figures there are:", "", _fence(self.week)] if self.week else ()),
                 "",
                 f"The pages with the rows behind it: [the run]({link}). README_AUDIT.md says how to read data again.",
                 "",
@@ -85,6 +94,11 @@ class NightlyResult:
 def _escape(text: str) -> str:
     """Return a text in which a name is neither HTML nor a link nor the mention of an account."""
     return re.sub(r"([<\[])", r"\\\1", show_controls(text)).replace("@", "@\N{ZERO WIDTH SPACE}")
+
+
+def _fence(text: str) -> str:
+    """Return a text of several lines that Markdown and Slack show as it is."""
+    return f"```\n{text.replace('`', chr(39)).rstrip()}\n```"
 
 
 @dataclass(frozen=True)
@@ -116,8 +130,8 @@ def read_result(runs: Path, exit_code: int) -> NightlyResult:
 
     exit_code: the exit code of the run; a code other than 0 is a failure whatever the files say
     """
-    folder = max((path.parent for path in runs.glob("[0-9]*/summary.json")), default=runs)
-    summary, validation = (_read_json(folder / f"{name}.json") for name in ("summary", "validation"))
+    folder = _find_newest(runs)
+    summary, validation = (history.read_json(folder / f"{name}.json") for name in ("summary", "validation"))
     checks = [check for check in validation.get("checks", ()) if check["color"] != "green"]
     critical = [check for check in checks if check["color"] == "red" and check["severity"] == "critical"]
     problems = [Problem(check["title"], f"fails: {_redact_finding(check)}", check["remedy"]) for check in critical]
@@ -132,7 +146,11 @@ def read_result(runs: Path, exit_code: int) -> NightlyResult:
     unusual = tuple(
         f"{check['title']}: {check['color']}, {_redact_finding(check)}" for check in checks if check not in critical
     )
-    return NightlyResult(summary.get("as_of"), tuple(problems), unusual)
+    return NightlyResult(summary.get("as_of"), tuple(problems), unusual, digest.read_week(runs, folder)[1])
+
+
+def _find_newest(runs: Path) -> Path:
+    return max((path.parent for path in runs.glob("[0-9]*/summary.json")), default=runs)
 
 
 def check_heartbeat(last: datetime | None, now: datetime) -> NightlyResult:
@@ -143,14 +161,6 @@ def check_heartbeat(last: datetime | None, now: datetime) -> NightlyResult:
     found = f"The last one began {format_age(now - last)}" if last else "The list of runs is empty"
     remedy = "Start it by hand (Actions > nightly > Run workflow), and see there whether GitHub has turned it off."
     return NightlyResult(None, (Problem(title, found, remedy),))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return content
 
 
 def _redact_finding(check: Mapping[str, Any]) -> str:
@@ -238,17 +248,60 @@ def _apply(github: GitHub, action: Action, result: NightlyResult, link: str) -> 
     return None
 
 
-def post_to_slack(webhook: str, news: News, result: NightlyResult, link: str) -> None:
-    """Post the news. Raises NotSent, without the URL of the webhook: anyone who knows it can post."""
-    text = f"{result.title} ({news})" if result.problems else "Nightly run passed again."
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        text = text.replace(character, entity)
+def describe_news(news: News, result: NightlyResult) -> str:
+    """Return the news in one sentence."""
+    return f"{result.title} ({news})" if result.problems else "Nightly run passed again."
+
+
+def post_to_slack(webhook: str, text: str, week: str, link: str) -> None:
+    """Post a sentence with a link, and below it the newest week. Raises NotSent, without the URL of the webhook: anyone
+    who knows it can post.
+    """
+    text, week = (_escape_slack(each) for each in (text, week))
+    text = f"{text} <{link}|See the run>{f'{chr(10)}{_fence(week)}' if week else ''}"
     try:
-        response = requests.post(webhook, json={"text": f"{text} <{link}|See the run>"}, timeout=TIMEOUT)
+        response = requests.post(webhook, json={"text": text}, timeout=TIMEOUT)
     except requests.RequestException as error:
         raise NotSent(f"Cannot reach Slack ({type(error).__name__}).") from None
     if not response.ok:
         raise NotSent(f"Slack refused the message ({response.status_code}): create a new webhook for SLACK_WEBHOOK.")
+
+
+def _escape_slack(text: str) -> str:
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        text = text.replace(character, entity)
+    return text
+
+
+def send_mail(server: str, sender: str, to: str, subject: str, text: str) -> None:
+    """Send a text by e-mail. Raises NotSent, without the server's password.
+
+    server: smtp://user:password@host:587, or smtps:// for a port that is encrypted from the start
+    sender: the address that it comes from; to: addresses with commas between
+    """
+    address = urlsplit(server)
+    message = EmailMessage()
+    message["Subject"], message["From"], message["To"] = subject, sender, to
+    message.set_content(text)
+    encryption = ssl.create_default_context()
+    try:
+        if address.scheme == "smtps":
+            opened: smtplib.SMTP = smtplib.SMTP_SSL(
+                address.hostname or "", address.port or 465, timeout=TIMEOUT, context=encryption
+            )
+        else:
+            opened = smtplib.SMTP(address.hostname or "", address.port or 587, timeout=TIMEOUT)
+        with opened:
+            if address.scheme != "smtps" and (address.username or opened.has_extn("starttls")):
+                opened.starttls(context=encryption)  # a password never goes over an open line
+            if address.username:
+                opened.login(unquote(address.username), unquote(address.password or ""))
+            opened.send_message(message)
+    except (OSError, smtplib.SMTPException) as error:
+        code = getattr(error, "smtp_code", "")
+        raise NotSent(
+            f"The mail server did not take the message ({code or type(error).__name__}): see MAIL_SERVER."
+        ) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -257,11 +310,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--exit-code", type=int, help="the exit code of the nightly run")
     kind.add_argument("--heartbeat", action="store_true", help="has a nightly run begun within the last 26 hours?")
-    parser.add_argument("--link", required=True, help="the URL of the run")
+    kind.add_argument("--weekly", action="store_true", help="send the newest week")
+    parser.add_argument("--link", help="the URL of the run; of --weekly, empty: the page on this machine")
     parser.add_argument("--runs", type=Path, help="the folder of all runs; default: the company's")
     options = parser.parse_args(arguments)
     try:
         config = settings.load()
+        if options.weekly:
+            return _send_week(config, options.runs or config.runs, options.link)
+        if not options.link:
+            raise UserError("Give --link, the URL of the run.")
         if not (config.github_token and config.github_repository):
             raise UserError("Set GITHUB_TOKEN and GITHUB_REPOSITORY (owner/name): the alert is an issue there.")
     except UserError as error:
@@ -288,10 +346,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         news = "failed" if result.problems else None  # Slack must get it anyway
     try:
         if news and config.slack_webhook:
-            post_to_slack(config.slack_webhook.get_secret_value(), news, result, options.link)
+            webhook = config.slack_webhook.get_secret_value()
+            post_to_slack(webhook, describe_news(news, result), result.week, options.link)
     except NotSent as failure:
         failures.append(failure)
     print(result.write_body(options.link) if result.problems else f"Nightly run {news or 'passed'}.")
+    print(*failures, sep="\n", end="\n" if failures else "", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _send_week(config: settings.Settings, runs: Path, link: str | None) -> int:
+    """Send the newest week to Slack and by e-mail, as far as they are set; print it, and return the exit code."""
+    folder = _find_newest(runs)
+    headline, week = digest.read_week(runs, folder)
+    if not week:
+        raise UserError(f"There is no full week in {runs} yet: run a night first.")
+    link = link or (runs / "index.html").resolve().as_uri()
+    problems = read_result(runs, 0).problems
+    if problems:
+        week = f"The newest night failed ({problems[0].title}): these may be the figures of an earlier one.\n\n{week}"
+    print(f"{week}\n{link}")
+    failures = []
+    try:
+        if config.slack_webhook:
+            post_to_slack(config.slack_webhook.get_secret_value(), headline, week, link)
+    except NotSent as failure:
+        failures.append(failure)
+    try:
+        if config.mail_to:
+            if not config.mail_server:
+                raise UserError("MAIL_TO is set and MAIL_SERVER is not: put smtp://user:password@host:587 into .env.")
+            server, sender = config.mail_server.get_secret_value(), config.mail_from or config.mail_to.split(",")[0]
+            send_mail(server, sender, config.mail_to, headline, f"{week}\n{link}\n")
+    except NotSent as failure:
+        failures.append(failure)
     print(*failures, sep="\n", end="\n" if failures else "", file=sys.stderr)
     return 1 if failures else 0
 

@@ -75,3 +75,12 @@ def _read_events(history: Path) -> Iterator[dict[str, Any]]:
 def format_now() -> str:
     """Return the current time in UTC, to the second, in ISO format."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a file that a run left; empty where there is none, or only a part of one."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found

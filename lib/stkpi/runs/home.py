@@ -6,7 +6,6 @@ says.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,8 @@ def _find_above(runs: Path) -> Path | None:
 def _write(runs: Path, known: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> None:
     ended = next((run for run in known if run["finished_at"]), None)
     folder = runs / ended["run_id"] if ended else None
-    home = _read_json(runs / site.DATA / site.HOME)
-    checks = _read_json(folder / "validation.json") if folder else {}
+    home = history.read_json(runs / site.DATA / site.HOME)
+    checks = history.read_json(folder / "validation.json") if folder else {}
     page = pages.render_index(
         known,
         home=home,
@@ -51,19 +50,11 @@ def _write(runs: Path, known: Sequence[Mapping[str, Any]], others: Sequence[Mapp
     pages.write_text(runs / "index.html", page)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
-
-
 def _list_companies(runs: Path) -> list[dict[str, Any]]:
     """The companies that have a home page of their own below `runs`."""
     found = []
     for path in sorted(runs.glob(f"*/{site.DATA}/{site.HOME}")):
-        home, folder = _read_json(path), path.parents[1]
+        home, folder = history.read_json(path), path.parents[1]
         found.append({"href": f"{folder.name}/index.html", **home, "name": home.get("name") or folder.name})
     return found
 

@@ -37,7 +37,7 @@ from papermill.iorw import LocalHandler, papermill_io
 from stkpi import settings
 from stkpi.errors import UserError, WarehouseError, explain_os_error
 from stkpi.reporting import pages, site
-from stkpi.runs import history, home, sandbox_process
+from stkpi.runs import digest, history, home, sandbox_process
 
 AT_ONCE = 2
 RESERVE = 4_000_000  # bytes that are given back at the end of a run, so that a full disk has room for its last words
@@ -403,6 +403,8 @@ def _run_steps(steps: Sequence[Step], runs: Path, sandbox: bool, stop: threading
         pages.write_text(folder / "summary.json", json.dumps(summarize(run_id, started_at, outcomes), indent=2))
         if validation := figures.get("validation"):
             pages.write_text(folder / "validation.json", json.dumps(validation, indent=2))
+        if week := digest.read_week(runs, folder)[1]:
+            pages.write_text(folder / digest.FILE, week)
     finally:
         record("finished", status=status)
     if skipped := [outcome.name for outcome in outcomes if outcome.status == "skipped"]:
