@@ -3,7 +3,9 @@
 The google client is the real one; the server is an emulator, or a proxy before it where it is too lenient.
 """
 
+import base64
 import dataclasses
+import gzip
 import json
 import os
 import re
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import bigquery_proxy
 import pandas as pd
@@ -27,13 +30,14 @@ from google.cloud import bigquery
 
 from sandbox import tenant as tenants
 from sandbox.store import Store
-from sandbox.tenant import populate
+from sandbox.tenant import LAST_DAY, populate
 from stkpi import company, settings, warehouse
 from stkpi.errors import UserError, WarehouseError
 from stkpi.ingest import load as loading
 from stkpi.ingest import run as ingest
 from stkpi.ingest import state
 from stkpi.marts import build as marts
+from stkpi.reporting import site
 from stkpi.runs import runner
 from stkpi.servicetitan.client import Page
 from stkpi.servicetitan.entities import ENTITIES
@@ -99,6 +103,20 @@ def kpi_tables() -> dict[str, pd.DataFrame]:
         return {name: target.query(f"SELECT * FROM {name}") for name in names}
 
 
+def read_parts(folder: Path) -> dict[str, Any]:
+    """The figures and rows of the page Explore; rows in an order of their own."""
+    parts: dict[str, Any] = {}
+    for path in folder.glob("*.js"):
+        content = json.loads(path.read_text().removeprefix("book.add(").partition(", ")[2].removesuffix(");\n"))
+        if isinstance(content, str):
+            columns = json.loads(gzip.decompress(base64.b64decode(content)))
+            scales = columns.pop("scales")
+            parts[path.stem] = (scales, list(columns), sorted(zip(*columns.values(), strict=True), key=repr))
+        else:
+            parts[path.stem] = content.get("figures", content)
+    return parts
+
+
 @pytest.mark.soak
 def test_a_whole_night_gives_the_tables_of_duckdb_to_the_cent(healthy, emulator, tmp_path, monkeypatch) -> None:
     name, folder = project(), shutil.copytree(company.SANDBOX_PRESET, tmp_path / "company")
@@ -115,6 +133,12 @@ def test_a_whole_night_gives_the_tables_of_duckdb_to_the_cent(healthy, emulator,
     for table, frame in kpi_tables().items():
         assert list(found[table].columns) == list(frame.columns)
         assert rows(found[table]) == rows(frame), table
+    [pages] = (tmp_path / "runs" / "data").glob("*/")  # the night wrote them from BigQuery
+    site.write_site(tmp_path / "duckdb", pages.name, LAST_DAY)
+    ours, theirs = (read_parts(folder / "data" / pages.name) for folder in (tmp_path / "duckdb", tmp_path / "runs"))
+    assert theirs.keys() == ours.keys()
+    for part, content in ours.items():
+        assert theirs[part] == content, part
     # pandas-gbq, as somebody would use it in a notebook of his own.
     client = bigquery.Client(name, AnonymousCredentials(), client_options={"api_endpoint": emulator})
     sums = pandas_gbq.read_gbq(

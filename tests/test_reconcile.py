@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -30,6 +31,7 @@ from stkpi.reconcile.exports import Export
 from stkpi.reconcile.pull import list_unit_ids, pull_report
 from stkpi.reconcile.reasons import DIFFERENT, IDENTICAL, ONLY_EXPORT, ONLY_WAREHOUSE
 from stkpi.reporting import pages
+from stkpi.reporting.comparison import render_comparison
 from stkpi.servicetitan.client import Client
 from stkpi.servicetitan.reports import Reports
 from stkpi.warehouse.duckdb import DuckDBWarehouse
@@ -490,6 +492,27 @@ def test_the_old_dashboard_counted_only_what_was_sold(company, target):
     assert render.summarize(result) == (
         "dashboard has 31 leads, we have 96 (Phoenix-Sales, Aug 18 to Aug 24, 2025): 66 jobs only here, not sold (+65)."
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "kpi"), [(JOB_COST, PRODUCTION, "dollars_produced"), (LEADS, SALES, "leads")]
+)
+def test_a_job_type_that_all_missing_jobs_have_is_named(company, target, number, unit, kpi):
+    header, rows = report(company.store, number, [unit], *MONTHS)
+    days = {"first_day": date.fromisoformat(MONTHS[0]), "last_day": date.fromisoformat(MONTHS[1])}
+    types = [row[4] if number == JOB_COST else type_of(row, company)["name"] for row in rows]
+    (_, _), (name, _), *_ = Counter(types).most_common()
+    kept = [row for row, type_ in zip(rows, types, strict=True) if type_ != name]
+    without = exports.read_table("report", [header, *kept])
+    result = compare(without, target, kpi=kpi, business_unit=unit, **days)
+    [hint] = render.list_hints(result)
+    missing = int((result.rows["side"] == ONLY_WAREHOUSE).sum())
+    assert hint.startswith(f"All {missing:,} jobs only here are of the job type {name}, and none on both sides is.")
+    assert ("job_type_rules.csv of your company folder" in hint) == (kpi == "dollars_produced")
+    assert hint in render.format_text(result)
+    assert hint in render_comparison(result)
+    mixed = exports.read_table("report", [header, *rows[::2]])
+    assert render.list_hints(compare(mixed, target, kpi=kpi, business_unit=unit, **days)) == []
 
 
 def test_the_units_are_those_that_the_export_names(company, target, tmp_path):

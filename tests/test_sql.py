@@ -160,6 +160,24 @@ def test_what_a_build_keeps_of_what_it_restates_is_googlesql(judge, recounted):
         assert judge.analyze(failing, given) == (("row_key", "STRING"), ("failed", "STRING"))
 
 
+def test_what_the_pages_ask_is_googlesql(judge):
+    definitions = choose_definitions({})
+    found = judge.analyze(kpi_sql.figures_sql(definitions), {"periods": "STRING", "as_of": "DATE"})
+    assert {"place_kind", "place", "first_day", "last_day", *definitions} <= {name for name, _ in found}
+    assert "FLOAT64" not in {kind for _, kind in found}
+    for drill in dict.fromkeys(drill.sql for drill in kpi_sql.list_drills(definitions).values()):
+        rows = dict(judge.analyze(drill, {"first_day": "DATE", "days": "STRING"}))
+        assert {"day", "unit", "job_id", "customer"} <= rows.keys()
+        assert {kind for name, kind in rows.items() if name.startswith("part_")} <= {"INT64", "NUMERIC"}
+    facts, days = name_facts(definitions), {"unit": "STRING", "first": "DATE", "last": "DATE"}
+    for name, chosen in definitions.items():
+        for other in draw_definitions(len(name)), {name: Definition(chosen.kpi, chosen.kpi.options(0))}:
+            jobs = judge.analyze(kpi_sql.differing_jobs_sql(chosen, other[name], facts[name]), PARAMETERS | days)
+            assert dict(jobs) == dict.fromkeys(("side", "job", "customer", "type", "status"), "STRING") | {
+                "job_id": "INT64"
+            }
+
+
 @pytest.mark.parametrize("path", CHECKS, ids=lambda path: path.stem)
 def test_every_check_is_googlesql(judge, path):
     assert judge.analyze(validation.read_check_sql(path.stem, choose_definitions({})), PARAMETERS)

@@ -14,11 +14,13 @@ from typing import Any
 
 import pandas as pd
 
+from stkpi import company
 from stkpi.formatting import format_change, format_decimal, format_number, format_span, mask_name
 from stkpi.reconcile.bridge import Step
 from stkpi.reconcile.compare import Result
 from stkpi.reconcile.comparison import EVER, Window
 from stkpi.reconcile.reasons import (
+    DIFFERENT,
     IDENTICAL,
     IN_EXPORT,
     IN_WAREHOUSE,
@@ -60,6 +62,27 @@ def summarize(result: Result) -> str:
     main = "; ".join(f"{_count_step(step, result)} ({format_change(step.change, kind)})" for step in largest)
     same = ", and the differences cancel out" if theirs == ours else ""
     return f"{start} {where}{same}: {main}."
+
+
+def list_hints(result: Result) -> list[str]:
+    """Return where to look first: a job type that all rows of one side have, and none that is on both sides."""
+    rows, comparison = result.rows, result.comparison
+    if "job_type_name" not in rows:
+        return []
+    known, hints = rows["job_type_name"], []
+    types = known.where(known.notna(), rows[f"job_type{IN_EXPORT}"])
+    on_both = set(types[rows["side"].isin([IDENTICAL, DIFFERENT])])
+    options = [option for dimension in comparison.kpi.dimensions for option in dimension.options]
+    by_rule = any(company.JOB_TYPE_RULES in option.why for option in options)
+    for side in (ONLY_EXPORT, ONLY_WAREHOUSE):
+        here = types[rows["side"] == side]
+        if len(here) > 1 and here.notna().all() and here.nunique() == 1 and here.iloc[0] not in on_both:
+            kinds = f"{len(here):,} {comparison.rows} {side} are of the job type {here.iloc[0]}"
+            look = (
+                f" {company.JOB_TYPE_RULES} of your company folder says whether it counts: correct it if it is wrong."
+            )
+            hints.append(f"All {kinds}, and none on both sides is.{look if by_rule else ''}")
+    return hints
 
 
 def _count_step(step: Step, result: Result) -> str:
@@ -166,6 +189,7 @@ def format_text(result: Result) -> str:
         *result.notes,
         "",
         summarize(result),
+        *list_hints(result),
         "",
         count_sides(result).to_string(index=False, header=False),
     ]

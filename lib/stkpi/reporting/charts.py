@@ -249,16 +249,17 @@ def _specify_layer(
 
 
 def _specify_trend(kpi: Kpi, title: str, values: pd.Series, provisional: pd.Series, usual: float) -> dict[str, Any]:
+    known = values.dropna()
     rows = [
         {"week": f"{week:%Y-%m-%dT00:00:00}", "day": format_day(week), "value": float(value), "text": text}
-        for week, value in values.dropna().items()
+        for week, value in zip(pd.DatetimeIndex(known.index), known, strict=True)
         for text in [format_rounded(value, kpi.kind)]
     ]
     x = {"field": "week", "type": "temporal", "title": None, "axis": {"format": "%b", "tickCount": "month"}}
-    y = {"field": "value", "type": "quantitative", "title": None, "scale": {"zero": False}}
+    y: dict[str, Any] = {"field": "value", "type": "quantitative", "title": None, "scale": {"zero": False}}
     y["axis"] = {"format": _AXIS[kpi.kind], "tickCount": 4}
     open_weeks = {f"{week:%Y-%m-%dT00:00:00}" for week, is_open in provisional.items() if is_open}
-    mark = {"type": "line", "point": True}
+    mark: dict[str, Any] = {"type": "line", "point": True}
     final = [row for row in rows if row["week"] not in open_weeks]
     rest = [*final[-1:], *(row for row in rows if row["week"] in open_weeks)] if open_weeks else []
     told = {"Week of": "day", kpi.label: "text"}
