@@ -100,6 +100,7 @@ def read_batches(
                 pending = _Pending()
         if pending.records:
             yield _make_batch(landing, entity, pending)
+        del page, pending  # before the next page is fetched
 
 
 @dataclass

@@ -160,6 +160,7 @@ def _stage_rows(target: EmbeddedWarehouse, entity: Entity, landed: Landing, page
     insert = f"INSERT INTO {typed}\n{typing_sql(entity, 'batch')}"
     for batch in read_batches(landed, entity, pages, target.max_bytes):
         target.insert_rows(insert, batch=make_table(entity, batch, ordinals))
+        del batch  # before the next page is fetched
     odd = "_reject IS NOT NULL"
     counted = f"SELECT COUNT(*) AS records, COUNTIF({odd}) AS odd FROM {typed}"
     if target.query(counted)["odd"][0]:

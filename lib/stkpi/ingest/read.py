@@ -205,10 +205,14 @@ class EntityReader:
         for page in self.client.read_feed(self.entity.feed_path, start):
             if not extra:
                 yield page
+                del page
                 continue
             # Where only the feed says that a record is active, one that is not was deleted.
-            rows = [row for row in page.rows if not ("active" in extra and _is_inactive(row))]
-            yield replace(page, rows=[_leave_out(row, extra) for row in rows])
+            rows = [_leave_out(row, extra) for row in page.rows if not ("active" in extra and _is_inactive(row))]
+            page = replace(page, rows=rows)  # noqa: PLW2901 - one page is held at a time
+            del rows
+            yield page
+            del page
 
     def read_day(self, row: Any) -> datetime | None:
         """Return the date by which the filters select a record; None if it has none."""

@@ -240,12 +240,14 @@ class Client:
         for number in range(1, MAX_PAGES + 1):
             total = {"includeTotal": "true"} if number == 1 else {}
             page = self.get(path, {**params, **total, "page": number, "pageSize": page_size})
-            if page.rows and page.rows == before:
+            ids, more = [_identify(row) for row in page.rows], page.has_more
+            if ids and ids == before:
                 raise PageRepeated(f"{path} gives page {number - 1} again as page {number}")
             yield page
-            if not page.has_more:
+            del page  # its records are large, and the next ones come
+            if not more:
                 return
-            before = page.rows
+            before = ids
         raise RequestFailed(f"{path} has more than {MAX_PAGES} pages: read a shorter window")
 
     def read_whole(self, path: str, params: dict[str, Any], page_size: int = PAGE_SIZE) -> Iterator[Page]:
@@ -257,10 +259,12 @@ class Client:
         ends: list[tuple[int, Any]] = []
         place = 0
         for page in self.read_pages(path, params, page_size):
-            yield page
             rows = page.rows[:page_size]
             place += len(rows)
             ends.append((place, _identify(rows[-1]) if rows else None))
+            del rows
+            yield page
+            del page
         last = None
         for place, row in ends[:-1]:
             last = self.get(path, {**params, "includeTotal": "true", "page": place, "pageSize": 1})
@@ -279,12 +283,14 @@ class Client:
         token, seen = start, {start}
         for _ in range(MAX_PAGES):
             page = self.get(path, {"from": token} if token else {})
+            more, following = page.has_more, page.continue_from
             yield page
-            if not page.has_more:
+            del page
+            if not more:
                 return
-            if not page.continue_from or page.continue_from in seen:
+            if not following or following in seen:
                 raise RequestFailed(f"{path} says that there are more rows, but not from where to continue")
-            token = page.continue_from
+            token = following
             seen.add(token)
         raise RequestFailed(f"{path} has more than {MAX_PAGES} pages")
 
