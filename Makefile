@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TYPED := ENTITIES ENTITY FROM TO TABLE OLD EXPORT KPI BU VALUE TOLERANCE SOURCE REPORT BY DEFINITION LINK
 $(foreach name,$(filter $(TYPED),$(.VARIABLES)),$(eval override export $(name) := $$(value $(name))))
 
-.PHONY: help nightly test soak lab check format sandbox setup ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor heartbeat week verify audit bench bench-ingest bench-increment bench-finder lock clean
+.PHONY: help nightly test soak mutants lab check format sandbox setup ingest backfill rebuild repair takeover validate reconcile observe find adopt sql status doctor heartbeat week verify audit bench bench-ingest bench-increment bench-finder lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(READY) ## every behavior, notebooks included, in less than five minutes
 
 soak: $(READY) ## the long tests: damaged tables, killed runs, many nights, BigQuery, a full-size company
 	@$(BIN)/python -m pytest -q -n 2 -m soak tests
+
+mutants: $(READY) ## change the code in small places, one at a time: do the tests notice? MUTANTS=150 (how many), half an hour
+	@$(BIN)/python tests/mutants.py
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(BIN)/python -m stkpi lab

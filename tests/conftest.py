@@ -146,12 +146,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: a file is the work of one process, and the last ones should be short."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    """Several processes take the longest files first: a file is the work of one, and the last ones should be short."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was not run is said at the end, where it is seen."""
+    """What was not run is said at the end, where it is seen; and what a long test has counted."""
+    for report in (*terminalreporter.stats.get("passed", ()), *terminalreporter.stats.get("failed", ())):
+        for line in (value for name, value in report.user_properties if name == "told"):
+            terminalreporter.write_line(line)
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", ())]
     for line in filter(None, (told(reasons), describe_missing(reasons))):
         terminalreporter.write_line(line, red=True, bold=True)

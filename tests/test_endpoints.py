@@ -52,6 +52,15 @@ def test_no_published_field_of_the_registry_s_own_lists_is_drift():
         assert entity.find_drift(set(listed.fields.split())) == (), entity.name
 
 
+def test_every_field_of_the_registry_is_published_in_the_list_and_in_the_feed():
+    """A field that no record has is a red (missing_fields): it must come by every way of reading."""
+    known = {endpoint.path: endpoint for endpoint in read_endpoints().values()}
+    for entity in ENTITIES.values():
+        for path in (entity.path, entity.feed_path):
+            if published := known.get(path.replace("/tenant/{tenant}/", "/")):
+                assert entity.find_missing(set(published.fields.split())) == (), path
+
+
 def test_every_list_and_feed_has_a_name_and_a_table_of_its_own():
     known = read_endpoints()
     assert Counter(endpoint.is_feed for endpoint in known.values()) == {False: 125, True: 53}

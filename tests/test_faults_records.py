@@ -3,12 +3,14 @@
 One bad record never stops the others, and never becomes another figure in silence.
 """
 
+import re
 from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 from small_company import column, job, pay, quarantine, run
 
+from sandbox.faults import Order
 from stkpi import warehouse
 from stkpi.ingest import run as ingest
 from stkpi.ingest.shapes import find_faults
@@ -31,10 +33,14 @@ def read_twice(entity: str) -> Any:
 # --- 83, 87, 113: what Python or JSON cannot hold ---------------------------------------------------------------------
 
 
-def test_083_half_an_emoji_costs_nothing_but_itself(api, break_):
+def test_083_half_an_emoji_goes_to_quarantine_alone_until_it_is_whole(api, break_):
     break_("mangle", "jobs$", field="summary", raw='"paint \\ud83d"', ids=[110])
-    assert read_twice("jobs").status == "ok"
-    assert (len(column("id")), column("summary")["110"]) == (30, "paint \ufffd")
+    assert read_twice("jobs").status == "partial"
+    assert (len(column("id")), "110" in column("id")) == (29, False)
+    assert quarantine() == [("jobs", "110", "summary holds half a character, as of an emoji")]
+    break_()
+    assert [r.error for r in ingest.run_ingest("jobs", "full").entities] == [None]
+    assert (len(column("id")), quarantine()) == (30, [])
 
 
 @pytest.mark.parametrize(("raw", "shown"), [("1e400", "1e400"), ("-1e999", "-1e999"), ("NaN", "NaN"), ("1e35", "1e35")])
@@ -153,6 +159,21 @@ def test_088_another_shape_is_drift_and_a_reason_never_a_null(entity, change, re
     faults = list(find_faults(ENTITIES[entity], {"id": 1, **change}))
     assert (faults[0].reason, faults[0].part) == (reason, drift)
     assert not list(find_faults(ENTITIES[entity], {"id": 1, **dict.fromkeys(change)}))  # null is no shape
+
+
+def test_088_a_field_that_is_renamed_in_all_records_is_a_critical_red_that_names_it(healthy, sandbox):
+    assert check("missing_fields").color == "green"
+    renamed = Order(re.compile("/estimates$"), "mangle", {"field": "soldOn", "drop": True, "rows": 10_000})
+    sandbox.faults.append(renamed)  # the company is everybody's: the fault goes before anybody else reads it
+    try:
+        assert ingest.run_ingest("estimates").status == "ok"
+    finally:
+        sandbox.faults.remove(renamed)
+    found = check("missing_fields")
+    assert (found.color, found.is_blocking) == ("red", True)
+    assert "estimates: no record has soldOn any more" in found.found
+    assert ingest.run_ingest("estimates").status == "ok"
+    assert check("missing_fields").color == "green"
 
 
 GOOD = {

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +284,7 @@ with warehouse.connect():
 
 
 @pytest.mark.fault(45)
-def test_a_command_that_must_wait_says_for_which_program(healthy, capsys):
+def test_a_command_that_must_wait_says_for_which_program(healthy, capsys, monkeypatch):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
@@ -294,5 +295,11 @@ def test_a_command_that_must_wait_says_for_which_program(healthy, capsys):
         assert capsys.readouterr().err.startswith(f"Waiting: {said}")
         assert str(raised.value).startswith(said.replace("is open", "is still open"))
         assert f"process {holder.pid})" in str(raised.value)
+        with monkeypatch.context() as patch:
+            patch.setattr(warehouse, "connect", partial(warehouse.connect, wait=0.1))
+            patch.setattr(sys, "argv", ["stkpi", "ingest"])
+            assert command.main() == 2
+        waiting, told = capsys.readouterr().err.splitlines()
+        assert (waiting.startswith("Waiting: "), told) == (True, str(raised.value))
         holder.stdin.close()
     warehouse.connect(wait=0.1).close()

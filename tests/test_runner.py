@@ -180,6 +180,26 @@ def test_index_links_the_pages(night):
     assert "14 rows loaded" in index
 
 
+@pytest.mark.fault(47)
+@pytest.mark.soak
+def test_a_night_that_is_killed_between_two_notebooks_is_told_by_the_next(tmp_path):
+    file, steps = tmp_path / "runs" / "history.jsonl", [STEPS[0], STEPS[6] | {"needs": ["fine"]}]
+    process = start(tmp_path / "runs", spec(tmp_path, steps))
+    wait_for(lambda: file.exists() and '"event":"step"' in file.read_text().replace(" ", ""))
+    process.kill()
+    process.communicate(timeout=20)
+    (run,) = history.read_runs(file)
+    assert (run["status"], [(step["name"], step["status"]) for step in run["steps"]]) == (
+        "interrupted",
+        [("fine", "ok")],
+    )
+    again = start(tmp_path / "runs", spec(tmp_path, steps))
+    again.communicate(timeout=60)
+    assert (again.returncode, [each["status"] for each in history.read_runs(file)]) == (0, ["ok", "interrupted"])
+    index = (tmp_path / "runs" / "index.html").read_text()
+    assert all(each["run_id"] in index for each in history.read_runs(file))
+
+
 @pytest.mark.fault(44, 47)
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)])
 def test_a_stopped_run_is_marked_and_leaves_no_kernel(tmp_path, number):

@@ -44,7 +44,7 @@ MARTS = {mart.name: mart for mart in marts.list_marts(choose_definitions({}))}
 CHECKS = sorted((marts.SQL / "checks").glob("*.sql"))
 DAYS = {"first_day": "DATE", "last_day": "DATE", "time_zone": "STRING"}
 LINE = {
-    **dict.fromkeys(("run_id", "entity", "mode", "source", "status", "digest", "cycle"), "STRING"),
+    **dict.fromkeys(("run_id", "entity", "mode", "source", "status", "digest", "cycle", "missing"), "STRING"),
     **dict.fromkeys(("window_start", "window_end", "now", "began", "oldest_deleted"), "TIMESTAMP"),
     **dict.fromkeys(("fetched", "total", "deleted"), "INT64"),
     "seconds": "FLOAT64",

@@ -694,7 +694,10 @@ def spell(secret: str) -> set[bytes]:
     return {plain, base64.b64encode(plain).rstrip(b"="), quote(secret, safe="").encode()}
 
 
-def test_014_no_secret_is_in_any_file_of_a_run_its_output_or_the_list_of_processes(api, order, tmp_path):
+def test_014_no_secret_is_in_any_file_of_a_run_its_output_or_the_list_of_processes(api, order, tmp_path, monkeypatch):
+    others = {"SLACK_WEBHOOK": "https://127.0.0.1:9/services/not-a-real-one", "GITHUB_TOKEN": "ghp_not-a-real-one"}
+    for name, value in others.items():
+        monkeypatch.setenv(name, value)
     order("status", "/tag-types$", status=404, title=f"{server.CLIENT_SECRET} {server.APP_KEY}")
     spec = tmp_path / "spec.yml"
     notebook = settings.ROOT / "notebooks" / "01_ingest.ipynb"
@@ -716,7 +719,7 @@ def test_014_no_secret_is_in_any_file_of_a_run_its_output_or_the_list_of_process
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"log.jsonl", "history.jsonl", "summary.json", "01_ingest.html", "09_crash.ipynb"} <= {f.name for f in files}
     texts = [path.read_bytes() for path in files] + ["\n".join(seen).encode()]
-    for secret in (server.CLIENT_SECRET, server.APP_KEY, *api.tokens):
+    for secret in (server.CLIENT_SECRET, server.APP_KEY, *api.tokens, *others.values()):
         for spelled in spell(secret):
             assert not any(spelled in text for text in texts), secret
 

@@ -107,6 +107,10 @@ DAMAGES = {
         "INSERT INTO st_logs_v2.quarantine (entity, key, reason) VALUES ('jobs', '7', 'total is not NUMERIC: abc')",
         {"quarantine": "red"},
     ),
+    "a field of the estimates is gone": Damage(
+        "UPDATE st_logs_v2.ingestion_logs SET missing = 'createdOn,soldOn' WHERE entity = 'estimates'",
+        {"missing_fields": "red"},
+    ),
     "two jobs were deleted in ServiceTitan": Damage(
         "INSERT INTO st_logs_v2.deleted (entity, key, deleted_at) VALUES"
         " ('jobs', '7', '2025-09-13 12:00:00+00'), ('jobs', '8', '2025-09-13 12:00:00+00')",

@@ -29,6 +29,8 @@ from stkpi.servicetitan.entities import Entity
 # Neither engine can hold a NUL in a text. After an odd number of backslashes, \u0000 is plain text and stays.
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
+_HALF = re.compile("[\ud800-\udfff]")  # of a character that is written as two
+
 # The fields to keep of a record that is too large: they identify the row, and count it in its window.
 IDENTITY = ("id", "createdOn", "modifiedOn", "date")
 BATCH_BYTES = 8_000_000  # of records that are held as text
@@ -134,10 +136,11 @@ class _Pending:
 
 
 def _encode_broken(record: Any, error: str) -> tuple[bytes, str]:
-    """Encode a record with half a character (as U+FFFD, like a NUL), or only what identifies it, with the reason."""
+    """Encode a record with half a character (as U+FFFD), or only what identifies one that is worse, with the reason."""
     try:
         text = json.dumps(record, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS), ""
+        body = orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS)
+        return body, f"{_find_half(record)} holds half a character, as of an emoji"
     except (TypeError, ValueError, RecursionError):
         plain = {
             name: quote(value) if isinstance(value, str) else value
@@ -197,6 +200,14 @@ def write_landing(path: Path, batches: Iterable[Batch]) -> None:
         raw.flush()
         os.fsync(raw.fileno())
     unfinished.replace(path)
+
+
+def _find_half(record: Any) -> str:
+    """Return the field that holds half of a character; of what is no record nothing."""
+    fields = record.items() if isinstance(record, dict) else ()
+    return quote(
+        next((name for name, value in fields if _HALF.search(json.dumps([name, value], ensure_ascii=False))), "")
+    )
 
 
 def substitute_line(text: bytes, reason: str) -> bytes:

@@ -106,6 +106,7 @@ def load_pages(
         "fetched": landed.fetched,
         "total": landed.total,
         "digest": landed.digest,
+        "missing": ",".join(entity.find_missing(landed.names)) if landed.names else "",
         "cycle": reading.cycle,
         "seconds": round(time.perf_counter() - started, 3),
         "began": reading.began,
@@ -461,7 +462,7 @@ def log_sql(entity: Entity, typed: str, bound: str = "TRUE") -> str:
     written = "MIN(IF(S._reject IS NULL AND R._ingested_at = @now, S.createdOn, NULL))"
     return f"""INSERT INTO st_logs_v2.ingestion_logs (
   run_id, entity, mode, source, window_start, window_end, status, fetched, loaded, quarantined, changed, total,
-  watermark, digest, cycle, seconds, finished_at, oldest, deleted, held
+  watermark, digest, cycle, seconds, finished_at, oldest, deleted, held, missing
 )
 SELECT
   @run_id, @entity, @mode, @source, @window_start, @window_end, @status, @fetched,
@@ -473,7 +474,8 @@ SELECT
   @digest, @cycle, @seconds, @now,
   LEAST(COALESCE({written}, @oldest_deleted), COALESCE(@oldest_deleted, {written})),
   @deleted,
-  (SELECT COUNT(*) FROM {entity.table})
+  (SELECT COUNT(*) FROM {entity.table}),
+  @missing
 FROM {typed} AS S
 LEFT JOIN (SELECT T._key, T._ingested_at FROM {entity.table} AS T WHERE {bound}) AS R ON R._key = S._key
 LEFT JOIN (SELECT key, digest FROM st_logs_v2.deleted WHERE entity = @entity) AS D

@@ -32,7 +32,7 @@ TABLES = (
         "run_id STRING, entity STRING, mode STRING, source STRING, window_start TIMESTAMP, window_end TIMESTAMP,"
         "status STRING, fetched INT64, loaded INT64, quarantined INT64, changed INT64, total INT64,"
         "watermark TIMESTAMP, digest STRING, cycle STRING, seconds FLOAT64, finished_at TIMESTAMP, oldest TIMESTAMP,"
-        "deleted INT64, held INT64",
+        "deleted INT64, held INT64, missing STRING",
         partition="TIMESTAMP_TRUNC(finished_at, MONTH)",
         cluster=("entity",),
     ),
@@ -276,6 +276,20 @@ def clear_quarantine(target: Warehouse, entity: Entity, since: datetime) -> None
         entity=entity.name,
         since=since,
     )
+
+
+def read_missing_fields(target: Warehouse) -> dict[str, list[str]]:
+    """Return by entity the columns whose field no record of its newest reading had: they are NULL in all of them."""
+    rows = target.query(
+        """SELECT entity, missing FROM st_logs_v2.ingestion_logs
+WHERE fetched > 0
+QUALIFY run_id = FIRST_VALUE(run_id) OVER (PARTITION BY entity ORDER BY finished_at DESC)"""
+    )
+    found: dict[str, set[str]] = {}
+    for entity, missing in zip(rows["entity"], rows["missing"].fillna(""), strict=True):
+        columns = set(filter(None, missing.split(",")))
+        found[entity] = found.get(entity, columns) & columns
+    return {entity: sorted(columns) for entity, columns in found.items()}
 
 
 def read_deleted(target: Warehouse, since: datetime) -> pd.DataFrame:

@@ -123,6 +123,11 @@ class Entity:
         """Return the field names that the registry does not know, sorted. Their values stay in the record column."""
         return tuple(sorted(names - self.known_names))
 
+    def find_missing(self, names: set[str]) -> tuple[str, ...]:
+        """Return the columns that are NULL in all records that have only these top-level fields, sorted."""
+        heads = {field.name: {source.partition(".")[0] for source in field.sources} for field in self.fields}
+        return tuple(sorted(column for column, sources in heads.items() if not sources & names))
+
 
 # Load metadata of every raw table. `_key` is the id as text, or a digest and an ordinal for rows without one; `_hash`
 # is the SHA-256 of the record with sorted keys, so that either engine recognizes an unchanged record.

@@ -7,6 +7,7 @@ are made from the company's definitions (`kpi_checks`).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -133,6 +134,15 @@ class _Sources:
         unmatched = find_unmatched_names(self.target, self.config)
         return [Measure(one.name, 1, str(one)) for one in unmatched] or [Measure("", 0, "Every name is.")]
 
+    def find_missing_fields(self) -> Iterable[Measure]:
+        """Name the fields that figures are made of, and that no record of the newest reading had."""
+        built = marts.list_marts(self.definitions)
+        for name, columns in state.read_missing_fields(self.target).items():
+            table = f"st_raw_v2.raw_{name}"
+            used = {word for mart in built if table in mart.reads for word in re.findall(r"\w+", mart.sql)}
+            gone = [column for column in columns if column in used]
+            yield Measure(name, len(gone), f"no record has {', '.join(gone)} any more" if gone else "has every field")
+
 
 SERIES: dict[str, Callable[[_Sources, Rule], Iterable[Measure]]] = {
     "coverage": lambda given, rule: series.measure_coverage(given.days, rule.least),
@@ -145,6 +155,7 @@ SERIES: dict[str, Callable[[_Sources, Rule], Iterable[Measure]]] = {
     ),
     "refused_lists": lambda given, _: series.measure_refusals(given.status),
     "unmatched_names": lambda given, _: given.compare_names(),
+    "missing_fields": lambda given, _: given.find_missing_fields(),
 }
 
 
