@@ -85,7 +85,8 @@ def serve(kind: str) -> None:
         store = load_tenant(DEFAULT_COMPANY, 1, SCALE, RUNS / "sandbox" / DEFAULT_COMPANY / "records.pickle")
         running = server.start(store, calls_per_second=1_000_000, report_seconds=0)
     running.log = Counting()
-    print(json.dumps(running.environment | {"records": len(store)}), flush=True)
+    records = sum(int(store.present(name).sum()) for name in ENTITIES)
+    print(json.dumps(running.environment | {"records": records}), flush=True)
     for number, line in enumerate(sys.stdin):
         if line.strip() == "change":
             change(running, number)
@@ -272,8 +273,8 @@ def read_first() -> Iterator[tuple[str, Case]]:
             for name in [*pythons][turn:] + [*pythons][:turn]:
                 file = Path(folder) / f"{name}{number}.duckdb"
                 if name == "ours":
-                    environment = {"WAREHOUSE": str(file), "COMPANY": str(company.SANDBOX_PRESET)}
-                    runs[name].append(run([pythons[name], *INGEST, "all"], given, environment, count_rows(file)))
+                    ours, environment = file, {"WAREHOUSE": str(file), "COMPANY": str(company.SANDBOX_PRESET)}
+                    runs[name].append(run([pythons[name], *INGEST, "all"], given, environment, count_rows(ours)))
                 else:
                     command = [pythons[name], str(CONTENDERS), name, str(file)]
                     runs[name].append(run(command, given, {}, lambda text: int(text.split()[-1])))
@@ -281,7 +282,7 @@ def read_first() -> Iterator[tuple[str, Case]]:
         if "ours" in runs:
             for _ in range(ROUNDS):
                 given.ask("change")
-                nights.append(run([pythons["ours"], *INGEST, "all"], given, environment, count_rows(file)))
+                nights.append(run([pythons["ours"], *INGEST, "all"], given, environment, count_rows(ours)))
                 tell("a night", nights[-1])
     yield "a", Case(f"A first read of all lists ({given.records:,} records)", runs, "bare")
     if nights:
