@@ -85,8 +85,7 @@ def serve(kind: str) -> None:
         store = load_tenant(DEFAULT_COMPANY, 1, SCALE, RUNS / "sandbox" / DEFAULT_COMPANY / "records.pickle")
         running = server.start(store, calls_per_second=1_000_000, report_seconds=0)
     running.log = Counting()
-    records = sum(int(store.present(name).sum()) for name in ENTITIES)
-    print(json.dumps(running.environment | {"records": records}), flush=True)
+    print(json.dumps(running.environment | {"records": len(store)}), flush=True)
     for number, line in enumerate(sys.stdin):
         if line.strip() == "change":
             change(running, number)
@@ -273,8 +272,8 @@ def read_first() -> Iterator[tuple[str, Case]]:
             for name in [*pythons][turn:] + [*pythons][:turn]:
                 file = Path(folder) / f"{name}{number}.duckdb"
                 if name == "ours":
-                    ours, environment = file, {"WAREHOUSE": str(file), "COMPANY": str(company.SANDBOX_PRESET)}
-                    runs[name].append(run([pythons[name], *INGEST, "all"], given, environment, count_rows(ours)))
+                    environment = {"WAREHOUSE": str(file), "COMPANY": str(company.SANDBOX_PRESET)}
+                    runs[name].append(run([pythons[name], *INGEST, "all"], given, environment, count_rows(file)))
                 else:
                     command = [pythons[name], str(CONTENDERS), name, str(file)]
                     runs[name].append(run(command, given, {}, lambda text: int(text.split()[-1])))
@@ -282,7 +281,7 @@ def read_first() -> Iterator[tuple[str, Case]]:
         if "ours" in runs:
             for _ in range(ROUNDS):
                 given.ask("change")
-                nights.append(run([pythons["ours"], *INGEST, "all"], given, environment, count_rows(ours)))
+                nights.append(run([pythons["ours"], *INGEST, "all"], given, environment, count_rows(file)))
                 tell("a night", nights[-1])
     yield "a", Case(f"A first read of all lists ({given.records:,} records)", runs, "bare")
     if nights:

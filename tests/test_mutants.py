@@ -41,8 +41,8 @@ def test_a_killed_mutant_is_told_from_a_survivor(tmp_path: Path, monkeypatch):
     path = "lib/stkpi/servicetitan/windows.py"
     text = (mutants.ROOT / path).read_bytes()
     harmless = mutants.mutate("windows", path, text, (0, 0, b"# a comment\n"))
-    at = text.index(b"min(following, end)")
-    harmful = mutants.mutate("windows", path, text, (at, at + len("min(following, end)"), b"end"))
+    at = text.index(b"Window(middle, self.end)")
+    harmful = mutants.mutate("windows", path, text, (at, at + len("Window(middle"), b"Window(self.start"))
     copy = mutants.Copy(tmp_path / "copy")
     assert [copy.judge(mutant, 60).outcome for mutant in (harmless, harmful, harmless)] == [
         *("survived", "killed", "survived"),
