@@ -18,6 +18,7 @@ from stkpi.kpis.catalog import read_catalog
 from stkpi.kpis.definition import choose_definitions
 from stkpi.marts import build as marts
 from stkpi.reconcile import exports
+from stkpi.reconcile.compare import compare
 from stkpi.reconcile.observations import fetch, outcomes
 from stkpi.reconcile.observations import ledger as observed
 from stkpi.reconcile.observations import report as night
@@ -312,7 +313,17 @@ def test_units_roll_up_and_a_rate_is_a_ratio_of_their_sums(healthy):
     export, ask = exports.read_table("WBR", [header, *rows]), fetch.Ask((MONDAY, SUNDAY), "")
     with warehouse.connect() as target:
         kpis = [read_catalog()[kpi] for kpi in ("estimates", "success_rate", "total_booked")]
-        read = [one for kpi in kpis for one in fetch.read_numbers(target, kpi, export, ask, REPORT)]
+        read = [
+            one
+            for kpi in kpis
+            for one in fetch.read_numbers(
+                target,
+                export,
+                ask,
+                REPORT,
+                compare(export, target, kpi=kpi.name, first_day=ask.days[0], last_day=ask.days[1]),
+            )
+        ]
     assert {(one.kpi, one.unit): one.value for one in read} == {
         ("estimates", "Phoenix-Sales"): Decimal(4),
         ("estimates", "Yuma-Sales"): Decimal(0),

@@ -64,8 +64,11 @@ def summarize(result: Result) -> str:
     return f"{start} {where}{same}: {main}."
 
 
+MOST_TYPES = 8  # that a hint names
+
+
 def list_hints(result: Result) -> list[str]:
-    """Return where to look first: a job type that all rows of one side have, and none that is on both sides."""
+    """Return where to look first: the few job types that all rows of one side have, and none that is on both sides."""
     rows, comparison = result.rows, result.comparison
     if "job_type_name" not in rows:
         return []
@@ -74,14 +77,18 @@ def list_hints(result: Result) -> list[str]:
     on_both = set(types[rows["side"].isin([IDENTICAL, DIFFERENT])])
     options = [option for dimension in comparison.kpi.dimensions for option in dimension.options]
     by_rule = any(company.JOB_TYPE_RULES in option.why for option in options)
-    for side in (ONLY_EXPORT, ONLY_WAREHOUSE):
-        here = types[rows["side"] == side]
-        if len(here) > 1 and here.notna().all() and here.nunique() == 1 and here.iloc[0] not in on_both:
-            kinds = f"{len(here):,} {comparison.rows} {side} are of the job type {here.iloc[0]}"
-            look = (
-                f" {company.JOB_TYPE_RULES} of your company folder says whether it counts: correct it if it is wrong."
-            )
-            hints.append(f"All {kinds}, and none on both sides is.{look if by_rule else ''}")
+    for side, of_side in ((ONLY_EXPORT, IN_EXPORT), (ONLY_WAREHOUSE, IN_WAREHOUSE)):
+        # A row that adds nothing, such as a job without revenue, says nothing about why the numbers differ.
+        amounts = rows[[f"{amount.name}{of_side}" for amount in comparison.amounts]]
+        counts = amounts.ne(0).any(axis=1) | bool(comparison.distinct)
+        here = types[(rows["side"] == side) & counts]
+        named = sorted(set(here.dropna()))
+        if len(here) > 1 and here.notna().all() and len(named) <= MOST_TYPES and not on_both & set(named):
+            words = f"{'s' if len(named) > 1 else ''} {' or '.join(filter(None, (', '.join(named[:-1]), named[-1])))}"
+            kinds = f"{len(here):,} {comparison.rows} {side} that count are of the job type{words}"
+            file = f"{company.JOB_TYPE_RULES} of your company folder"
+            look = f" {file} says whether they count: correct it if it is wrong." if by_rule else ""
+            hints.append(f"All {kinds}, and none on both sides is.{look}")
     return hints
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
@@ -40,6 +40,7 @@ from stkpi.reconcile.observations.outcomes import (
 from stkpi.reconcile.observations.search import Searches
 from stkpi.reconcile.pull import LONGEST, list_unit_ids, pull_report, read_header, split_days
 from stkpi.reconcile.reasons import IN_EXPORT, ONLY_WAREHOUSE
+from stkpi.reconcile.render import list_hints
 from stkpi.servicetitan.client import Client
 from stkpi.servicetitan.reports import Description, Reports
 from stkpi.warehouse import Warehouse, ensure_tables
@@ -115,7 +116,10 @@ class Ask:
 
 @dataclass
 class Night:
-    """The reading of one night: the numbers so far, and what is to be known of it, in sentences."""
+    """The reading of one night: the numbers so far, and what is to be known of it, in sentences.
+
+    hints: where to look first why the numbers of a report differ, by its name
+    """
 
     config: settings.Settings
     own: company.Company
@@ -123,6 +127,7 @@ class Night:
     searches: Searches
     numbers: dict[str, Observation]
     notes: list[str]
+    hints: dict[str, str] = field(default_factory=dict)
 
 
 def read_reports(config: settings.Settings, searches: Searches) -> tuple[list[Observation], list[str]]:
@@ -156,7 +161,7 @@ def read_reports(config: settings.Settings, searches: Searches) -> tuple[list[Ob
             with warehouse.connect(config) as target:
                 for source, ask, export in exports:
                     _note_numbers(target, source, ask, export, night)
-    return list(night.numbers.values()), night.notes
+    return list(night.numbers.values()), [*night.notes, *(f"{name}: {hint}" for name, hint in night.hints.items())]
 
 
 def _open_sources(reports: Reports, night: Night) -> Iterator[Source]:
@@ -331,12 +336,15 @@ def _list_questions(target: Warehouse, source: Source, kpi: Kpi, covered: pd.Dat
 
 def _note_numbers(target: Warehouse, source: Source, ask: Ask, export: Export, night: Night) -> None:
     try:
-        found = [
-            placed
-            for kpi in source.kpis
-            for one in read_numbers(target, kpi, export, ask, source.saved.reference)
-            if (placed := place_observation(one, night.definitions[kpi.name], night.own))
-        ]
+        found: list[Observation] = []
+        for kpi in source.kpis:
+            result = compare(
+                export, target, kpi=kpi.name, business_unit=ask.unit, first_day=ask.days[0], last_day=ask.days[1]
+            )
+            numbers = read_numbers(target, export, ask, source.saved.reference, result)
+            found += filter(None, (place_observation(one, night.definitions[kpi.name], night.own) for one in numbers))
+            if ask.basis == source.own_basis and (hints := list_hints(result)):
+                night.hints.setdefault(source.described.name, hints[0])
     except UserError as error:
         night.notes.append(_warn(source.saved, error))
         return
@@ -345,46 +353,35 @@ def _note_numbers(target: Warehouse, source: Source, ask: Ask, export: Export, n
     night.notes.append(f"{count} of {export.name} read, {format_span(*ask.days)}.")
 
 
-def read_numbers(target: Warehouse, kpi: Kpi, export: Export, ask: Ask, reference: str) -> list[Observation]:
-    """Return a KPI's numbers in a pulled report, one per rolled-up unit: the number that a comparison finds in it.
-
-    Raises UserError where the report cannot be compared with the KPI.
-    """
-    first_day, last_day = ask.days
-    result = compare(export, target, kpi=kpi.name, business_unit=ask.unit, first_day=first_day, last_day=last_day)
-    comparison = result.comparison
+def read_numbers(target: Warehouse, export: Export, ask: Ask, reference: str, result: Result) -> Iterator[Observation]:
+    """Yield a KPI's numbers in a pulled report, one per rolled-up unit: the number that the comparison found in it."""
+    (first_day, last_day), comparison, kpi = ask.days, result.comparison, result.comparison.kpi
     measure = "" if comparison.is_totals else comparison.definition["measure"].id
     counted = ", ".join(export.headers[each] for each in kpi.report.totals) or comparison.definition["measure"].why
-    found = []
-    for unit, rows in _split_by_unit(target, kpi, export, ask, result):
+    for unit, rows in _split_by_unit(target, export, ask, result):
         denominator = comparison.parts[1] if len(comparison.parts) > 1 else ()
         if denominator and not sum(sign * sum(rows[f"{name}{IN_EXPORT}"], Decimal(0)) for sign, name in denominator):
             continue  # a ratio without a denominator is no number
         value = bridge.compute_number(rows, comparison, IN_EXPORT)
-        found.append(
-            Observation(
-                id=make_id(reference, kpi.name, measure, unit, first_day, last_day, ask.basis),
-                kpi=kpi.name,
-                unit=unit,
-                first_day=first_day,
-                last_day=last_day,
-                value=(Decimal(value.numerator) / value.denominator).quantize(_DIGITS[kpi.kind]),
-                tolerance=TOLERANCES[kpi.kind],
-                source=API,
-                report=f"{export.name}: {counted}",
-                read_by="nightly",
-                read_on=datetime.now(UTC).date(),
-                status=OPEN,
-                basis=ask.basis,
-                measure=measure,
-            )
+        yield Observation(
+            id=make_id(reference, kpi.name, measure, unit, first_day, last_day, ask.basis),
+            kpi=kpi.name,
+            unit=unit,
+            first_day=first_day,
+            last_day=last_day,
+            value=(Decimal(value.numerator) / value.denominator).quantize(_DIGITS[kpi.kind]),
+            tolerance=TOLERANCES[kpi.kind],
+            source=API,
+            report=f"{export.name}: {counted}",
+            read_by="nightly",
+            read_on=datetime.now(UTC).date(),
+            status=OPEN,
+            basis=ask.basis,
+            measure=measure,
         )
-    return found
 
 
-def _split_by_unit(
-    target: Warehouse, kpi: Kpi, export: Export, ask: Ask, result: Result
-) -> Iterator[tuple[str, pd.DataFrame]]:
+def _split_by_unit(target: Warehouse, export: Export, ask: Ask, result: Result) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the report's compared rows by the rolled-up unit that has the KPI; of one without units all of them."""
     rows = result.rows[result.rows["side"] != ONLY_WAREHOUSE]
     if ask.unit:
@@ -395,7 +392,7 @@ def _split_by_unit(
     division = dict(zip(units["business_unit"], units["division"], strict=True))
     named = dict(zip(export.cells["row"], export.text(UNIT_COLUMN), strict=True)) if len(rows) else {}
     for unit, group in rows.groupby(rows["row"].map(lambda row: rollup.get(named[row], named[row]))):
-        if division.get(str(unit), BOTH) in kpi.divisions:
+        if division.get(str(unit), BOTH) in result.comparison.kpi.divisions:
             yield str(unit), group
 
 
