@@ -507,7 +507,7 @@ def test_a_job_type_that_all_missing_jobs_have_is_named(company, target, number,
     result = compare(without, target, kpi=kpi, business_unit=unit, **days)
     [hint] = render.list_hints(result)
     missing = int((result.rows["side"] == ONLY_WAREHOUSE).sum())
-    assert hint.startswith(f"All {missing:,} jobs only here that count are of the job type {name}, and none on both sides is.")
+    assert hint.startswith(f"All {missing:,} jobs only here that count are of the job type {name}, and none")
     assert ("job_type_rules.csv of your company folder" in hint) == (kpi == "dollars_produced")
     assert hint in render.format_text(result)
     assert hint in render_comparison(result)
