@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from pathlib import Path
-
 import altair
 import pandas as pd
 import pytest
-import requests
 from browser import Watched
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from stkpi import settings, warehouse
 from stkpi.kpis.definition import read_definitions
@@ -83,51 +75,3 @@ def test_charts_are_vega_lite_with_the_numbers_of_the_pictures():
     assert len({row["name"] for row in bars}) == 2  # two of one name are two bars
     ends = [(row["start"], row["end"]) for row in drawn["waterfall"].chart["concat"][0]["layer"][0]["data"]["values"]]
     assert ends == [(0, 31), (31, 96), (96, 94), (0, 94)]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """The address of a JupyterLab that has the notebooks."""
-    folder = Path(shutil.copytree(settings.ROOT / "notebooks", tmp_path / "notebooks"))
-    options = ["--no-browser", "--port=0", "--IdentityProvider.token=", "--ServerApp.port_retries=0", "--allow-root"]
-    command = [sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={folder}", *options]
-    with (tmp_path / "lab.log").open("w") as log:
-        running = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        yield find_address(tmp_path / "lab.log", running)
-    finally:
-        running.terminate()
-        running.wait(timeout=30)
-
-
-def find_address(log: Path, running: subprocess.Popen) -> str:
-    """Wait until a server answers; return its address."""
-    for _ in range(120):
-        assert running.poll() is None, log.read_text()
-        for word in log.read_text().split():
-            if word.startswith("http://localhost:"):
-                address = word.removesuffix("/lab")
-                requests.get(f"{address}/api", timeout=30).raise_for_status()
-                return address
-        time.sleep(0.5)
-    raise AssertionError(log.read_text())
-
-
-@pytest.mark.soak
-@pytest.mark.usefixtures("healthy")
-def test_in_jupyterlab_itself(server: str, browser: Browser):
-    watched = Watched(browser)
-    page, away = watched.page, []
-    page.on("request", lambda each: None if each.url.startswith((server, "data:", "blob:")) else away.append(each.url))
-    page.set_default_timeout(120_000)
-    page.goto(f"{server}/lab/tree/03_kpi_build.ipynb")
-    page.click(".jp-Notebook")
-    page.click("text=Run >> nth=0")
-    page.click("text=Run All Cells")
-    expect(page.locator(".vega-embed").first).to_be_visible()
-    page.locator(".vega-embed").first.scroll_into_view_if_needed()
-    search = page.locator("input[type=search]").first
-    search.scroll_into_view_if_needed()
-    search.fill("raw_")
-    watched.context.close()
-    assert away == []

@@ -237,6 +237,7 @@ def _humanize(name: str) -> str:
 def describe_number(one: Checked, explained: Mapping[str, str]) -> dict[str, Any]:
     """Return a number that ServiceTitan showed, beside ours, for a page."""
     seen, kind = one.observation, one.observation.entry.kind
+    how = _CHOICE.sub("", explained.get(seen.id, ""))
     return {
         "kpi": seen.kpi,
         "place": name_place("unit", seen.unit),
@@ -247,7 +248,7 @@ def describe_number(one: Checked, explained: Mapping[str, str]) -> dict[str, Any
         "ours": format_number(one.ours, kind),
         "outcome": one.outcome,
         "why": one.why or seen.note,
-        "how": _CHOICE.sub("", explained.get(seen.id, "")),
+        "how": how[:1].upper() + how[1:],
         "source": f"{seen.report or seen.source}, read {format_day(seen.read_on)} by {seen.read_by}",
     }
 
