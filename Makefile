@@ -29,7 +29,7 @@ $(READY): requirements.txt lib/pyproject.toml
 nightly: $(READY) ## read ServiceTitan, build the KPIs, check them, write the reports to runs/
 	@$(BIN)/python -m stkpi.runner notebooks/nightly.yml
 
-test: $(READY) ## every behavior, notebooks included, in less than five minutes
+test: $(READY) ## every behavior, notebooks included; 10 to 15 minutes on two cores
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not soak" tests
 
 soak: $(READY) ## the long tests: damaged tables, killed runs, many nights, BigQuery, a full-size company

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "lib" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OURS = {"stkpi", "sandbox"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
 EMULATOR = {"local_bigquery"}  # tests/emulator-requirements.txt: in an environment of its own
+CONTENDERS = {"dlt"}  # `make bench-ingest` gives it an environment of its own
 # Declared although no module imports them.
 UNIMPORTED = {
     "jsonschema": "pinned below a slow version",
@@ -58,7 +59,7 @@ def list_modules(distribution: str) -> frozenset[str]:
 def find_distribution(name: str) -> str | None:
     """Return the distribution of an imported name, normalized; None for the standard library and this project."""
     top = name.partition(".")[0]
-    if top in sys.stdlib_module_names | OURS | EMULATOR:
+    if top in sys.stdlib_module_names | OURS | EMULATOR | CONTENDERS:
         return None
     distributions = set(list_distributions().get(top, ()))
     if len(distributions) > 1:  # a namespace such as google: the one that has the longest part of the name

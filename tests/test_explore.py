@@ -316,6 +316,7 @@ def test_in_three_clicks_whether_a_unit_matches_and_if_not_which_jobs(runs, brow
     page = watched.open(folder / "index.html")
     page.click("tbody th a:text-is('Phoenix-Sales')")
     seen = page.locator(".all-seen")
+    expect(seen.locator("tbody tr").first).to_be_visible()  # the numbers are drawn after the page has changed
     matched = seen.locator("td .matched").count()
     expect(seen.locator("summary")).to_have_text(
         f"{matched} of {matched + 1} numbers of Phoenix-Sales match ServiceTitan"

@@ -302,3 +302,14 @@ def test_a_night_proves_the_kpis_of_the_hvac_company_by_the_reports_that_were_pr
     weeks = truth.compute_weekly_kpis(hvac_tenant, HVAC.list_rollups(), HVAC.time_zone, LAST_DAY, HVAC.rules)
     assert_true(list_read(found), weeks)
     assert_accepted(found, kpis)
+
+
+@pytest.mark.soak
+def test_the_night_names_the_job_types_that_a_report_does_not_count(hvac_built):
+    rules = hvac_built / company.JOB_TYPE_RULES
+    rules.write_text("\n".join(line for line in rules.read_text().splitlines() if "Safety Check" not in line) + "\n")
+    marts.build_marts(LAST_DAY.isoformat())
+    found = night.check_ledger(read_reports=True)
+    assert found.counts["unmatched"]
+    hints = [note for note in found.notes if "only here that count are of the job type Safety Check, and none" in note]
+    assert hints and company.JOB_TYPE_RULES in hints[0]
