@@ -81,7 +81,8 @@ def list_hints(result: Result) -> list[str]:
         # A row that adds nothing, such as a job without revenue, says nothing about why the numbers differ.
         amounts = rows[[f"{amount.name}{of_side}" for amount in comparison.amounts]]
         counts = amounts.ne(0).any(axis=1) | bool(comparison.distinct)
-        here = types[(rows["side"] == side) & counts]
+        # Rows of the other division are in the report of all units only.
+        here = types[(rows["side"] == side) & counts & (rows["reason"] != "division")]
         named = sorted(set(here.dropna()))
         if len(here) > 1 and here.notna().all() and len(named) <= MOST_TYPES and not on_both & set(named):
             words = f"{'s' if len(named) > 1 else ''} {' or '.join(filter(None, (', '.join(named[:-1]), named[-1])))}"
