@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 MISSING = "no Chromium for the pages"
+# Every width of a page in light and dark: two of the four stand for all in the quick tests.
+ON_EVERY_SCREEN = pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.soak),
+        pytest.param(390, "light", marks=pytest.mark.soak),
+    ],
+)
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

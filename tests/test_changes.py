@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import requests
-from browser import Watched
+from browser import ON_EVERY_SCREEN, Watched
 from playwright.sync_api import expect
 from test_marts import held, put
 
@@ -205,15 +205,7 @@ def runs(restated: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.mark.parametrize(
-    ("width", "scheme"),
-    [
-        (1280, "light"),
-        (390, "dark"),
-        pytest.param(1280, "dark", marks=pytest.mark.soak),
-        pytest.param(390, "light", marks=pytest.mark.soak),
-    ],
-)
+@ON_EVERY_SCREEN
 def test_from_a_figure_to_why_it_moved_and_back(restated, runs, browser, width, scheme):
     paid = restated["paid"]
     unit, week = paid["business_unit"], start_of_week(paid["event_date"])

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 import pytest
-from browser import MISSING, Watched, describe_missing, go, read_address, read_figures
+from browser import MISSING, ON_EVERY_SCREEN, Watched, describe_missing, go, read_address, read_figures
 from playwright.sync_api import Browser, Page, expect
 
 from sandbox.server import Sandbox
@@ -256,15 +256,7 @@ def test_the_parts_of_a_rate_are_those_of_the_table(runs, opened):
 # --- what a person does -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("width", "scheme"),
-    [
-        (1280, "light"),
-        (390, "dark"),
-        pytest.param(1280, "dark", marks=pytest.mark.soak),
-        pytest.param(390, "light", marks=pytest.mark.soak),
-    ],
-)
+@ON_EVERY_SCREEN
 def test_from_home_to_the_rows_and_back(runs, browser, tmp_path, width, scheme):
     watched = Watched(browser, width=width, scheme=scheme)
     page = watched.open(runs / "index.html")

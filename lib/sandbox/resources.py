@@ -108,6 +108,13 @@ def _match_changes(prefix: str = "") -> dict[str, Filter]:
 
 
 _CHANGES = _match_changes()
+# What is applied to invoices, and is batched: payments and credit memos.
+_APPLIED = (
+    _match_any("int", businessUnitIds="businessUnit.id")
+    | _match_value("int", batchId="batch.id", batchNumber="batch.number")
+    | _match_list("int", appliedToInvoiceIds="appliedTo.appliedTo")
+    | _match_list("text", appliedToReferenceNumber="appliedTo.appliedToReferenceNumber")
+)
 _ADDRESS = {name: Filter(f"address.{name}", "text", "is") for name in ("street", "unit", "city", "state", "zip")} | {
     "country": Filter("address.country", "text", "is"),
     "latitude": Filter("address.latitude", "number", "is"),
@@ -193,10 +200,9 @@ RESOURCES: dict[str, Resource] = {
         | _CHANGES
         | _match_period("date", "paidOnAfter", "paidOnBefore")
         | _match_any("text", statuses="syncStatus")
-        | _match_any("int", businessUnitIds="businessUnit.id", depositIds="deposit.id")
-        | _match_value("int", batchId="batch.id", batchNumber="batch.number", customerId="customer.id")
-        | _match_list("int", appliedToInvoiceIds="appliedTo.appliedTo")
-        | _match_list("text", appliedToReferenceNumber="appliedTo.appliedToReferenceNumber")
+        | _match_any("int", depositIds="deposit.id")
+        | _match_value("int", customerId="customer.id")
+        | _APPLIED
         | _match_total("total"),
         active="activeState",
     ),
@@ -205,10 +211,7 @@ RESOURCES: dict[str, Resource] = {
         _IDS
         | _CHANGES
         | _match_period("date", "dateOnOrAfter", "dateBefore")
-        | _match_any("int", businessUnitIds="businessUnit.id")
-        | _match_value("int", batchId="batch.id", batchNumber="batch.number")
-        | _match_list("int", appliedToInvoiceIds="appliedTo.appliedTo")
-        | _match_list("text", appliedToReferenceNumber="appliedTo.appliedToReferenceNumber")
+        | _APPLIED
         | {
             "appliedOnOrAfter": Filter("appliedTo.appliedOn", "date", "since"),
             "appliedBefore": Filter("appliedTo.appliedOn", "date", "ended"),
