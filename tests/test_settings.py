@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import get_args
@@ -19,10 +20,20 @@ from stkpi.runs import sandbox_process
 OF_SERVICES = {"GITHUB_TOKEN", "GITHUB_REPOSITORY", "GITHUB_API_URL", "CI", "CLOUD_RUN_JOB", "JPY_SESSION_NAME"}
 
 
-def test_a_file_of_another_name_is_read_and_the_environment_wins(tmp_path, monkeypatch) -> None:
-    file = tmp_path / "other.env"
-    file.write_text("BQ_PROJECT=theirs\nTIME_ZONE=America/Denver\nAS_OF=\n")
-    monkeypatch.setenv("ENV_FILE", str(file))
+@pytest.fixture
+def write_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | bytes], None]:
+    """`write_env("ST_TENANT_ID=1")` makes it the file of settings, called other.env."""
+
+    def write(content: str | bytes) -> None:
+        file = tmp_path / "other.env"
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        monkeypatch.setenv("ENV_FILE", str(file))
+
+    return write
+
+
+def test_a_file_of_another_name_is_read_and_the_environment_wins(write_env, monkeypatch) -> None:
+    write_env("BQ_PROJECT=theirs\nTIME_ZONE=America/Denver\nAS_OF=\n")
     monkeypatch.setenv("TIME_ZONE", "America/Boise")
     read = settings.load()
     assert (read.bq_project, read.time_zone, read.as_of) == ("theirs", "America/Boise", None)
@@ -51,19 +62,15 @@ def test_what_a_setting_must_be_is_told_in_plain_words(name, value, told, monkey
         settings.load()
 
 
-def test_a_line_that_cannot_be_read_is_told_by_its_number(tmp_path, monkeypatch) -> None:
-    file = tmp_path / "other.env"
-    file.write_text('ST_TENANT_ID=1\nST_CLIENT_SECRET="s3cret\n')
-    monkeypatch.setenv("ENV_FILE", str(file))
+def test_a_line_that_cannot_be_read_is_told_by_its_number(write_env) -> None:
+    write_env('ST_TENANT_ID=1\nST_CLIENT_SECRET="s3cret\n')
     with pytest.raises(UserError, match=r"^Line 2 of other\.env cannot be read: write NAME=value") as raised:
         settings.load()
     assert "s3cret" not in str(raised.value)
 
 
-def test_a_file_of_settings_saved_by_notepad_is_read(tmp_path, monkeypatch) -> None:
-    file = tmp_path / "other.env"
-    file.write_bytes(b"\xef\xbb\xbfBQ_PROJECT=theirs\r\nTIME_ZONE=America/Denver\r\n")
-    monkeypatch.setenv("ENV_FILE", str(file))
+def test_a_file_of_settings_saved_by_notepad_is_read(write_env) -> None:
+    write_env(b"\xef\xbb\xbfBQ_PROJECT=theirs\r\nTIME_ZONE=America/Denver\r\n")
     assert settings.load().bq_project == "theirs"
 
 
@@ -168,27 +175,21 @@ def test_a_second_company_without_settings_does_not_get_those_of_the_first(tmp_p
 
 
 @pytest.mark.parametrize("line", ["cak1.SECRET\n", "x9SECRET==\n"])
-def test_a_line_that_may_be_a_secret_is_not_shown(tmp_path, monkeypatch, line) -> None:
-    file = tmp_path / "other.env"
-    file.write_text(f"ST_TENANT_ID=1\n{line}")
-    monkeypatch.setenv("ENV_FILE", str(file))
+def test_a_line_that_may_be_a_secret_is_not_shown(write_env, line) -> None:
+    write_env(f"ST_TENANT_ID=1\n{line}")
     with pytest.raises(UserError, match=r"^Line \d+ of other\.env sets what nothing reads") as raised:
         settings.load()
     assert "SECRET" not in str(raised.value)
 
 
-def test_settings_in_another_encoding_are_told(tmp_path, monkeypatch) -> None:
-    file = tmp_path / "other.env"
-    file.write_bytes("# José\nST_TENANT_ID=1\n".encode("cp1252"))
-    monkeypatch.setenv("ENV_FILE", str(file))
+def test_settings_in_another_encoding_are_told(write_env) -> None:
+    write_env("# José\nST_TENANT_ID=1\n".encode("cp1252"))
     with pytest.raises(UserError, match=r"^other\.env is not UTF-8 text: save it as UTF-8\.$"):
         settings.load()
 
 
-def test_a_name_that_nothing_reads_is_told_with_the_nearest_one(tmp_path, monkeypatch) -> None:
-    file = tmp_path / "other.env"
-    file.write_text("ST_CLIENT_ID=a\nST_CLIENTSECRET=b\n")
-    monkeypatch.setenv("ENV_FILE", str(file))
+def test_a_name_that_nothing_reads_is_told_with_the_nearest_one(write_env) -> None:
+    write_env("ST_CLIENT_ID=a\nST_CLIENTSECRET=b\n")
     with pytest.raises(UserError) as raised:
         settings.load()
     assert str(raised.value) == "Nothing reads ST_CLIENTSECRET in other.env; did you mean ST_CLIENT_SECRET?"

@@ -54,13 +54,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class NightlyResult:
-    """The result of a nightly run. `problems` make it a failure; `unusual` checks are only shown; `week`: the newest
-    figures as text (see `digest.read_week`), which may be those of an earlier night.
+    """The result of a nightly run. `problems` make it a failure; `unusual` checks are only shown; `headline` and
+    `week`: the newest figures as text (see `digest.read_week`), which may be those of an earlier night.
     """
 
     as_of: str | None
     problems: tuple[Problem, ...]
     unusual: tuple[str, ...] = ()
+    headline: str = ""
     week: str = ""
 
     @property
@@ -130,7 +131,7 @@ def read_result(runs: Path, exit_code: int) -> NightlyResult:
 
     exit_code: the exit code of the run; a code other than 0 is a failure whatever the files say
     """
-    folder = _find_newest(runs)
+    folder = max((path.parent for path in runs.glob("[0-9]*/summary.json")), default=runs)
     summary, validation = (history.read_json(folder / f"{name}.json") for name in ("summary", "validation"))
     checks = [check for check in validation.get("checks", ()) if check["color"] != "green"]
     critical = [check for check in checks if check["color"] == "red" and check["severity"] == "critical"]
@@ -146,11 +147,7 @@ def read_result(runs: Path, exit_code: int) -> NightlyResult:
     unusual = tuple(
         f"{check['title']}: {check['color']}, {_redact_finding(check)}" for check in checks if check not in critical
     )
-    return NightlyResult(summary.get("as_of"), tuple(problems), unusual, digest.read_week(runs, folder)[1])
-
-
-def _find_newest(runs: Path) -> Path:
-    return max((path.parent for path in runs.glob("[0-9]*/summary.json")), default=runs)
+    return NightlyResult(summary.get("as_of"), tuple(problems), unusual, *digest.read_week(runs, folder))
 
 
 def check_heartbeat(last: datetime | None, now: datetime) -> NightlyResult:
@@ -357,19 +354,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _send_week(config: settings.Settings, runs: Path, link: str | None) -> int:
     """Send the newest week to Slack and by e-mail, as far as they are set; print it, and return the exit code."""
-    folder = _find_newest(runs)
-    headline, week = digest.read_week(runs, folder)
+    result = read_result(runs, 0)
+    week, problems = result.week, result.problems
     if not week:
         raise UserError(f"There is no full week in {runs} yet: run a night first.")
     link = link or (runs / "index.html").resolve().as_uri()
-    problems = read_result(runs, 0).problems
     if problems:
         week = f"The newest night failed ({problems[0].title}): these may be the figures of an earlier one.\n\n{week}"
     print(f"{week}\n{link}")
     failures = []
     try:
         if config.slack_webhook:
-            post_to_slack(config.slack_webhook.get_secret_value(), headline, week, link)
+            post_to_slack(config.slack_webhook.get_secret_value(), result.headline, week, link)
     except NotSent as failure:
         failures.append(failure)
     try:
@@ -377,7 +373,7 @@ def _send_week(config: settings.Settings, runs: Path, link: str | None) -> int:
             if not config.mail_server:
                 raise UserError("MAIL_TO is set and MAIL_SERVER is not: put smtp://user:password@host:587 into .env.")
             server, sender = config.mail_server.get_secret_value(), config.mail_from or config.mail_to.split(",")[0]
-            send_mail(server, sender, config.mail_to, headline, f"{week}\n{link}\n")
+            send_mail(server, sender, config.mail_to, result.headline, f"{week}\n{link}\n")
     except NotSent as failure:
         failures.append(failure)
     print(*failures, sep="\n", end="\n" if failures else "", file=sys.stderr)
