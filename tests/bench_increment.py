@@ -125,31 +125,45 @@ def planned(weeks: int) -> increment.Plan:
 
 
 def statements(plan: increment.Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each SELECT that the increment runs, with its parameters."""
-    with warehouse.connect() as target:
-        oldest = target.query("SELECT MAX(oldest) AS oldest FROM st_logs_v2.ingestion_logs")["oldest"][
-            0
-        ].to_pydatetime()
+    """Each SELECT that the increment runs, with its parameters. No customer was read anew."""
+    oldest = find_oldest()
     by_name = {mart.name: mart for mart in marts.list_marts()}
     for name in increment.REFERENCES:
         yield by_name[name].sql, GIVEN
     yield by_name[increment.RECORDS].sql, GIVEN | {"created_from": oldest}
-    yield (marts.SQL / "increment" / "bounds.sql").read_text(encoding="utf-8"), {"oldest": oldest}
+    yield (
+        (marts.SQL / "increment" / "bounds.sql").read_text(encoding="utf-8"),
+        {
+            "oldest": oldest,
+            "oldest_customer": increment.NEVER,
+        },
+    )
     for mart in by_name.values():
-        if mart.kind == "TABLE":
+        if mart.name == increment.RECORDS and plan.mode != "full":
+            yield f"SELECT * FROM {increment.COMPARED_RECORDS}", {}
+        elif mart.kind == "TABLE":
             yield mart.sql, GIVEN | asdict(plan.bounds)
+
+
+def find_oldest() -> datetime:
+    """The creation of the oldest record that the night has loaded."""
+    with warehouse.connect() as target:
+        found: Any = target.query("SELECT MAX(oldest) AS oldest FROM st_logs_v2.ingestion_logs")["oldest"][0]
+    return found.to_pydatetime()
 
 
 class Meter:
     """The bytes of columns and partitions of a warehouse."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, oldest: datetime) -> None:
         self.connection = duckdb.connect(file)
         self.connection.execute("SET TimeZone = 'UTC'")
         # Else a bound that all rows are within is not in the plan.
         self.connection.execute("SET disabled_optimizers = 'statistics_propagation'")
         self.connection.execute(
-            "CREATE OR REPLACE TABLE st_stage_v2.records AS SELECT * FROM st_ref_v2.records LIMIT 0"
+            "CREATE OR REPLACE TABLE st_stage_v2.records AS SELECT * FROM st_ref_v2.records"
+            " WHERE created_on >= $oldest OR created_on IS NULL",
+            {"oldest": oldest},
         )
         self.size = cache(self._size)
 
@@ -166,7 +180,10 @@ class Meter:
             projected = scan.get("Projections", [])
             projected = [projected] if isinstance(projected, str) else projected
             bound = _bound(partition(table), filters)
-            yield bool(bound), self.size(table, frozenset((*projected, *filtered)), bound)
+            yield (
+                bool(bound) or table.startswith("st_stage_v2."),
+                self.size(table, frozenset((*projected, *filtered)), bound),
+            )
 
     def replaced(self, mart: marts.Mart, plan: increment.Plan) -> int:
         """The bytes of the DELETE of an increment."""
@@ -219,7 +236,7 @@ def measured(file: Path, plan: increment.Plan) -> tuple[int, int]:
     """The bytes of an increment: within its bounds, and without any."""
     bounded = unbounded = 0
     selects = list(statements(plan))
-    meter = Meter(file)
+    meter = Meter(file, find_oldest())
     for sql, parameters in selects:
         for within, size in meter.read(sql, parameters):
             bounded, unbounded = bounded + size * within, unbounded + size * (not within)

@@ -1,6 +1,6 @@
 -- Grain: one row: how much changed since the last build, and from where on the marts are to be computed anew.
 -- Source: st_stage_v2.records (as the raw tables are now, created since @oldest) beside records (as the last build saw
--- them), roots; raw_customers beside dim_customers; raw_invoices for the job of an invoice.
+-- them), roots; raw_customers, created since @oldest_customer, beside dim_customers.
 -- Purpose: created_from, the creation of the first record of the roots that changed; changed_from, the Monday of the
 -- first day on which one of them counts or counted. NULL where nothing that has such a date changed.
 -- Unbounded: what changed may belong to a job of any age; ids, dates and the names of customers are read, no record.
@@ -19,35 +19,39 @@ changed AS (
   (SELECT * FROM stored EXCEPT DISTINCT SELECT * FROM fresh)
 ),
 
-renamed AS (
-  SELECT customers.id AS customer_id
-  FROM st_raw_v2.raw_customers AS customers
-  LEFT JOIN st_ref_v2.dim_customers AS known ON customers.id = known.customer_id
-  WHERE
-    known.customer_id IS NULL
-    OR customers.name IS DISTINCT FROM known.customer_name
-    OR customers.mergedToId IS DISTINCT FROM known.merged_to_id
-    OR COALESCE(customers.active, TRUE) != known.is_active
+read_customers AS (
+  SELECT id, name, mergedToId, COALESCE(active, TRUE) AS is_active
+  FROM st_raw_v2.raw_customers
+  WHERE createdOn >= @oldest_customer OR createdOn IS NULL
+),
+
+-- A customer is new, or has another name, merger or activity.
+compared AS (
+  SELECT
+    COALESCE(known.customer_id, now.id) AS customer_id,
+    COALESCE(known.root_customer_id, now.id) AS root_id,
+    now.id IS NOT NULL
+    AND (
+      known.customer_id IS NULL
+      OR now.name IS DISTINCT FROM known.customer_name
+      OR now.mergedToId IS DISTINCT FROM known.merged_to_id
+      OR now.is_active != known.is_active
+    ) AS differs
+  FROM st_ref_v2.dim_customers AS known
+  FULL JOIN read_customers AS now ON known.customer_id = now.id
 ),
 
 -- Who was merged into a customer that is merged further has another root, too.
 customers AS (
-  SELECT customer_id FROM renamed
-  UNION DISTINCT
-  SELECT known.customer_id
-  FROM st_ref_v2.dim_customers AS known
-  INNER JOIN renamed ON known.root_customer_id = renamed.customer_id
+  SELECT customer_id
+  FROM compared
+  QUALIFY differs OR LOGICAL_OR(differs AND customer_id = root_id) OVER (PARTITION BY root_id)
 ),
 
 touched AS (
   SELECT 'jobs' AS kind, job_id AS id FROM changed WHERE job_id IS NOT NULL
   UNION DISTINCT
   SELECT 'invoices' AS kind, invoice_id AS id FROM changed WHERE invoice_id IS NOT NULL
-  UNION DISTINCT
-  SELECT 'jobs' AS kind, invoices.jobId AS id
-  FROM changed
-  INNER JOIN st_raw_v2.raw_invoices AS invoices ON changed.invoice_id = invoices.id
-  WHERE invoices.jobId IS NOT NULL
   UNION DISTINCT
   SELECT entity AS kind, SAFE_CAST(record_key AS INT64) AS id FROM changed
   UNION DISTINCT

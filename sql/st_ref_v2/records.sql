@@ -2,11 +2,13 @@
 -- unapplied.
 -- Source: raw_jobs, raw_appointments, raw_estimates, raw_invoices, raw_payments, raw_payroll, raw_purchase_orders,
 -- raw_returns, raw_vendor_bills, raw_credit_memos; active or not.
--- Purpose: what the last build saw of each record: its version, the job and invoice that it belongs to, and the first
--- and last business day on which it counts (or was entered: a definition may count by that). The next build compares, and finds what changed, moved or is gone.
+-- Purpose: what the last build saw of each record: its version, the invoice and job that it belongs to (what is applied to
+-- an invoice belongs to its job), and the first business day on which it counts, or was entered: a definition may count
+-- by that. The next build compares, and finds what changed, moved or is gone.
 -- Partition: TIMESTAMP_TRUNC(created_on, MONTH)
 -- Cluster: entity, record_key
 -- Replaces: created_on >= @created_from OR created_on IS NULL
+-- Unbounded: what is new may be applied to an invoice of any age; ids are read.
 WITH payments AS (
   SELECT * FROM st_raw_v2.raw_payments WHERE createdOn >= @created_from OR createdOn IS NULL
 ),
@@ -105,17 +107,21 @@ days AS (
   CROSS JOIN UNNEST(JSON_QUERY_ARRAY(memos.appliedTo)) AS application
 ),
 
+invoices AS (
+  SELECT id, jobId FROM st_raw_v2.raw_invoices WHERE jobId IS NOT NULL
+),
+
 final AS (
   SELECT
-    entity,
-    record_key,
-    job_id,
-    invoice_id,
-    created_on,
-    version,
-    LEAST(COALESCE(one_day, other_day), COALESCE(other_day, one_day)) AS first_day,
-    GREATEST(COALESCE(one_day, other_day), COALESCE(other_day, one_day)) AS last_day
+    days.entity,
+    days.record_key,
+    COALESCE(days.job_id, invoices.jobId) AS job_id,
+    days.invoice_id,
+    days.created_on,
+    days.version,
+    LEAST(COALESCE(days.one_day, days.other_day), COALESCE(days.other_day, days.one_day)) AS first_day
   FROM days
+  LEFT JOIN invoices ON days.invoice_id = invoices.id
 )
 
 SELECT * FROM final

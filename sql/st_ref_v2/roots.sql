@@ -1,6 +1,6 @@
 -- Grain: one row per root: a job with all that belongs to it, or an estimate, invoice, payment or credit memo without a
 -- job.
--- Source: records; raw_invoices for the job of an invoice: what is applied to an invoice belongs to its job.
+-- Source: records.
 -- Purpose: when the first record of a root was created (9999 where none tells), and the first day on which one counts.
 -- No row of a dimension or fact depends on records of two roots: a root is computed anew from what was created since
 -- its first record. Therefore an increment computes roots whole, and their rows carry root_created = first_created.
@@ -12,10 +12,6 @@ WITH records AS (
   SELECT * FROM st_ref_v2.records WHERE created_on >= @created_from OR created_on IS NULL
 ),
 
-invoices AS (
-  SELECT id, jobId FROM st_raw_v2.raw_invoices WHERE jobId IS NOT NULL
-),
-
 -- Of these only some records are read here, and none has changed.
 older AS (
   SELECT kind, id FROM st_ref_v2.roots WHERE first_created < @created_from
@@ -23,16 +19,11 @@ older AS (
 
 rooted AS (
   SELECT
-    CASE
-      WHEN COALESCE(records.job_id, invoices.jobId) IS NOT NULL THEN 'jobs'
-      WHEN records.invoice_id IS NOT NULL THEN 'invoices'
-      ELSE records.entity
-    END AS kind,
-    COALESCE(records.job_id, invoices.jobId, records.invoice_id, SAFE_CAST(records.record_key AS INT64)) AS id,
-    records.created_on,
-    records.first_day
+    CASE WHEN job_id IS NOT NULL THEN 'jobs' WHEN invoice_id IS NOT NULL THEN 'invoices' ELSE entity END AS kind,
+    COALESCE(job_id, invoice_id, SAFE_CAST(record_key AS INT64)) AS id,
+    created_on,
+    first_day
   FROM records
-  LEFT JOIN invoices ON records.invoice_id = invoices.id
 ),
 
 final AS (

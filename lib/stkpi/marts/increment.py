@@ -27,9 +27,11 @@ from stkpi.warehouse import Warehouse, ensure_tables
 
 BUILDS = "st_logs_v2.builds"
 RECORDS = "st_ref_v2.records"
+# What a plan has compared. An increment keeps exactly that: what comes in later is a change for the next build.
+COMPARED_RECORDS = "st_stage_v2.records"
 # Any row may depend on these: where one of them changes, everything is computed.
 REFERENCES = ("st_ref_v2.dim_business_units", "st_ref_v2.dim_job_types")
-# The entities that are in RECORDS; of customers only the names count, and those are compared whole.
+# The entities that are in RECORDS.
 COMPARED = (
     "('jobs', 'appointments', 'estimates', 'invoices', 'payments', 'payroll', 'purchase_orders', 'returns', "
     "'vendor_bills', 'credit_memos')"
@@ -71,6 +73,7 @@ class Plan:
     mode: Mode
     reason: str
     bounds: Bounds = Bounds()
+    compared_from: datetime = EVER  # what was created from then on is in COMPARED_RECORDS
     since: datetime | None = None  # when the last complete build ended; None: there is none
     interrupted: Bounds | None = None  # what builds that did not end since may have computed
     recounted: tuple[str, ...] = ()  # the KPIs that count by another definition, or other SQL, than they did
@@ -213,7 +216,7 @@ def _plan_increment(
         return Plan("nothing", f"nothing changed since {last['started_at']:%Y-%m-%d %H:%M} UTC", none)
     mode: Mode = "increment" if any(mode == "increment" for mode, _, _ in parts) else "days"
     reasons = "; ".join(dict.fromkeys(reason for _, reason, _ in parts))
-    return Plan(mode, reasons, reduce(Bounds.__or__, (each for _, _, each in parts)))
+    return Plan(mode, reasons, reduce(Bounds.__or__, (each for _, _, each in parts)), found["compared_from"])
 
 
 def _compare_records(target: Warehouse, records: str, given: Mapping[str, Any], since: datetime) -> dict[str, Any]:
@@ -222,16 +225,17 @@ def _compare_records(target: Warehouse, records: str, given: Mapping[str, Any], 
     Records that were created before the oldest one that was loaded since have not changed: they are not compared.
     """
     oldest = target.query(
-        "SELECT MIN(oldest) AS oldest FROM st_logs_v2.ingestion_logs"
-        f" WHERE finished_at >= @since AND entity IN {COMPARED}",
+        f"SELECT MIN(IF(entity IN {COMPARED}, oldest, NULL)) AS record, MIN(IF(entity = 'customers', oldest, NULL))"
+        " AS customer FROM st_logs_v2.ingestion_logs WHERE finished_at >= @since",
         since=since,
-    )["oldest"][0]
-    bound = NEVER if pd.isna(oldest) else oldest.to_pydatetime()
-    target.execute(f"CREATE OR REPLACE TABLE st_stage_v2.records AS\n{records}", **given, created_from=bound)
+    ).iloc[0]
+    record, customer = (
+        NEVER if pd.isna(found) else found.to_pydatetime() for found in (oldest.record, oldest.customer)
+    )
+    target.execute(f"CREATE OR REPLACE TABLE {COMPARED_RECORDS} AS\n{records}", **given, created_from=record)
     sql = (settings.ROOT / "sql" / "increment" / "bounds.sql").read_text(encoding="utf-8")
-    found: Any = target.query(sql, oldest=bound).to_dict("records")[0]
-    target.drop("st_stage_v2.records")
-    return found
+    found: Any = target.query(sql, oldest=record, oldest_customer=customer).to_dict("records")[0]
+    return found | {"compared_from": record}
 
 
 def _read_bounds(line: Mapping[str, Any]) -> Bounds:
