@@ -38,6 +38,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,13 @@ def read_company(config: settings.Settings) -> Company:
     checked here.
     """
     folder = find_folder(config)
+    path = folder / FILE
+    return _parse_company(folder, path.read_bytes() if path.exists() else None)
+
+
+@lru_cache(maxsize=4)
+def _parse_company(folder: Path, _written: bytes | None) -> Company:
+    """What company.yml says, as long as it is written so: a night asks a hundred times."""
     path = folder / FILE
     content = _read_yaml(path)
     for key in content:

@@ -103,13 +103,15 @@ class Candidates:
         order of the kpi) each kind (columns) passes, as float32.
         """
         bits = [f"c{i}" for i in range(sum(len(d.options) for d in self.kpi.conditions))]
-        table, kind = np.unique(self.rows[bits].to_numpy(bool), axis=0, return_inverse=True)
+        masks = self.rows[bits].to_numpy(bool)
+        kind, names = pd.factorize(masks @ (1 << np.arange(len(bits))))  # a bit per condition: fewer than 63
+        table = (names[:, None] >> np.arange(len(bits)) & 1).astype(bool)
         passes, start = np.ones((1, len(table)), bool), 0
         for dimension in self.kpi.conditions:
             options = table[:, start : start + len(dimension.options)].T
             passes = (passes[:, None] & options).reshape(len(passes) * len(options), len(table))
             start += len(dimension.options)
-        return kind.ravel(), passes.astype(np.float32)
+        return kind, passes.astype(np.float32)
 
     @cached_property
     def codes(self) -> dict[str, np.ndarray]:
@@ -118,10 +120,17 @@ class Candidates:
         return {column: pd.factorize(self.rows[column])[0] for column in columns - {None}}
 
     @cached_property
-    def units(self) -> list[np.ndarray]:
-        """The unit's name of each row, per attribution and rollup."""
+    def units(self) -> tuple[np.ndarray, dict[str, int]]:
+        """The unit of each row (columns) per attribution and rollup, a whole number, and which number a name has."""
         pairs = product(self.kpi["attribution"], self.kpi["rollup"])
-        return [self.rows[f"{whose.says}_{name.says}"].to_numpy() for whose, name in pairs]
+        names = [self.rows[f"{whose.says}_{name.says}"].to_numpy() for whose, name in pairs]
+        codes, found = pd.factorize(np.concatenate(names))
+        return codes.reshape(len(names), -1), {name: code for code, name in enumerate(found)}
+
+    @cached_property
+    def amounts(self) -> dict[str, np.ndarray]:
+        """What each row adds up to, by the operand of a measure."""
+        return {sql: self.rows[f"m{i}"].to_numpy(np.float64) for i, sql in enumerate(all_operands(self.kpi))}
 
     def select_rows(self, definition: Definition, period: Period) -> dict[str, np.ndarray]:
         """Return which rows each part of a definition lets in: days, unit, and every condition by its dimension."""
@@ -236,12 +245,11 @@ def compute_values(candidates: Candidates, period: Period, definitions: np.ndarr
     rows = np.concatenate([np.zeros(0, np.int64), *cells])
     cell = np.repeat(np.arange(len(cells)), [len(members) for members in cells])
     kind, passes = candidates.kinds
-    used, kind = np.unique(kind[rows], return_inverse=True)  # few kinds occur in one period
-    grid = _Grid(passes[:, used], kind.ravel(), cell, len(cells))
-    amounts = {operand: f"m{i}" for i, operand in enumerate(all_operands(kpi))}
+    used = np.bincount(kind[rows], minlength=passes.shape[1]) > 0  # few kinds occur in one period
+    grid = _Grid(passes[:, used], (np.cumsum(used) - 1)[kind[rows]], cell, len(cells))
 
     def amount(sql: str) -> np.ndarray:
-        return candidates.rows[amounts[sql]].to_numpy(np.float64)[rows]
+        return candidates.amounts[sql][rows]
 
     measured = []
     for option in kpi["measure"]:
@@ -266,7 +274,8 @@ def _list_cells(candidates: Candidates, period: Period, wanted: np.ndarray) -> I
     """The rows of the wanted combinations of PLACING, in its order."""
     assert PLACING == ("date", "zone", "window", "shift", "attribution", "rollup")  # noqa: S101 the loops below are it
     kpi = candidates.kpi
-    units = [names == period.unit for names in candidates.units]
+    codes, names = candidates.units
+    units = list(codes == names.get(period.unit, NEVER))
     of_unit = np.flatnonzero(np.any(units, axis=0))  # the period's rows are few: the rest is not looked at again
     units = [mask[of_unit] for mask in units]
     windows = [read_days(w, s, period.first, period.last) for w, s in product(kpi["window"], kpi["shift"])]

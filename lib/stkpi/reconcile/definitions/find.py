@@ -294,8 +294,9 @@ def find_definition(
     """
     numbers = tuple(numbers)
     read = [number.period for number in numbers]
-    periods = list(dict.fromkeys([*read, *could_ask]))
-    candidates = load_candidates(target, kpi, [*periods, *(could_run or ())], settings.load().time_zone)
+    # On what was read all that is left agrees, unless some of it may be wrong.
+    periods = list(dict.fromkeys([*(read if careless else ()), *could_ask]))
+    candidates = load_candidates(target, kpi, [*read, *periods, *(could_run or ())], settings.load().time_zone)
     step = smallest_step(kpi) if careless else None
     kept, each = _evaluate_numbers(candidates, numbers, step)
     alive = select_plausible(each.sum(0))
