@@ -1,6 +1,7 @@
 """Windows tile a range exactly: no instant is lost, none is in two."""
 
 from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from stkpi.dates import parse_day
 from stkpi.errors import UserError
-from stkpi.servicetitan.windows import Window
+from stkpi.servicetitan.windows import Window, floor_to_midnight
 
 INSTANTS = st.datetimes(datetime(2020, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
 
@@ -63,8 +64,15 @@ def test_one_day_cannot_be_split():
 
 
 def test_a_window_that_ends_before_it_starts_is_refused():
-    with pytest.raises(UserError, match="must end after it starts"):
-        Window(day("2025-08-19"), day("2025-08-18"))
+    for end in ("2025-08-18", "2025-08-19"):
+        with pytest.raises(UserError, match="must end after it starts"):
+            Window(day("2025-08-19"), day(end))
+
+
+def test_midnight_is_that_of_utc():
+    late = datetime(2025, 8, 18, 23, 59, 58, 7, tzinfo=ZoneInfo("America/Phoenix"))
+    assert floor_to_midnight(late) == day("2025-08-19")
+    assert floor_to_midnight(day("2025-08-19")) == day("2025-08-19")
 
 
 def test_days_are_read_or_refused():
