@@ -7,6 +7,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ from stkpi.warehouse import Warehouse, ensure_tables
 from stkpi.warehouse.bigquery import BigQueryWarehouse
 from stkpi.warehouse.dialect import to_duckdb
 from stkpi.warehouse.duckdb import DuckDBWarehouse
+from stkpi.warehouse.ownership import Ownership
 from stkpi.warehouse.schema import Column, Table
 
 SCRIPT = Path(__file__).with_name("data").joinpath("old_warehouse.sql").read_text(encoding="utf-8")
@@ -532,3 +534,12 @@ FROM (
 def test_names_that_are_not_those_of_another_pipeline(healthy, tmp_path, pattern, sentence):
     with pytest.raises(UserError, match=sentence):
         takeover.compare_old(pattern, tmp_path)
+
+
+@pytest.mark.parametrize(("now", "refused"), [(True, False), (False, True), (None, False)])
+def test_a_table_without_a_label_is_looked_at_again_before_it_is_refused(now, refused):
+    """It may have been listed while another program of ours was making it."""
+    given = {"pattern": "st_{}_v2", "catalog": "db", "may_change": "", "read_only": False}
+    ownership = Ownership({"st_raw_v2.raw_jobs": False}, ["st_raw_v2"], **given)
+    with pytest.raises(UserError, match=r"did not make st_raw_v2\.raw_jobs") if refused else nullcontext():
+        ownership.check(["st_raw_v2.raw_jobs"], lambda _: now)

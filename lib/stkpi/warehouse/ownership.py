@@ -46,13 +46,14 @@ class Ownership:
     def check(self, names: Iterable[str], look_up: Callable[[str], bool | None]) -> None:
         """Check that tables may be written, by real name.
 
-        look_up: says of a table that was not seen yet whether it is ours; None: it does not exist
+        look_up: says of a table that was not seen yet, or without a label, whether it is ours; None: it does not exist
         Raises UserError, which names all of them, for tables that are not ours.
         """
         foreign = []
         for name in (name.removeprefix(self._catalog) for name in names):
             is_ours = self._found.get(name)
-            if is_ours is None and (is_ours := look_up(name)) is not None:
+            # A listing may have come while another program of ours was making the table.
+            if not is_ours and (is_ours := look_up(name)) is not None:
                 self._found[name] = is_ours
             if is_ours is False:
                 foreign.append(name)
