@@ -1,12 +1,15 @@
 """The other ways to bring ServiceTitan's lists into DuckDB, as a person would write them (see bench_ingest.py).
 
 `python bench_contenders.py NAME FILE` reads the endpoints from standard input as JSON lines `{name, path, params}`, and
-prints how many records came. It runs in an environment of its own and imports nothing of this project.
+prints how many records came. It imports nothing of this project: all but `bare` run in an environment of their own,
+made of the pins in tests/contenders/.
 """
 
 import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import requests
 
@@ -97,7 +100,34 @@ def dlt(file: str) -> int:
     return sum(counts.get(endpoint["name"], 0) for endpoint in ENDPOINTS)
 
 
-CONTENDERS = {each.__name__: each for each in (bare, servicepytan, dlt)}
+def singer(file: str) -> int:
+    """The Singer tap, the streams of our endpoints only, into a file as a target would read them."""
+    tap = [str(Path(sys.executable).with_name("tap-service-titan")), "--config", f"{file}.config"]
+    settings = {
+        "client_id": os.environ["ST_CLIENT_ID"],
+        "client_secret": os.environ["ST_CLIENT_SECRET"],
+        "st_app_key": os.environ["ST_APP_KEY"],
+        "tenant_id": TENANT,
+        "api_url": URL,
+        "auth_url": os.environ["ST_AUTH_URL"],
+        "start_date": "1990-01-01T00:00:00Z",
+    }
+    Path(f"{file}.config").write_text(json.dumps(settings))
+    catalog = json.loads(subprocess.run([*tap, "--discover"], check=True, stdout=subprocess.PIPE).stdout)
+    renamed = {"payroll": "gross_pay_items", "vendor_bills": "inventory_bills"}
+    wanted = {renamed.get(endpoint["name"], endpoint["name"]) for endpoint in ENDPOINTS}
+    for stream in catalog["streams"]:
+        for entry in stream["metadata"]:
+            if not entry["breadcrumb"]:
+                entry["metadata"]["selected"] = stream["tap_stream_id"] in wanted
+    Path(f"{file}.catalog").write_text(json.dumps(catalog))
+    with Path(file).open("wb") as output:
+        subprocess.run([*tap, "--catalog", f"{file}.catalog"], check=True, stdout=output)
+    with Path(file).open("rb") as lines:
+        return sum(line.startswith(b'{"type":"RECORD"') for line in lines)
+
+
+CONTENDERS = {each.__name__: each for each in (bare, servicepytan, dlt, singer)}
 
 if __name__ == "__main__":
     print(CONTENDERS[sys.argv[1]](sys.argv[2]))

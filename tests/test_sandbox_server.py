@@ -434,6 +434,13 @@ def test_exports_of_jobs_and_gross_pay_say_active(serve):
     assert "active" not in session.get(url(api, "jobs"), timeout=10).json()["data"][0]
 
 
+def test_estimates_are_exported_at_both_of_their_paths(small):
+    session, address = signed_in(small), url(small, "estimates", export=True)
+    other = address.replace("export/estimates", "estimates/export")
+    assert session.get(other, timeout=10).json() == session.get(address, timeout=10).json()
+    assert session.get(other, timeout=10).json()["data"]
+
+
 def test_appointments_export_takes_active(small):
     reply = signed_in(small).get(url(small, "appointments", export=True), params={"active": "False"}, timeout=10)
     assert ids(reply) == [14]

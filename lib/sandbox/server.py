@@ -52,6 +52,7 @@ _VALUE_SETS = {"business-units": "business_units", "technicians": "technicians",
 _SET_FIELDS = [{"name": "Id", "label": "Id"}, {"name": "Name", "label": "Name"}]
 _LISTS = {resource.list_path: name for name, resource in RESOURCES.items()}
 _EXPORTS = {resource.export_path: name for name, resource in RESOURCES.items() if resource.export}
+_EXPORTS["/sales/v2/tenant/{tenant}/estimates/export"] = "estimates"  # the description has a second path for it
 # Beside the list in pages, the description has one that answers a bare array of its rows.
 _ARRAYS = {path.removesuffix("/paginated"): name for path, name in _LISTS.items() if path.endswith("/paginated")}
 # Whose records the export gives in another shape than the list.
