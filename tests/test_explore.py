@@ -324,6 +324,41 @@ def test_in_three_clicks_whether_a_unit_matches_and_if_not_which_jobs(runs, brow
     assert watched.faults == []
 
 
+def test_a_night_of_problems_leaves_the_scorecards_on_the_first_screen(runs, browser, tmp_path):
+    """The worst one is told, the others are folded: they open with the keyboard, and on paper."""
+    folder = shutil.copytree(runs, tmp_path / "pages")
+    found = "1,204 rows of st_raw_v2.invoices_raw are of a job that is not there, in 11 of the last 13 weeks."
+    told = {"severity": "critical", "found": found, "remedy": "Read the jobs of these weeks again: FROM, TO."}
+    checks = [{"color": color, "title": f"{color} check {n}"} | told for n in range(3) for color in ("yellow", "red")]
+    run = folder / "20250914-020000-000"
+    run.mkdir()
+    (run / "validation.json").write_text(json.dumps({"counts": {"red": 3, "yellow": 3, "green": 90}, "checks": checks}))
+    home.write_home(folder)
+    watched = Watched(browser)
+    watched.page.set_viewport_size({"width": 1280, "height": 800})
+    page = watched.open(folder / "index.html")
+    edges = page.eval_on_selector_all(".card", "(all) => all.map((card) => card.getBoundingClientRect().bottom)")
+    assert len(edges) == len(read_catalog())
+    assert max(edges) <= 800
+    problems = page.locator(".problems li")
+    assert problems.count() >= len(checks)
+    assert problems.first.is_visible()
+    assert "red check 0" in problems.first.inner_text()
+    assert told["remedy"] in problems.first.inner_text()
+    assert not any(each.is_visible() for each in problems.all()[1:])
+    serious = page.locator(".problems li.failed").count() - 1
+    expect(page.locator(".more summary")).to_have_text(f"{problems.count() - 1} more, {serious} of them serious")
+    page.emulate_media(media="print")
+    assert all(each.is_visible() for each in problems.all())
+    page.emulate_media(media="screen")
+    page.focus(".more summary")
+    page.keyboard.press("Enter")
+    assert all(each.is_visible() for each in problems.all())
+    assert watched.list_barriers() == []
+    watched.context.close()
+    assert watched.faults == []
+
+
 def test_the_numbers_of_servicetitan_are_those_of_the_ledger(runs, opened):
     with warehouse.connect(read_only=True) as target:
         definitions = read_definitions()

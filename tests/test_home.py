@@ -65,7 +65,7 @@ def test_what_needs_a_person_comes_worst_first_with_what_to_do(tmp_path):
     assert [words.find(each) for each in order] == sorted(words.find(each) for each in order)
     assert all(each in words for each in order)
     assert words.count("Links") == 2  # once as a check, once as the error of its step in the history
-    assert "129 of 130 of your numbers match ServiceTitan ; 1 does not:" in words.replace("&amp;", "&")
+    assert "129 of 130 of your numbers match ServiceTitan ; 1 does not ." in words.replace("&amp;", "&")
     assert "40 of 42 checks passed" in words
     assert 'href="explore.html#period=2025-09-08&amp;place=unit%3ANorth+%26+Sales&amp;kpi=leads"' in page
     assert "Acme &lt;Paint&gt;" in page
