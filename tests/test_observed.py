@@ -163,7 +163,7 @@ def test_the_project_s_own_ledger_matches_in_the_sandbox(healthy):
     found = night.check_ledger()
     assert found.counts == {"matched": 4, "unmatched": 0, "open": 0}
     assert found.error is None
-    assert found.headline == "4 of 4 observed numbers match ours."
+    assert found.headline == "4 of 4 of your numbers match ServiceTitan."
 
 
 def test_a_number_is_matched_unmatched_or_open_and_only_one_that_matched_fails_the_night(healthy, ledger):
@@ -271,6 +271,12 @@ def test_the_report_s_numbers_are_read_one_period_a_night_and_match(healthy, tot
     assert totals.read_text().count("\n") == 2  # the file is for people
 
 
+def list_shown() -> list[tuple[str, str]]:
+    """The numbers that the pages show, with their outcomes."""
+    with warehouse.connect(read_only=True) as target:
+        return [(one.observation.id, one.outcome) for one in outcomes.check_shown(target, choose_definitions({}))]
+
+
 def test_a_reading_that_has_moved_is_read_anew_before_it_is_believed(healthy, totals):
     night.check_ledger(read_reports=True)
     with warehouse.connect() as target:
@@ -280,7 +286,10 @@ def test_a_reading_that_has_moved_is_read_anew_before_it_is_believed(healthy, to
     assert moved
     assert all(one.why.endswith("since it was read: to be read again") for one in moved)
     assert without.error is None
+    assert list_shown() == [(one.observation.id, one.outcome) for one in without.checked]
     again = night.check_ledger(read_reports=True)  # ServiceTitan says the same: so it is we who are wrong
+    assert again.counts["unmatched"]
+    assert list_shown() == [(one.observation.id, one.outcome) for one in again.checked]
     assert again.notes[0].endswith(" read, Sep 8 to Sep 14, 2025.")
     assert again.error.startswith(
         "An observed number no longer matches: api:business-unit-dashboard/1012:total_booked:"
@@ -411,7 +420,7 @@ def test_the_notebook_fails_the_run_where_a_number_no_longer_matches(healthy, tm
     assert runner.run_spec(spec, runs=runs) == 1
     [page] = runs.glob("*/08_definitions.html")
     text = page.read_text()
-    assert "observed numbers match ours." in text
+    assert "of your numbers match ServiceTitan." in text
     summary = json.loads((page.parent / "summary.json").read_text())
     # Without the 96, nothing rules the 31, 124 and 111 of the same week out.
     assert summary["observed"]["unmatched"] == 4

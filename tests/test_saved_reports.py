@@ -22,10 +22,11 @@ from stkpi import company, settings, warehouse
 from stkpi.errors import UserError
 from stkpi.ingest import run as ingest
 from stkpi.kpis.catalog import read_catalog
+from stkpi.kpis.definition import read_definitions
 from stkpi.marts import build as marts
 from stkpi.proposal import folder as proposal
 from stkpi.reconcile import command as reconcile
-from stkpi.reconcile.observations import fetch
+from stkpi.reconcile.observations import fetch, outcomes
 from stkpi.reconcile.observations import report as night
 from stkpi.reconcile.observations.ledger import API, Observation
 from stkpi.servicetitan.client import Client
@@ -228,6 +229,13 @@ def test_a_report_filtered_by_a_wrong_date_is_named(healthy, own, save, monkeypa
     again = night.check_ledger()
     assert again.counts["unmatched"] == 0
     assert {one.dated_by for one in list_read(again) if one.basis == "Job Completion Date"} == {"completed"}
+    dated = [one for one in list_read(again) if one.dated_by]
+    # They are no figures that people see: neither the night's line nor the pages count them among those.
+    with warehouse.connect(read_only=True) as target:
+        shown = outcomes.check_shown(target, read_definitions())
+    assert again.counts == outcomes.count_outcomes(shown)
+    assert not {one.id for one in dated} & {one.observation.id for one in shown}
+    assert again.notes == (f"By another date than yours, {len(dated)} of {len(dated)} numbers match.",)
 
 
 def test_a_report_that_fails_is_a_yellow_note_and_the_others_are_read(healthy, own, sandbox: Sandbox, monkeypatch):

@@ -15,6 +15,7 @@ from nbconvert.exporters import HTMLExporter
 from traitlets.config import Config
 
 from stkpi.formatting import format_day
+from stkpi.reconcile.observations.outcomes import describe_match
 from stkpi.reporting.figures import name_change
 from stkpi.reporting.fragments import ASSETS, environment
 from stkpi.reporting.record import RECORD_MIME
@@ -38,18 +39,6 @@ def format_weekday(text: str) -> str:
     """Return a day (ISO) with the name of its weekday: Sunday, Sep 14, 2025."""
     day = date.fromisoformat(text)
     return f"{day:%A}, {format_day(day)}"
-
-
-def describe_match(numbers: Mapping[str, int]) -> str:
-    """Say how many of the numbers that ServiceTitan showed match, given how many are matched and unmatched.
-
-    >>> describe_match({"matched": 129, "unmatched": 2})
-    '129 of 131 of your numbers match ServiceTitan'
-    """
-    known = numbers["matched"] + numbers["unmatched"]
-    if not known:
-        return "No number of ServiceTitan is known yet, so nobody can say whether these match"
-    return f"{numbers['matched']:,} of {known:,} of your numbers match ServiceTitan"
 
 
 def link_figure(cell: Mapping[str, Any], place: str, period: str) -> str:

@@ -31,13 +31,12 @@ from stkpi.kpis.definition import Definition, name_facts, read_definitions
 from stkpi.kpis.sql import Drill, differing_jobs_sql, list_drills, operands, split_operand
 from stkpi.marts import increment
 from stkpi.proposal.folder import list_guesses
-from stkpi.reconcile.observations.ledger import read_ledger
 from stkpi.reconcile.observations.outcomes import (
     MATCHED,
     UNMATCHED,
     Checked,
-    check_observations,
-    read_api_numbers,
+    check_shown,
+    count_outcomes,
 )
 from stkpi.reporting import changes, pages
 from stkpi.reporting.figures import (
@@ -86,8 +85,7 @@ def write_site(runs: Path, run_id: str, as_of: date, explained: Mapping[str, str
     definitions, own = read_definitions(config), company.read_company(config)
     is_masked = not own.shows_names(config)
     with warehouse.connect(config, read_only=True) as target:
-        seen = [*read_ledger(), *(one for one in read_api_numbers(target, definitions) if not one.dated_by)]
-        checked = check_observations(target, seen, definitions)
+        checked = check_shown(target, definitions)
         noted = {(one.observation.first_day, one.observation.last_day) for one in checked}
         changed = changes.read_changed(target, definitions, datetime.now(UTC), config.time_zone)
         book = read_book(target, definitions, as_of, noted, changed.was)
@@ -400,13 +398,12 @@ def describe_home(
     numbers: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return what the home page shows of the newest full week, ready to be shown."""
-    counts = {outcome: sum(one.outcome == outcome for one in checked) for outcome in (MATCHED, UNMATCHED)}
     differing = [
         {key: text for key, text in number.items() if key != "jobs"} | {"period": _find_period(book, one)}
         for one, number in zip(checked, numbers, strict=True)
         if one.outcome == UNMATCHED
     ]
-    home: dict[str, Any] = {"numbers": counts, "differing": differing, "week": None}
+    home: dict[str, Any] = {"numbers": count_outcomes(checked), "differing": differing, "week": None}
     if not book.weeks:
         return home
     week = book.weeks[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stkpi.formatting import show_controls
+from stkpi.reconcile.observations.outcomes import describe_match
 from stkpi.reporting import pages, site
 from stkpi.runs import history
 
@@ -22,7 +23,7 @@ def read_week(runs: Path, run: Path) -> tuple[str, str]:
     home, checks = (history.read_json(path) for path in (runs / site.DATA / site.HOME, run / "validation.json"))
     if not home.get("week"):
         return "", ""
-    headline = f"{home['name']}, {home['week']['label']}: {pages.describe_match(home['numbers'])}"
+    headline = f"{home['name']}, {home['week']['label']}: {describe_match(home['numbers'])}"
     return show_controls(headline, keep=""), "".join(
         f"{show_controls(line, keep='')}\n" for line in _list_lines(home, checks)
     )
@@ -32,7 +33,7 @@ def _list_lines(home: Mapping[str, Any], checks: Mapping[str, Any]) -> Iterator[
     counts = checks.get("counts", {})
     passed = f" {counts.get('green', 0)} of {sum(counts.values())} checks passed." if counts else ""
     yield f"{home['name']}, through {pages.format_weekday(home['as_of'])}"
-    yield f"{pages.describe_match(home['numbers'])}.{passed}"
+    yield f"{describe_match(home['numbers'])}.{passed}"
     for number in home["differing"][:MOST]:
         how = f" {number['how']}." if number["how"] else ""
         yield f"- {number['title']}: ServiceTitan shows {number['shown']}, here it is {number['ours']}.{how}"

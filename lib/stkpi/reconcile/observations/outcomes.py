@@ -7,7 +7,7 @@ number is about any days: it is computed from the fact rows.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -137,6 +137,37 @@ def check_observations(
     return _explain_rivals(found)
 
 
+def check_shown(target: Warehouse, definitions: Mapping[str, Definition]) -> list[Checked]:
+    """Hold the numbers that the pages show against the facts: those by the KPIs' own dates, as the newest night has
+    them. What it read and found unmatched is unmatched, not yet "to be read again".
+    """
+    rows = _read_api_rows(target)
+    known = (*read_ledger(), *_place_rows(rows, definitions))
+    fresh = {row["id"] for row in rows if row["outcome"] == UNMATCHED}
+    return check_observations(target, [one for one in known if not one.dated_by], definitions, fresh)
+
+
+def count_outcomes(checked: Iterable[Checked], *, dated: bool = False) -> dict[str, int]:
+    """Return how many numbers are matched, unmatched and open: of those by the KPIs' own dates, which are what people
+    see as their figures, or where `dated` of those by other dates, which only tell definitions apart.
+    """
+    found = Counter(one.outcome for one in checked if bool(one.observation.dated_by) == dated)
+    return {outcome: found[outcome] for outcome in (MATCHED, UNMATCHED, OPEN)}
+
+
+def describe_match(counts: Mapping[str, int]) -> str:
+    """Say how many of the numbers that ServiceTitan showed match, given how many are matched, unmatched and open.
+
+    >>> describe_match({"matched": 129, "unmatched": 2, "open": 0})
+    '129 of 131 of your numbers match ServiceTitan'
+    """
+    known, still_open = counts[MATCHED] + counts[UNMATCHED], counts.get(OPEN, 0)
+    if not known:
+        return "No number of ServiceTitan is known yet, so nobody can say whether these match"
+    found = f"{counts[MATCHED]:,} of {known:,} of your numbers match ServiceTitan"
+    return f"{found} ({still_open:,} cannot be compared yet)" if still_open else found
+
+
 def check_kpi(target: Warehouse, kpi: str, definitions: Mapping[str, Definition]) -> list[Checked]:
     """Hold every number of a KPI, of the ledger and of the Reporting API, against the facts."""
     known = (*read_ledger(), *read_api_numbers(target, definitions))
@@ -241,9 +272,16 @@ def read_api_numbers(target: Warehouse, definitions: Mapping[str, Definition]) -
     """Return the numbers that the Reporting API gave, the newest of each id: those of the saved reports that
     company.yml names, as far as they say something about the definitions in force.
     """
-    own = company.read_company(settings.load())
+    return _place_rows(_read_api_rows(target), definitions)
+
+
+def _read_api_rows(target: Warehouse) -> list[dict[str, Any]]:
     rows: list[Any] = _query_history(target, FROM_API, source=API).sort_values("id").to_dict("records")
-    found = []
+    return rows
+
+
+def _place_rows(rows: Iterable[Mapping[str, Any]], definitions: Mapping[str, Definition]) -> tuple[Observation, ...]:
+    own, found = company.read_company(settings.load()), []
     for row in rows:
         values: dict[str, Any] = {name: row[name] for name in COLUMNS}
         values |= {name: to_decimal(row[name]) for name in ("value", "tolerance")}

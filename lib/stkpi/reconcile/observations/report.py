@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -23,13 +22,14 @@ from stkpi.reconcile.observations import fetch, ledger
 from stkpi.reconcile.observations.ledger import API, parse_number
 from stkpi.reconcile.observations.outcomes import (
     MATCHED,
-    OPEN,
     OUTCOMES,
     UNMATCHED,
     Checked,
     check_kpi,
     check_observations,
+    count_outcomes,
     covered_days,
+    describe_match,
     keep_outcomes,
     read_api_numbers,
     read_history,
@@ -51,9 +51,8 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many numbers are matched, unmatched and open."""
-        found = Counter(one.outcome for one in self.checked)
-        return {outcome: found[outcome] for outcome in (MATCHED, UNMATCHED, OPEN)}
+        """How many numbers are matched, unmatched and open, as the pages count them."""
+        return count_outcomes(self.checked)
 
     @property
     def error(self) -> str | None:
@@ -72,9 +71,7 @@ class Report:
     @property
     def headline(self) -> str:
         """The ledger in one sentence."""
-        counts = self.counts
-        what = f"{counts[MATCHED]} of {counts[MATCHED] + counts[UNMATCHED]} observed numbers match ours"
-        return f"{what}; {counts[OPEN]} cannot be compared yet." if counts[OPEN] else f"{what}."
+        return f"{describe_match(self.counts)}."
 
     def table(self, *, api: bool) -> pd.DataFrame:
         """Return one row per number, of people or of the Reporting API, what does not match first."""
@@ -119,6 +116,9 @@ def check_ledger(*, read_reports: bool = False) -> Report:
         newest = {one.id: one for one in (*own, *read_api_numbers(target, definitions), *fresh)}
         checked = check_observations(target, list(newest.values()), definitions, {one.id for one in fresh})
         keep_outcomes(target, checked, definitions)
+        dated = count_outcomes(checked, dated=True)
+        if known := dated[MATCHED] + dated[UNMATCHED]:
+            notes = [*notes, f"By another date than yours, {dated[MATCHED]} of {known} numbers match."]
         return Report(tuple(checked), tuple(notes), read_history(target), searches)
 
 
