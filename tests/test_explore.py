@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,20 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 from browser import MISSING, ON_EVERY_SCREEN, Watched, describe_missing, go, read_address, read_figures
+from page_numbers import check_report, check_to_date, check_weeks, read_cells, read_marts
 from playwright.sync_api import Browser, Page, expect
 
 from sandbox.server import Sandbox
 from sandbox.tenant import LAST_DAY
-from stkpi import warehouse
+from stkpi import settings, warehouse
 from stkpi.formatting import format_number, format_rounded
 from stkpi.kpis.catalog import read_catalog
 from stkpi.kpis.definition import read_definitions
 from stkpi.reconcile.observations import ledger, outcomes
 from stkpi.reporting import figures, site
-from stkpi.runs import history, home
+from stkpi.runs import history, home, runner
 from stkpi.spreadsheets import protect_cell
+from stkpi.warehouse.duckdb import DuckDBWarehouse
 
 KNOWN = "#period=2025-08-18&place=unit%3APhoenix-Sales&kpi=leads"
 
@@ -163,6 +166,41 @@ def check_tooltips(page: Page, marts: dict[tuple[str, str, str], tuple[str, str]
     ):
         rounded, exact = marts[read_address(address)]
         assert title == ("" if rounded == exact else exact), address
+
+
+def test_notes_the_running_week_and_figures_to_date_are_those_of_the_tables(built, runs, opened, tmp_path):
+    """On a Sunday, and on a Thursday: then the newest full week is the one before."""
+    with DuckDBWarehouse(built, 0, read_only=True) as target:
+        read, first_day = read_marts(target)
+    for as_of, monday, folder in ((LAST_DAY, "2025-09-08", runs), (date(2025, 9, 11), "2025-09-01", tmp_path)):
+        if folder is tmp_path:
+            site.write_site(folder, "20250911-020000-000", as_of)
+            home.write_home(folder)
+        cells = read_cells(opened.open(folder / "index.html"))
+        assert {cell.where[1] for cell in cells} == {monday}
+        assert check_weeks(cells, read, first_day) > 50
+        page = opened.open(folder / "explore.html", "#period=2025-08-18")
+        assert check_weeks(read_cells(page), read, first_day) > 50
+        periods = {"month", "month-ago", "year"} | ({"2025-09-08"} if folder is tmp_path else set())
+        assert check_to_date(page, read, as_of, first_day, most=3) == periods
+
+
+@pytest.mark.soak
+def test_the_page_of_a_nights_kpis_and_every_place_to_date(healthy, opened, tmp_path, monkeypatch):
+    """The tiles, the tables of units with their changes, the weeks of every unit, and Explore on a Wednesday."""
+    as_of, spec, folder = date(2025, 9, 10), tmp_path / "spec.yml", tmp_path / "runs"
+    monkeypatch.setenv("COMPANY", str(shutil.copytree(settings.load().company, tmp_path / "company")))
+    monkeypatch.setenv("AS_OF", str(as_of))
+    spec.write_text(
+        f"steps:\n  - {{name: kpi_build, notebook: {settings.ROOT / 'notebooks' / '03_kpi_build.ipynb'}}}\n"
+    )
+    assert runner.run_spec(spec, runs=folder) == 0
+    with DuckDBWarehouse(healthy, 0, read_only=True) as target:
+        read, first_day = read_marts(target)
+    [report] = folder.glob("2*/03_kpi_build.html")
+    assert check_report(opened.open(report), read, date(2025, 9, 1)) > 900
+    periods = {"month", "month-ago", "year", "2025-09-08"}
+    assert check_to_date(opened.open(folder / "explore.html"), read, as_of, first_day) == periods
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from urllib.parse import quote
 import pandas as pd
 import pytest
 from browser import Watched, go, read_figures, start_browser
+from page_numbers import check_report, check_to_date, check_weeks, read_cells, read_marts
 
 from sandbox import truth
 from sandbox.server import Sandbox
@@ -90,6 +92,7 @@ def test_what_was_guessed_is_said(night: Path):
 
 def test_its_pages_in_a_browser(night: Path):
     with warehouse.connect(read_only=True) as target:
+        read, first_day = read_marts(target)
         rows = target.query("SELECT * FROM st_mart_v2.kpi_weekly_by_bu").to_dict("records")
     expected = {
         (f"unit:{row['business_unit']}", str(row["week_start"]), name): format_rounded(row[name], kpi.kind)
@@ -102,6 +105,7 @@ def test_its_pages_in_a_browser(night: Path):
         shown = {where: text for where, text in read_figures(page).items() if where in expected}
         assert len(shown) > 30
         assert shown == {where: expected[where] for where in shown}
+        assert check_weeks(read_cells(page), read, first_day) > 30
         assert watched.find_overflow() <= 0
         assert watched.list_barriers() == []
         # From home to the rows of a unit: the largest number of its first column.
@@ -114,5 +118,9 @@ def test_its_pages_in_a_browser(night: Path):
             go(page, f"#place={quote(place)}&kpi=")
             shown = {where: text for where, text in read_figures(page).items() if where in expected}
             assert shown == {where: expected[where] for where in shown}
+            check_weeks(read_cells(page), read, first_day)
+        assert {"month", "year"} < check_to_date(page, read, LAST_DAY, first_day)
         assert watched.list_barriers() == []
+        page = watched.open(night / "03_kpi_build.html")
+        assert check_report(page, read, LAST_DAY - timedelta(days=6)) > 800
         assert watched.faults == []
