@@ -162,9 +162,14 @@ def _heartbeat(options: argparse.Namespace) -> int:
     return 1
 
 
+def make_lab_command(folder: Path) -> list[str]:
+    """Return the command that opens a folder of notebooks in JupyterLab, which then asks no other machine for news."""
+    quiet = "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"
+    return [sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={folder}", *quiet]
+
+
 def _lab(_: argparse.Namespace) -> int:
-    folder = settings.ROOT / "notebooks"
-    jupyter = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={folder}"])  # noqa: S603 ours
+    jupyter = subprocess.Popen(make_lab_command(settings.ROOT / "notebooks"))  # noqa: S603 ours
     while True:
         try:
             return jupyter.wait()
