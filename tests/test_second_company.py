@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pandas as pd
 import pytest
-from browser import Watched, go, read_figures, start_browser
+from browser import ON_EVERY_SCREEN, Watched, go, read_figures, start_browser
 from page_numbers import check_report, check_to_date, check_weeks, read_cells, read_marts
 
 from sandbox import truth
@@ -123,4 +123,19 @@ def test_its_pages_in_a_browser(night: Path):
         assert watched.list_barriers() == []
         page = watched.open(night / "03_kpi_build.html")
         assert check_report(page, read, LAST_DAY - timedelta(days=6)) > 800
+        assert watched.faults == []
+
+
+@ON_EVERY_SCREEN
+def test_its_pages_on_every_screen(night: Path, width: int, scheme: str):
+    """Nothing is cut off, nothing is small print, and axe finds nothing that keeps people out."""
+    with start_browser() as browser:
+        watched = Watched(browser, width=width, scheme=scheme)
+        for page in (night.parent / "index.html", night.parent / "changes.html", *sorted(night.glob("0*.html"))):
+            watched.open(page)
+            assert (watched.find_overflow(), watched.list_barriers()) == (0, []), page.name
+        page = watched.open(night.parent / "explore.html")
+        for kpi in ("", "gpm"):
+            go(page, f"#place=company&kpi={kpi}")
+            assert (watched.find_overflow(), watched.find_small_texts(), watched.list_barriers()) == (0, [], []), kpi
         assert watched.faults == []
