@@ -27,6 +27,7 @@ from stkpi.warehouse import Warehouse
 SCALE = 10_000  # money and weights as whole ten-thousandths: their sums are exact in a float64
 SLACK = timedelta(days=2)  # no time zone or window convention moves a day further
 NEVER = np.iinfo(np.int32).min
+MOST_CONDITIONS = 62  # bits of a whole number, one for each option of a condition
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,11 @@ class Candidates:
         order of the kpi) each kind (columns) passes, as float32.
         """
         bits = [f"c{i}" for i in range(sum(len(d.options) for d in self.kpi.conditions))]
-        masks = self.rows[bits].to_numpy(bool)
-        kind, names = pd.factorize(masks @ (1 << np.arange(len(bits))))  # a bit per condition: fewer than 63
+        if len(bits) > MOST_CONDITIONS:
+            raise ValueError(
+                f"{self.kpi.label} has {len(bits)} options of conditions, and {MOST_CONDITIONS} can be told apart"
+            )
+        kind, names = pd.factorize(self.rows[bits].to_numpy(bool) @ (1 << np.arange(len(bits))))
         table = (names[:, None] >> np.arange(len(bits)) & 1).astype(bool)
         passes, start = np.ones((1, len(table)), bool), 0
         for dimension in self.kpi.conditions:
