@@ -62,7 +62,7 @@ ENTRY = """
         start: {is: start_on, bits: 2, why: the day the job starts}
       zone:
         tenant: {is: "@time_zone", bits: 0, why: the company's own clock}
-        utc: {is: UTC, bits: 2, why: DATE() of a UTC instant without a zone}
+        utc: {is: UTC, bits: 2, why: "the day by UTC, not by the company's clock"}
       window:
         inclusive: {is: [first, last], bits: 0, why: both days included}
       shift:
