@@ -63,7 +63,7 @@ class Landing:
     @property
     def complete(self) -> bool:
         """Whether there are as many records as the server counts (or it does not say how many)."""
-        return self.total is None or self.distinct >= self.total or self.fetched == self.total == 0
+        return self.total is None or self.distinct >= self.total
 
 
 @dataclass(frozen=True)
