@@ -1,4 +1,4 @@
-"""`make bench-ingest` runs, and the pages have a row for each thing that it measures."""
+"""`make bench-ingest` runs, and docs/speed.md has a row for each goal that it measures."""
 
 import json
 import os
@@ -46,9 +46,8 @@ def test_a_case_that_there_is_not_is_named(tmp_path):
     assert done.stderr.startswith("BENCH_ONLY=airbyte does not work: choose from a, a10, b, ")
 
 
-def test_the_pages_have_the_rows_that_the_bench_prints():
-    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/speed.md"))
-    assert list_first_cells(readme, "| what | records |") == [*TITLES.values()]
+def test_the_page_has_the_goals_that_the_bench_prints():
+    page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
     assert list_first_cells(page, "| goal |") == [goal.words for goal in GOALS]
 
 
