@@ -105,6 +105,21 @@ def test_changes_in_every_batch_of_a_feed_arrive(api, monkeypatch):
 # --- how far everything is read ---------------------------------------------------------------------------------------
 
 
+def test_the_log_tells_when_the_oldest_record_that_was_written_was_created(api):
+    """An increment of the KPIs compares no record from before."""
+    run("jobs")
+    for number in (120, 105):
+        changed = job(number, total=1, modifiedOn="2025-01-31T00:00:00Z")
+        api.store.replace("jobs", number - 101, changed, NEWEST)
+    api.store.settle()
+    run("jobs")
+    [*_, last] = query(
+        "SELECT CAST(DATE(oldest) AS STRING), changed FROM st_logs_v2.ingestion_logs WHERE changed > 0"
+        " ORDER BY finished_at"
+    )
+    assert last == ("2025-01-05", 2)
+
+
 def test_a_watermark_never_goes_back(api):
     run("jobs")
     assert read_state().watermark == NEWEST
