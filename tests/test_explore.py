@@ -514,3 +514,48 @@ def test_names_are_initials_on_pages_that_are_shared(runs, tmp_path, monkeypatch
     assert all(re.fullmatch(r"\S•••( \S•••)*", name) for name in shared)
     everything = "".join(path.read_text() for path in tmp_path.rglob("figures.js"))
     assert not [name for name in names if name in everything]
+
+
+# The rows of a figure by hand: its unit, its fact table, and what a row adds.
+ROWS = {
+    "leads": ("Phoenix-Sales", "fact_leads", None),
+    "estimates_scheduled": ("Phoenix-Sales", "fact_estimates_scheduled", None),
+    "total_booked": ("Phoenix-Sales", "fact_booked", "amount"),
+    "dollars_produced": ("Phoenix-Production", "fact_production", "produced"),
+    "dollars_collected": ("Phoenix-Production", "fact_collected", "amount"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_behind_a_figure_is_a_row_of_its_fact(runs, opened, name):
+    """Its job, job type, day and amount. Of a thing that is counted once, the other rows' jobs stand beside it."""
+    unit, table, amount = ROWS[name]
+    page = opened.open(runs / "explore.html", f"#period=2025-08-18&place=unit:{unit}&kpi={name}")
+    if page.locator("#rows select").count():
+        page.select_option("#rows select", "1000")
+    heads = page.locator("#rows thead th").all_inner_texts()
+    rows = [
+        dict(zip(heads, text.split("\t"), strict=True)) for text in page.locator("#rows tbody tr").all_inner_texts()
+    ]
+    label = read_catalog()[name].label
+    shown = [(row["Job"], row["Type"], row["Counts on"], row[label] if amount else "") for row in rows]
+    beside = [job for row in rows for job in row.get("Counted with it", "").replace(",", " ").split()]
+    with warehouse.connect(read_only=True) as target:
+        facts = target.query(
+            "SELECT facts.*, COALESCE(jobs.job_number, '') AS job, COALESCE(jobs.job_type_name, '') AS job_type"
+            f" FROM st_mart_v2.{table} AS facts LEFT JOIN st_ref_v2.dim_jobs AS jobs ON facts.job_id = jobs.job_id"
+            " WHERE facts.business_unit = @unit AND event_date BETWEEN DATE '2025-08-18' AND DATE '2025-08-24'",
+            unit=unit,
+        )
+    expected = [
+        (
+            row["job"],
+            row["job_type"],
+            f"{row['event_date']:%a, %b} {row['event_date'].day}, 2025",
+            format_number(row[amount], "money") if amount else "",
+        )
+        for _, row in facts.iterrows()
+        if row["job"] not in beside
+    ]
+    assert sorted(shown) == sorted(expected)
+    assert len(shown) + len(beside) == len(facts) > 0
