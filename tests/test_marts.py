@@ -261,6 +261,17 @@ def test_pay_that_is_taken_back_leaves_its_job(healthy):
     assert difference(healthy, LAST_DAY) == {}
 
 
+@pytest.mark.parametrize(
+    ("entity", "cost"), [("purchase_orders", "total"), ("returns", "returnAmount"), ("vendor_bills", "billAmount")]
+)
+def test_a_cost_that_is_another_now_computes_its_job_again(healthy, entity, cost):
+    record = held(entity, "createdOn >= '2025-06-01' AND jobId IS NOT NULL")[-1]
+    put(healthy, entity, [record | {cost: 4321.09}])
+    built = marts.build_marts()
+    assert built.plan.mode == "increment"
+    assert "1 record of 1 job changed" in built.headline
+
+
 def test_a_repair_counts_as_a_change(healthy):
     with warehouse.connect() as target:
         target.execute(
