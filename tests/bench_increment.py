@@ -139,9 +139,7 @@ def statements(plan: increment.Plan) -> Iterator[tuple[str, dict[str, Any]]]:
         },
     )
     for mart in by_name.values():
-        if mart.name == increment.RECORDS and plan.mode != "full":
-            yield f"SELECT * FROM {increment.COMPARED_RECORDS}", {}
-        elif mart.kind == "TABLE":
+        if mart.kind == "TABLE":
             yield mart.sql, GIVEN | asdict(plan.bounds)
 
 

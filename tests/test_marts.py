@@ -21,6 +21,7 @@ from stkpi import company, settings, warehouse
 from stkpi.ingest import load
 from stkpi.ingest import run as ingest
 from stkpi.marts import build as marts
+from stkpi.marts import increment
 from stkpi.marts import invoice_repair as repair
 from stkpi.servicetitan.client import Page
 from stkpi.servicetitan.entities import ENTITIES
@@ -270,6 +271,20 @@ def test_a_cost_that_is_another_now_computes_its_job_again(healthy, entity, cost
     built = marts.build_marts()
     assert built.plan.mode == "increment"
     assert "1 record of 1 job changed" in built.headline
+
+
+def test_what_was_paid_before_its_invoice_goes_with_it_to_another_job(healthy, monkeypatch):
+    """The payment is older than the invoice that moves, and than any record that was loaded since the last build."""
+    monkeypatch.setattr(increment, "OVERLAP", timedelta(0))
+    payment, *_ = held("payments", "createdOn >= '2025-06-01' AND createdOn < '2025-07-01'")
+    [one, other, *_] = held("invoices", "createdOn >= '2025-09-08' AND jobId IS NOT NULL AND adjustmentToId IS NULL")
+    part = payment["appliedTo"][0] | {"appliedTo": one["id"]}
+    put(healthy, "payments", [payment | {"appliedTo": [part]}])
+    marts.build_marts()
+    assert difference(healthy, LAST_DAY) == {}
+    put(healthy, "invoices", [one | {"job": other["job"]}])
+    assert marts.build_marts().plan.mode == "increment"
+    assert difference(healthy, LAST_DAY) == {}
 
 
 def test_a_repair_counts_as_a_change(healthy):

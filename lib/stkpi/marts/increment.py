@@ -27,8 +27,6 @@ from stkpi.warehouse import Warehouse, ensure_tables
 
 BUILDS = "st_logs_v2.builds"
 RECORDS = "st_ref_v2.records"
-# What a plan has compared. An increment keeps exactly that: what comes in later is a change for the next build.
-COMPARED_RECORDS = "st_stage_v2.records"
 # Any row may depend on these: where one of them changes, everything is computed.
 REFERENCES = ("st_ref_v2.dim_business_units", "st_ref_v2.dim_job_types")
 # The entities that are in RECORDS.
@@ -73,7 +71,6 @@ class Plan:
     mode: Mode
     reason: str
     bounds: Bounds = Bounds()
-    compared_from: datetime = EVER  # what was created from then on is in COMPARED_RECORDS
     since: datetime | None = None  # when the last complete build ended; None: there is none
     interrupted: Bounds | None = None  # what builds that did not end since may have computed
     recounted: tuple[str, ...] = ()  # the KPIs that count by another definition, or other SQL, than they did
@@ -216,7 +213,7 @@ def _plan_increment(
         return Plan("nothing", f"nothing changed since {last['started_at']:%Y-%m-%d %H:%M} UTC", none)
     mode: Mode = "increment" if any(mode == "increment" for mode, _, _ in parts) else "days"
     reasons = "; ".join(dict.fromkeys(reason for _, reason, _ in parts))
-    return Plan(mode, reasons, reduce(Bounds.__or__, (each for _, _, each in parts)), found["compared_from"])
+    return Plan(mode, reasons, reduce(Bounds.__or__, (each for _, _, each in parts)))
 
 
 def _compare_records(target: Warehouse, records: str, given: Mapping[str, Any], since: datetime) -> dict[str, Any]:
@@ -232,10 +229,11 @@ def _compare_records(target: Warehouse, records: str, given: Mapping[str, Any], 
     record, customer = (
         NEVER if pd.isna(found) else found.to_pydatetime() for found in (oldest.record, oldest.customer)
     )
-    target.execute(f"CREATE OR REPLACE TABLE {COMPARED_RECORDS} AS\n{records}", **given, created_from=record)
+    target.execute(f"CREATE OR REPLACE TABLE st_stage_v2.records AS\n{records}", **given, created_from=record)
     sql = (settings.ROOT / "sql" / "increment" / "bounds.sql").read_text(encoding="utf-8")
     found: Any = target.query(sql, oldest=record, oldest_customer=customer).to_dict("records")[0]
-    return found | {"compared_from": record}
+    target.drop("st_stage_v2.records")
+    return found
 
 
 def _read_bounds(line: Mapping[str, Any]) -> Bounds:
