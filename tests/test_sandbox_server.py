@@ -4,12 +4,14 @@ import gzip
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from jsonschema import Draft7Validator
 
 from sandbox import server
 from sandbox.companies import COMPANIES
+from sandbox.faults import Order, Request
 from sandbox.painting import REPORTS
 from sandbox.resources import RESOURCES
 from sandbox.store import Store
@@ -523,8 +526,9 @@ def ordered(api, fault, **more):
 @pytest.fixture
 def faulty(serve):
     """Five customers, and `page(**params)` and `feed(**params)` that read them without care."""
-    api = serve(store_of(customers=[record(n, active=True, name=f"C{n}") for n in range(1, 6)]))
-    session = signed_in(api)
+    store = store_of(customers=[record(n, active=True, name=f"C{n}") for n in range(1, 6)])
+    api = serve(store, calls_per_second=1_000_000)
+    api.session = session = signed_in(api)
     api.page = lambda **params: session.get(url(api, "customers"), params={"pageSize": 2} | params, timeout=2)
     api.feed = lambda **params: session.get(url(api, "customers", export=True), params=params, timeout=2)
     return api
@@ -611,6 +615,37 @@ def test_feed_tokens_that_do_not_advance(faulty):
     assert faulty.feed().json()["continueFrom"] is None
 
 
+def test_a_total_becomes_a_text_where_there_is_one(faulty):
+    ordered(faulty, "quote_total")
+    assert faulty.page(includeTotal="true").json()["totalCount"] == "5"
+    assert faulty.page().json()["totalCount"] is None
+    assert "totalCount" not in faulty.feed().json()
+
+
+ARGUMENTS = {
+    **{"timeout": {"seconds": 0}, "drip": {"seconds": 0}, "cap_page_size": {"size": 3}, "ignore": {"names": ["page"]}},
+    **{"bad_total": {"value": "many"}, "mangle": {"field": "name", "value": 7}, "add_row": {"raw": "null"}},
+    "move_rows": {"rows": 2, "at": "2025-06-01T00:00:00Z"},
+}
+
+
+@pytest.mark.parametrize("export", [False, True], ids=["list", "feed"])
+def test_any_two_faults_at_once_are_answered(faulty, export):
+    """A fault that finds no field of its own must not end the request: the client would see a reset and try again."""
+    path = url(faulty, "customers", export).removeprefix(faulty.url)
+    headers = {name.lower(): value for name, value in faulty.session.headers.items()}
+    (token,) = faulty.tokens
+    for pair in itertools.product(faulty.effects, repeat=2):
+        faulty.tokens[token] = time.monotonic() + 60  # which expire_token took away
+        faulty.faults[:] = [Order(re.compile(path), fault, dict(ARGUMENTS.get(fault, {}))) for fault in pair]
+        try:
+            reply = faulty.answer(Request("GET", path, {"pageSize": ["2"]}, headers))
+        except Exception as error:
+            raise AssertionError(f"{' and '.join(pair)} on one page") from error
+        expected = {500} if "status" in pair else {401} if "expire_token" in pair else {200}
+        assert {reply.status} <= expected | ({200} if "html" in pair or "empty" in pair else set()), pair
+
+
 def test_a_page_comes_twice(faulty):
     ordered(faulty, "repeat_page", skip=1, times=1)
     pages = [faulty.page(page=n) for n in (1, 2, 3)]
@@ -629,6 +664,24 @@ def test_rows_move_between_pages(faulty):
     pages = [faulty.page(page=n, modifiedBefore="2025-03-01") for n in (1, 2, 3)]
     assert [ids(page) for page in pages] == [[1, 2], [4, 5], []]
     assert [row["id"] for row in faulty.feed().json()["data"]] == [2, 3, 4, 5, 1]
+
+
+def test_rows_of_a_feed_come_again_at_its_end(faulty):
+    faulty.settings = replace(faulty.settings, export_page_size=3)
+    ordered(faulty, "move_rows", rows=2, at="2025-06-01T00:00:00Z", times=1)
+    first = faulty.feed()
+    rest = faulty.feed(**{"from": first.json()["continueFrom"]})
+    assert (ids(first), ids(rest)) == ([1, 2, 3], [4, 5, 1])
+    assert rest.json()["data"][-1]["modifiedOn"] == "2025-06-01T00:00:00Z"
+
+
+def test_a_deleted_row_of_a_feed_stays_deleted_when_rows_move(faulty):
+    faulty.store.remove("customers", 0)
+    faulty.store.settle()
+    ordered(faulty, "move_rows", rows=9, at="2025-06-01T00:00:00Z", times=1)
+    assert ids(faulty.feed()) == [2, 3, 4, 5, 1]
+    assert ids(faulty.feed()) == [1, 2, 3, 4, 5]
+    assert ids(faulty.page(pageSize=9)) == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

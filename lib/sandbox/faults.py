@@ -84,7 +84,8 @@ def _repeat_page(args: Args, request: Request, proceed: Next) -> Reply:
     page = int(request.params.get("page", ["1"])[0])
     request.params["page"] = [str(max(page - 1, 1))]
     reply = proceed(request)
-    return replace(reply, body=orjson.dumps(orjson.loads(reply.body) | {"page": page}))
+    body = read_page(reply)
+    return replace(reply, body=orjson.dumps(body | {"page": page})) if body else reply
 
 
 def _ignore_params(args: Args, request: Request, proceed: Next) -> Reply:
@@ -98,18 +99,32 @@ def _alternate_tokens(args: Args, request: Request, proceed: Next) -> Reply:
     """Answer a feed with the first page and the tokens A, B, A, B and so on."""
     args["turn"] = args.get("turn", 0) + 1
     request.params.pop("from", None)
-    page = orjson.loads(proceed(request).body) | {"hasMore": True, "continueFrom": "AB"[args["turn"] % 2]}
-    return Reply(200, orjson.dumps(page))
+    reply = proceed(request)
+    page = read_page(reply)
+    tokens = {"hasMore": True, "continueFrom": "AB"[args["turn"] % 2]}
+    return replace(reply, body=orjson.dumps(page | tokens)) if page else reply
+
+
+def read_page(reply: Reply) -> Page | None:
+    """Decode the page of a good reply; None for a refusal, or for what another fault has made no page at all."""
+    try:
+        page = orjson.loads(reply.body) if reply.status == HTTPStatus.OK else None
+    except orjson.JSONDecodeError:
+        return None
+    return page if isinstance(page, dict) else None
 
 
 def _change_page(change: Callable[[Args, Request, Page], Any]) -> Callable[[Args, Request, Next], Reply]:
-    """Make a fault that changes the decoded page of a good reply."""
+    """Make a fault that changes the decoded page of a good reply.
+
+    A page of a feed has no number and no total, and another fault may have taken more from it.
+    """
 
     def apply_fault(args: Args, request: Request, proceed: Next) -> Reply:
         reply = proceed(request)
-        if reply.status != HTTPStatus.OK:
+        page = read_page(reply)
+        if page is None:
             return reply
-        page = orjson.loads(reply.body)
         change(args, request, page)
         return replace(reply, body=orjson.dumps(page))
 
@@ -120,8 +135,14 @@ def _falsify_total(args: Args, request: Request, page: Page) -> None:
     page["totalCount"] = args["value"]
 
 
+def _quote_total(args: Args, request: Request, page: Page) -> None:
+    if page.get("totalCount") is not None:
+        page["totalCount"] = str(page["totalCount"])
+
+
 def _quote_has_more(args: Args, request: Request, page: Page) -> None:
-    page["hasMore"] = str(page["hasMore"]).lower()
+    if "hasMore" in page:
+        page["hasMore"] = str(page["hasMore"]).lower()
 
 
 def _repeat_token(args: Args, request: Request, page: Page) -> None:
@@ -140,10 +161,14 @@ def _set_field(row: Page, path: str, args: Args) -> None:
         row[name] = orjson.Fragment(args["raw"]) if "raw" in args else args["value"]
 
 
+def list_rows(page: Page) -> list[Any]:
+    """List the rows of a page, which another fault may have taken out of it."""
+    return page.get("data") or []
+
+
 def _find_rows(args: Args, page: Page) -> list[Page]:
-    if "ids" in args:
-        return [row for row in page["data"] if row.get("id") in args["ids"]]
-    return page["data"][: args.get("rows", 1)]
+    rows = [row for row in list_rows(page) if isinstance(row, dict)]
+    return [row for row in rows if row.get("id") in args["ids"]] if "ids" in args else rows[: args.get("rows", 1)]
 
 
 def _mangle_rows(args: Args, request: Request, page: Page) -> None:
@@ -154,13 +179,14 @@ def _mangle_rows(args: Args, request: Request, page: Page) -> None:
 
 def _add_rows(args: Args, request: Request, page: Page) -> None:
     """Add a row that is the JSON text `raw` to the first page of a list."""
-    if page["page"] == 1 and len(page["data"]) > 1:
+    if page.get("page") == 1 and len(list_rows(page)) > 1:
         page["data"].append(orjson.Fragment(args["raw"]))
 
 
 def _duplicate_rows(args: Args, request: Request, page: Page) -> None:
     """Repeat the chosen rows in the page, the copies with the fields of `change`."""
-    page["data"] += [row | args.get("change", {}) for row in _find_rows(args, page)]
+    if copies := [row | args.get("change", {}) for row in _find_rows(args, page)]:
+        page["data"] += copies
 
 
 FAULTS: dict[str, Callable[[Args, Request, Next], Reply]] = {
@@ -174,12 +200,12 @@ FAULTS: dict[str, Callable[[Args, Request, Next], Reply]] = {
     "ignore": _ignore_params,
     "alternate_tokens": _alternate_tokens,
     "repeat_page": _repeat_page,
-    "no_data": _change_page(lambda args, request, page: page.pop("data")),
+    "no_data": _change_page(lambda args, request, page: page.pop("data", None)),
     "data_null": _change_page(lambda args, request, page: page.update(data=None)),
     "empty_page": _change_page(lambda args, request, page: page.update(data=[], hasMore=True)),
     "bad_total": _change_page(_falsify_total),
-    "quote_total": _change_page(lambda args, request, page: page.update(totalCount=str(page["totalCount"]))),
-    "has_more_missing": _change_page(lambda args, request, page: page.pop("hasMore")),
+    "quote_total": _change_page(_quote_total),
+    "has_more_missing": _change_page(lambda args, request, page: page.pop("hasMore", None)),
     "has_more_string": _change_page(_quote_has_more),
     "repeat_token": _change_page(_repeat_token),
     "null_token": _change_page(lambda args, request, page: page.update(continueFrom=None)),

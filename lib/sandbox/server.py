@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -29,13 +28,13 @@ import orjson
 from isal import igzip
 
 from sandbox.companies import COMPANIES
-from sandbox.faults import FAULTS, Order, Reply, Request, parse_order
+from sandbox.faults import FAULTS, Order, Reply, Request, list_rows, parse_order, read_page
 from sandbox.mutations import mutate_store
 from sandbox.query import BadParameter, Params, parse_active, parse_moment, parse_value, select_rows
 from sandbox.records import Record, export_call
 from sandbox.reports import DATE_TYPE_SET, Report
 from sandbox.resources import RESOURCES
-from sandbox.store import Store
+from sandbox.store import Store, get_value
 from sandbox.tenant import open_books
 
 CLIENT_ID = "cid.sandbox"
@@ -244,12 +243,16 @@ class Sandbox:
     def _move_rows(self, args: dict[str, Any], request: Request, proceed: Callable[[Request], Reply]) -> Reply:
         """Modify the first `rows` rows after their page was read, at `at`, so that later pages shift."""
         reply = proceed(request)
-        if reply.status != HTTPStatus.OK:
+        page, path = read_page(reply), self._generalize(request.path)
+        resource = _LISTS.get(path) or _EXPORTS.get(path)
+        if page is None or resource is None:
             return reply
-        resource = _LISTS[self._generalize(request.path)]
-        ids = [row["id"] for row in orjson.loads(reply.body)["data"][: args.get("rows", 1)]]
+        key = RESOURCES[resource].id_path
+        found = [get_value(row, key) for row in list_rows(page) if isinstance(row, dict)]
+        ids = [each for each in found if isinstance(each, int)][: args.get("rows", 1)]
         with self.lock:
-            for row in np.flatnonzero(np.isin(self.store.column(resource, "id"), ids)).tolist():
+            moved = np.isin(self.store.column(resource, key), ids) & self.store.present(resource)
+            for row in np.flatnonzero(moved).tolist():
                 record = self.store.get(resource, row) | {"modifiedOn": args["at"]}
                 self.store.replace(resource, row, record, datetime.fromisoformat(args["at"]))
             self.store.settle()
