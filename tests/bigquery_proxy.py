@@ -22,6 +22,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+import sqlglot
+from sqlglot import exp
+
 MB = 1024 * 1024
 REQUEST_LIMIT = 10 * MB  # https://cloud.google.com/bigquery/quotas: "Maximum request size"
 ROW_LIMIT = 100 * MB  # the same page: "JSON: maximum row size"
@@ -197,6 +200,35 @@ def streaming_buffer(table: str, times: int | None = None) -> Fault:
         lambda request, _: JobError("invalidQuery", _in_script(request, f"{text}which is not supported")),
         times,
     )
+
+
+def wants_partition_filter(table: str, column: str) -> Fault:
+    """Statements that read or change rows of `table` (`dataset.name`) without a bound on `column`, its partition's.
+
+    https://cloud.google.com/bigquery/docs/querying-partitioned-tables, "Require a partition filter in queries". The
+    emulator asks less: any condition on the column, anywhere in the statement, and none where rows are changed.
+    """
+    text = f"Cannot query over table '{table}' without a filter over column(s) '{column}' that can be used for "
+    return Fault(
+        lambda request: reads_unbounded(request.statement, table, column),
+        lambda request, _: JobError("invalidQuery", _in_script(request, f"{text}partition elimination")),
+    )
+
+
+def reads_unbounded(sql: str, table: str, column: str) -> bool:
+    """Whether a SELECT, UPDATE, DELETE or MERGE of a script names the table and does not compare the column itself."""
+    if table.partition(".")[2] not in sql:  # spares reading all the others
+        return False
+    for statement in filter(None, sqlglot.parse(sql, dialect="bigquery")):
+        for found in statement.find_all(exp.Table):
+            reader = found.find_ancestor(exp.Select, exp.Update, exp.Delete, exp.Merge)
+            if f"{found.db}.{found.name}" != table or reader is None:
+                continue
+            condition = reader.args.get("where") or reader.args.get("on")
+            compared = condition.find_all(exp.Predicate) if condition else ()
+            if not any(each.name == column for predicate in compared for each in predicate.find_all(exp.Column)):
+                return True
+    return False
 
 
 def too_many_dml(table: str, times: int | None = None) -> Fault:

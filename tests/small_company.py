@@ -103,13 +103,13 @@ def run(entities: str = READ) -> dict[str, read.EntityResult]:
     return {result.entity: result for result in ingest.run_ingest(entities).entities}
 
 
-def tables() -> dict[str, pd.DataFrame]:
+def tables(entities: str = READ) -> dict[str, pd.DataFrame]:
     with warehouse.connect() as target:
         return {
             name: target.query(
                 f"SELECT * EXCEPT (_run_id, _ingested_at, _source) FROM {ENTITIES[name].table} ORDER BY _key"
             ).astype(str)
-            for name in READ.split(",")
+            for name in entities.split(",")
         }
 
 

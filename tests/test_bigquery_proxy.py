@@ -149,6 +149,25 @@ def test_a_rate_limit_heals_and_a_quota_does_not(client: bigquery.Client, proxy:
     assert proxy.faults[0].met == 1
 
 
+@pytest.mark.parametrize(
+    ("sql", "is_refused"),
+    [
+        ("SELECT id FROM shop.things", True),
+        ("SELECT id FROM shop.things WHERE id = 7 AND FALSE", True),
+        ("SELECT id FROM shop.things WHERE day >= '2025-01-01' OR day IS NULL", False),
+        ("SELECT (SELECT COUNT(*) FROM shop.things) FROM shop.other WHERE day >= '2025-01-01'", True),
+        ("WITH a AS (SELECT * FROM shop.things) SELECT * FROM a WHERE day >= '2025-01-01'", True),
+        ("BEGIN TRANSACTION;\nDELETE FROM `shop`.`things` AS T WHERE T.id IN (SELECT 1);\nCOMMIT TRANSACTION", True),
+        ("UPDATE shop.things AS T SET id = 1 WHERE T.day < '2025-01-01'", False),
+        ("MERGE INTO shop.things AS T USING (SELECT 1 AS id) AS S ON T.id = S.id WHEN MATCHED THEN DELETE", True),
+        ("INSERT INTO shop.things (id) SELECT 1", False),
+        ("SELECT id FROM shop.others", False),
+    ],
+)
+def test_what_is_bounded_by_the_partition_goes_through(sql, is_refused) -> None:
+    assert faults.reads_unbounded(sql, "shop.things", "day") == is_refused
+
+
 def test_an_error_while_polling_is_passed(client: bigquery.Client, proxy: Proxy) -> None:
     proxy.faults = [faults.backend_error(times=2)]
     assert load(client, [{"id": 1, "text": "a"}]).output_rows == 1

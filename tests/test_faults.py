@@ -301,6 +301,47 @@ def test_bigquery_with_every_fault_has_the_tables_of_duckdb_without(api, healthy
     assert_equal(tables(), healthy)
 
 
+def test_065_a_table_that_wants_a_bound_stops_its_own_entity_and_nothing_of_it_is_lost(api, proxy, monkeypatch):
+    """Whoever owns the project may switch `require_partition_filter` on. The next night after it is off is whole."""
+    monkeypatch.setenv("BQ_PROJECT", f"faults-{uuid.uuid4().hex[:12]}")
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", proxy.url)
+    assert {result.status for result in run("jobs,tag_types").values()} == {"ok"}
+    before, june = read_ledger(), datetime(2025, 6, 1, tzinfo=UTC)
+    for name, changes in (("jobs", {"summary": "late"}), ("tag_types", {"name": "renamed"})):
+        record = api.store.get(name, 0) | changes | {"modifiedOn": f"{june:%Y-%m-%dT%H:%M:%SZ}"}
+        api.store.replace(name, 0, record, june)
+
+    proxy.faults = [bigquery_proxy.wants_partition_filter("st_raw_v2.raw_jobs", "createdOn")]
+    results = run("jobs,tag_types")
+    assert {name: result.status for name, result in results.items()} == {"jobs": "failed", "tag_types": "ok"}
+    assert "does not filter by the partition of its table" in results["jobs"].error
+    assert "\n" not in results["jobs"].error
+    assert proxy.faults[0].met == 1  # asking again is of no use
+    proxy.faults.clear()
+    assert column("summary")["101"] == "plain"
+    assert column("name", "tag_types")["1"] == "renamed"
+    after = read_ledger()
+    assert after["jobs"] == before["jobs"]  # no line says that they were read
+    assert after["tag_types"] != before["tag_types"]
+
+    assert {result.status for result in run("jobs,tag_types").values()} == {"ok"}
+    assert read_ledger()["jobs"] != before["jobs"]
+    found = tables("jobs,tag_types")
+    monkeypatch.delenv("BQ_PROJECT")
+    assert {result.status for result in run("jobs,tag_types").values()} == {"ok"}
+    assert_equal(found, tables("jobs,tag_types"))
+
+
+def read_ledger() -> dict[str, tuple]:
+    """For each entity: how many readings of it are noted, and its newest modification."""
+    with warehouse.connect() as target:
+        lines = target.query(
+            "SELECT entity, COUNT(*) AS readings, MAX(watermark) AS newest FROM st_logs_v2.ingestion_logs"
+            " GROUP BY entity"
+        )
+    return {entity: tuple(rest) for entity, *rest in lines.itertuples(index=False)}
+
+
 @pytest.mark.fault(62)
 def test_bigquery_that_loses_a_row_of_a_load_merges_nothing(api, proxy, monkeypatch) -> None:
     monkeypatch.setenv("BQ_PROJECT", f"faults-{uuid.uuid4().hex[:12]}")

@@ -71,6 +71,15 @@ def test_large_records_come_in_batches_and_one_beyond_the_limit_is_refused_with_
     assert json.loads(batches[-1].texts[-1]) == {"id": 99, "createdOn": None, "modifiedOn": None, "date": None}
 
 
+def test_a_record_of_just_the_limit_is_loaded():
+    [text] = next(landing.read_batches(landing.Landing(), ENTITIES["jobs"], [Page([{"id": 1}], False)])).texts
+    for room, refused in ((0, [""]), (-1, ["too large to load: 8 bytes"])):
+        batches = landing.read_batches(
+            landing.Landing(), ENTITIES["jobs"], [Page([{"id": 1}], False)], len(text) + room
+        )
+        assert next(batches).refused == refused
+
+
 # --- typing: at once where a value has its column's type, by a second look where it has not ---------------------------
 
 FITTING = {

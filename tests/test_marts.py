@@ -252,6 +252,25 @@ def test_only_the_weeks_from_the_first_changed_one_are_computed(healthy):
     assert built.plan.bounds.created_from >= datetime(2025, 9, 8, tzinfo=UTC)
 
 
+def test_a_window_of_one_more_day_computes_the_week_before_as_well(healthy, tmp_path, monkeypatch):
+    """Leads up to the next Monday: what happens to a Monday's job changes two weeks, of which one has no record."""
+    monkeypatch.setenv("COMPANY", str(shutil.copytree(os.environ["COMPANY"], tmp_path / "own")))
+    company.adopt_definition(settings.load(), "leads", {"window": "late_end"}, adopted_on=LAST_DAY)
+    assert marts.build_marts().plan.mode == "full"
+    before = count_leads("2025-09-01")
+    monday = "createdOn BETWEEN '2025-09-08 15:00:00+00' AND '2025-09-09 06:00:00+00' AND jobStatus != 'Canceled'"
+    put(healthy, "jobs", [job | {"jobTypeId": 0} for job in held("jobs", monday)])
+    assert marts.build_marts().plan.bounds.changed_from == date(2025, 9, 1)
+    assert count_leads("2025-09-01") < before
+    assert difference(healthy, LAST_DAY) == {}
+
+
+def count_leads(week: str) -> int:
+    with warehouse.connect() as target:
+        sql = f"SELECT SUM(leads) AS leads FROM st_mart_v2.kpi_weekly_by_bu WHERE week_start = '{week}'"
+        return int(target.query(sql)["leads"][0])
+
+
 def test_pay_that_is_taken_back_leaves_its_job(healthy):
     day = datetime(2025, 9, 8, tzinfo=UTC)
     window = Window(day, day + timedelta(days=1))

@@ -1,5 +1,6 @@
 """Options of the catalog that ask for more than the defaults do, against the made-up company's own records."""
 
+import re
 from collections import defaultdict
 from datetime import date, timedelta
 from decimal import Decimal
@@ -12,8 +13,8 @@ from sandbox.truth import parse_calendar_day
 from stkpi import warehouse
 from stkpi.ingest import load
 from stkpi.kpis.catalog import read_catalog
-from stkpi.kpis.definition import Definition
-from stkpi.kpis.sql import definition_sql
+from stkpi.kpis.definition import Definition, choose_definitions, name_facts
+from stkpi.kpis.sql import definition_sql, numbers_sql
 from stkpi.servicetitan.client import Page
 from stkpi.servicetitan.entities import ENTITIES
 from stkpi.validation import run as validation
@@ -50,6 +51,13 @@ def list_items(store):
         if job and invoice["active"]:
             for item in invoice["items"] or ():
                 yield books, job, item
+
+
+def test_numbers_are_computed_from_the_facts_of_their_own_kpis_alone():
+    """BigQuery bills every table that a statement names."""
+    definitions = choose_definitions({})
+    for name, table in name_facts(definitions).items():
+        assert set(re.findall(r"st_mart_v2\.(\w+)", numbers_sql(definitions, [name]))) == {table}
 
 
 @pytest.fixture(scope="module")

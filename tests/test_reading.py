@@ -16,7 +16,7 @@ from small_company import column, company, job, pay, run
 
 from sandbox import server
 from stkpi import settings, warehouse
-from stkpi.ingest import read, state
+from stkpi.ingest import load, read, state
 from stkpi.ingest import run as ingest
 from stkpi.servicetitan import client
 from stkpi.servicetitan.client import Page
@@ -160,6 +160,22 @@ def test_a_slice_that_came_short_deletes_nothing(mode, api, monkeypatch):
         (result,) = ingest.run_ingest("payroll", mode).entities
     assert (result.status, result.deleted) == ("partial", 0)
     assert column("_hash", "payroll") == before
+
+
+def test_a_deleted_record_counts_as_loaded_only_in_the_state_that_was_deleted(api, tmp_path, monkeypatch):
+    """The feed repeats it, and it is skipped. If a MERGE lost a newer state of it, that must not look the same."""
+    run("jobs")
+    jobs = ENTITIES["jobs"]
+    reading = load.Reading(jobs, "feed", "incremental", jobs.feed_path or "")
+    moved = ("INSERT INTO st_logs_v2.deleted (entity, key, digest) SELECT 'jobs', _key, _hash", "DELETE")
+    with warehouse.connect() as target:
+        target.execute(*(f"{verb} FROM st_raw_v2.raw_jobs WHERE _key = '101'" for verb in moved))
+        monkeypatch.setattr(load, "merge_sql", lambda *_, **__: "SELECT 1")
+        monkeypatch.setattr(load, "insert_sql", lambda *_, **__: "SELECT 1")
+        repeated = load.load_pages(target, tmp_path, reading, [Page([job(101)], has_more=False)])
+        assert (repeated.loaded, repeated.changed) == (1, 0)
+        with pytest.raises(RuntimeError, match="1 rows were fetched, but 0 were loaded"):
+            load.load_pages(target, tmp_path, reading, [Page([job(101, total=7)], has_more=False)])
 
 
 # --- pieces and tokens ------------------------------------------------------------------------------------------------
