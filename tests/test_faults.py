@@ -301,6 +301,7 @@ def test_bigquery_with_every_fault_has_the_tables_of_duckdb_without(api, healthy
     assert_equal(tables(), healthy)
 
 
+@pytest.mark.soak
 def test_065_a_table_that_wants_a_bound_stops_its_own_entity_and_nothing_of_it_is_lost(api, proxy, monkeypatch):
     """Whoever owns the project may switch `require_partition_filter` on. The next night after it is off is whole."""
     monkeypatch.setenv("BQ_PROJECT", f"faults-{uuid.uuid4().hex[:12]}")
