@@ -152,6 +152,22 @@ NAMED = (
         *("what was invoiced without an estimate does not count", "catalog", "sql/catalog.yml"),
         *('excluded: {is: "estimates > 0 OR invoiced != 0", bits: 0', 'excluded: {is: "estimates > 0", bits: 0'),
     ),
+    (
+        *("a deleted record counts as loaded in any state", "merge", "lib/stkpi/ingest/load.py"),
+        *("ON D.key = S._key AND D.digest = S._hash", "ON D.key = S._key OR D.digest = S._hash"),
+    ),
+    (
+        *("a record of just the limit is refused", "landing", "lib/stkpi/ingest/landing.py"),
+        *("if len(text) > max_bytes:", "if len(text) >= max_bytes:"),
+    ),
+    (
+        *("a number reads the facts of every KPI", "catalog", "lib/stkpi/kpis/sql.py"),
+        *("if name not in wanted:\n            continue", "if name not in wanted:\n            pass"),
+    ),
+    (
+        *("a window of one more day leaves the week before", "increment", "lib/stkpi/marts/increment.py"),
+        *("plan = replace(plan, bounds=plan.bounds.widen())", "pass"),
+    ),
 )
 
 # Survivors that change nothing: part of the line as it stands, what it becomes, and why no test could notice.
