@@ -5,7 +5,8 @@ another way than the code's: sums of days instead of a period's rows, rows count
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -257,3 +258,152 @@ def check_report(page: Page, read: Read, monday: date) -> int:
         before = read(where, day - timedelta(weeks=1), day - timedelta(days=1), kpi.name)
         check_change(change.replace("\xa0", " "), kind.removeprefix("tile "), Decimal(now), Decimal(before), kpi)
     return count
+
+
+# --- the rows behind a figure -----------------------------------------------------------------------------------------
+
+
+def read_rows(page: Page) -> list[dict[str, str]]:
+    """The rows behind the figure that Explore shows, all of them, as they are drawn; without cells that are empty."""
+    if page.locator("#rows select").count():
+        page.select_option("#rows select", "1000")
+    heads = page.locator("#rows thead th").all_inner_texts()
+    rows = page.eval_on_selector_all(
+        "#rows tbody tr", "(rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent))"
+    )
+    return [{head: text for head, text in zip(heads, row, strict=True) if text} for row in rows]
+
+
+# What a row adds, by the heading that it has: each KPI's own way to say it, from the columns of its fact.
+AMOUNTS: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
+    "leads": {},
+    "estimates_scheduled": {},
+    "estimates": {},
+    "success_rate": {"Closed": lambda row: int(row["sold_estimates"] > 0), "Opportunities": lambda row: 1},
+    "total_booked": {"Total Booked": lambda row: row["amount"]},
+    "dollars_produced": {"$ Produced": lambda row: row["produced"]},
+    "gpm": {
+        "Gross margin": lambda row: row["produced"] - row["labor"],
+        "Gross margin base": lambda row: row["produced"],
+    },
+    "warranty_rate": {
+        "Warranty cost": lambda row: (
+            row["is_warranty"]
+            * (row["labor"] + row["purchase_orders"] + row["bills"] + row["materials"] - row["returns"])
+        ),
+        "Warranty base": lambda row: row["produced"],
+    },
+    "future_bookings": {"Future Bookings": lambda row: row["produced"]},
+    "dollars_collected": {"$ Collected": lambda row: row["amount"]},
+    "outstanding_ar": {"Outstanding A/R": lambda row: row["amount"]},
+}
+NAMED = {  # what else a row says
+    "appointment_status": "Appointment status",
+    "estimate_id": "Estimate #",
+    "estimate_name": "Estimate name",
+    "payment_id": "Payment #",
+    "applied_to_number": "Applied to #",
+    "invoice_number": "Invoice #",
+    "payment_type": "Payment type",
+}
+
+
+def spell_amount(value: Any, kind: str) -> str:
+    """Return an amount as a row shows it: with all the digits that it has, two of cents at least."""
+    if kind == "count":
+        return str(value)
+    dollars, _, cents = f"{abs(Decimal(value)):,.4f}".partition(".")
+    return f"{'-' if value < 0 else ''}${dollars}.{cents[:2]}{cents[2:].rstrip('0')}"
+
+
+def list_open(facts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what is left of invoices, of the movements up to a day: of locations that owe ten dollars at least."""
+    owed: dict[Any, Decimal] = defaultdict(Decimal)
+    items: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for row in facts:
+        owed[row["business_unit"], row["location_id"]] += row["amount"]
+        items[
+            tuple(row[name] for name in ("business_unit", "location_id", "invoice_number", "job_id", "customer_id"))
+        ].append(row)
+    found = []
+    for (unit, location, *_), rows in items.items():
+        left = sum((row["amount"] for row in rows), Decimal(0))
+        if left and owed[unit, location] >= OWED_AT_LEAST:
+            found.append(
+                rows[0] | {"amount": left, "event_date": min(row["event_date"] for row in rows), "payment_id": None}
+            )
+    return found
+
+
+def list_fact_rows(
+    target: Warehouse, name: str, place: str, first: date, last: date
+) -> tuple[list[list[dict[str, str]]], list[str]]:
+    """Return the rows of a KPI's fact that count for a place and days as Explore is to show them, those together that
+    count as one; and what their amounts add up to.
+    """
+    kpi, (low, high) = read_catalog()[name], (first, last)
+    if name == "future_bookings":
+        low = last - timedelta(days=last.weekday())
+        high = (pd.Timestamp(low) + pd.DateOffset(years=1)).date()
+    if name == "outstanding_ar":
+        low = date.min
+    kind, _, where = place.partition(":")
+    facts = target.query(
+        "SELECT facts.*, jobs.job_number AS job_of, jobs.job_type_name AS type_of, jobs.job_status AS status_of,"
+        " COALESCE(jobs.customer_name, customers.customer_name) AS customer_of"
+        f" FROM st_mart_v2.{kpi.fact} AS facts LEFT JOIN st_ref_v2.dim_jobs AS jobs ON facts.job_id = jobs.job_id"
+        " LEFT JOIN st_ref_v2.dim_customers AS customers ON facts.customer_id = customers.customer_id"
+        " WHERE event_date BETWEEN @low AND @high",
+        low=low,
+        high=high,
+    )
+    facts = facts.astype(object).where(facts.notna(), None)
+    rows: list[dict[str, Any]] = facts.to_dict("records")
+    if kind != "company":
+        rows = [row for row in rows if row["business_unit" if kind == "unit" else "region"] == where]
+    if name == "future_bookings":
+        rows = [row for row in rows if row["job_known_from"] <= last]
+    if name == "outstanding_ar":
+        rows = list_open(rows)
+    groups: dict[Any, list[dict[str, str]]] = defaultdict(list)
+    sums: dict[str, Any] = dict.fromkeys(AMOUNTS[name], 0)
+    for number, row in enumerate(rows):
+        amounts = {label: count(row) for label, count in AMOUNTS[name].items()}
+        sums = {label: total + amounts[label] for label, total in sums.items()}
+        day = row["event_date"]
+        spelled = {
+            "Job": row["job_of"] or row["job_id"],
+            "Customer": row["customer_of"],
+            "Type": row["type_of"],
+            "Status": row["status_of"],
+            "Counts on": f"{day:%a, %b} {day.day}, {day.year}",
+            **{label: row[column] for column, label in NAMED.items() if column in row},
+            **{label: spell_amount(amount, kind_of(name)) for label, amount in amounts.items()},
+            "Unit": None if kind == "unit" else row["business_unit"],
+        }
+        key = row[IDS[name][1]] if name in IDS and name != "estimates" else number
+        if key is not None:
+            groups[key].append({label: str(text) for label, text in spelled.items() if text not in (None, "")})
+    return list(groups.values()), [f"{label} {spell_amount(total, kind_of(name))}" for label, total in sums.items()]
+
+
+def kind_of(name: str) -> str:
+    return "count" if name == "success_rate" else "money"
+
+
+def check_rows(page: Page, target: Warehouse, name: str, place: str, first: date, last: date) -> int:
+    """Hold every cell of the rows behind a figure, and what they add up to, against the fact table. Of a thing that is
+    counted once, the jobs of its other rows stand beside it. Return how many rows there were.
+    """
+    groups, sums = list_fact_rows(target, name, place, first, last)
+    shown = read_rows(page)
+    assert len(shown) == len(groups), name
+    assert page.inner_text("#sum") == (" · ".join(sums) if groups else "Nothing counts for these days.")
+    for row in shown:
+        beside = sorted(filter(None, row.pop("Counted with it", "").split(", ")))
+        group = next((each for each in groups if row in each), None)
+        assert group, row
+        groups.remove(group)
+        group.remove(row)
+        assert beside == sorted(each["Job"] for each in group), row
+    return len(shown)

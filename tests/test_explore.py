@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 from browser import MISSING, ON_EVERY_SCREEN, Watched, describe_missing, go, read_address, read_figures
-from page_numbers import check_report, check_to_date, check_weeks, read_cells, read_marts
+from page_numbers import AMOUNTS, check_report, check_rows, check_to_date, check_weeks, read_cells, read_marts
 from playwright.sync_api import Browser, Page, expect
 
 from sandbox.server import Sandbox
@@ -516,46 +516,23 @@ def test_names_are_initials_on_pages_that_are_shared(runs, tmp_path, monkeypatch
     assert not [name for name in names if name in everything]
 
 
-# The rows of a figure by hand: its unit, its fact table, and what a row adds.
-ROWS = {
-    "leads": ("Phoenix-Sales", "fact_leads", None),
-    "estimates_scheduled": ("Phoenix-Sales", "fact_estimates_scheduled", None),
-    "total_booked": ("Phoenix-Sales", "fact_booked", "amount"),
-    "dollars_produced": ("Phoenix-Production", "fact_production", "produced"),
-    "dollars_collected": ("Phoenix-Production", "fact_collected", "amount"),
-}
-
-
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", AMOUNTS)
 def test_every_row_behind_a_figure_is_a_row_of_its_fact(runs, opened, name):
-    """Its job, job type, day and amount. Of a thing that is counted once, the other rows' jobs stand beside it."""
-    unit, table, amount = ROWS[name]
-    page = opened.open(runs / "explore.html", f"#period=2025-08-18&place=unit:{unit}&kpi={name}")
-    if page.locator("#rows select").count():
-        page.select_option("#rows select", "1000")
-    heads = page.locator("#rows thead th").all_inner_texts()
-    rows = [
-        dict(zip(heads, text.split("\t"), strict=True)) for text in page.locator("#rows tbody tr").all_inner_texts()
-    ]
-    label = read_catalog()[name].label
-    shown = [(row["Job"], row["Type"], row["Counts on"], row[label] if amount else "") for row in rows]
-    beside = [job for row in rows for job in row.get("Counted with it", "").replace(",", " ").split()]
+    """Its job, customer, type, status, day, numbers and amounts, and the sum of these."""
+    place = f"unit:Phoenix-{read_catalog()[name].division}"
+    page = opened.open(runs / "explore.html", f"#period=2025-08-18&place={place}&kpi={name}")
     with warehouse.connect(read_only=True) as target:
-        facts = target.query(
-            "SELECT facts.*, COALESCE(jobs.job_number, '') AS job, COALESCE(jobs.job_type_name, '') AS job_type"
-            f" FROM st_mart_v2.{table} AS facts LEFT JOIN st_ref_v2.dim_jobs AS jobs ON facts.job_id = jobs.job_id"
-            " WHERE facts.business_unit = @unit AND event_date BETWEEN DATE '2025-08-18' AND DATE '2025-08-24'",
-            unit=unit,
-        )
-    expected = [
-        (
-            row["job"],
-            row["job_type"],
-            f"{row['event_date']:%a, %b} {row['event_date'].day}, 2025",
-            format_number(row[amount], "money") if amount else "",
-        )
-        for _, row in facts.iterrows()
-        if row["job"] not in beside
-    ]
-    assert sorted(shown) == sorted(expected)
-    assert len(shown) + len(beside) == len(facts) > 0
+        assert check_rows(page, target, name, place, date(2025, 8, 18), date(2025, 8, 24)) > 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", AMOUNTS)
+def test_every_row_of_the_company_of_a_region_and_of_a_month(runs, opened, name):
+    page = opened.open(runs / "explore.html")
+    with warehouse.connect(read_only=True) as target:
+        for period, place in (("2025-08-18", "company"), ("2025-09-08", "region:Tucson"), ("month", "company")):
+            first = LAST_DAY.replace(day=1) if period == "month" else date.fromisoformat(period)
+            last = LAST_DAY if period == "month" else first + timedelta(days=6)
+            go(page, f"#period={period}&place={place}&kpi={name}")
+            count = check_rows(page, target, name, place, first, last)
+            assert count or place == "region:Tucson"  # it is small
