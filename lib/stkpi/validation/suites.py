@@ -271,7 +271,8 @@ def _measure(expectation: Expectation, result: Any) -> Measure:
     """The share of the rows that miss it; 0 or 1 where the table as a whole, or a column's type, is judged."""
     found = result.result
     if "unexpected_count" not in found:
-        return Measure("", float(not result.success), f"is {found.get('observed_value')}")
+        seen = found.get("observed_value")
+        return Measure("", float(not result.success), f"{seen:,} rows" if isinstance(seen, int) else f"is {seen}")
     rows, wrong = found["element_count"], found["unexpected_count"]
     detail = f"{wrong:,} of {rows:,} rows"
     if wrong and len(expectation.columns) == 1 and not expectation.kind.endswith("NotBeNull"):

@@ -152,18 +152,16 @@ def _compute_ways(candidates: Candidates, definition: Definition, period: Period
 def _count_steps(candidates: Candidates, definition: Definition, period: Period) -> pd.DataFrame:
     """From every row that has its date in the window to the rows that count, a condition at a time."""
     masks = candidates.select_rows(definition, period)
-    words = {"days": f"{definition['date'].why}, from {period.first} to {period.last}", "unit": f"of {period.unit}"}
-    order = sorted(masks, key=lambda name: ("entity", "days", "unit", name).index(name))
-    kept, steps = np.ones(len(candidates.rows), bool), []
-    for name in order:
-        kept &= masks[name]
-        steps.append(
-            (
-                "every row" if name == "entity" else name.replace("_", " "),
-                int(kept.sum()),
-                words.get(name) or definition[name].why,
-            )
-        )
+    # The candidates have rows of other days, too, which other definitions count: by itself their number says nothing.
+    kept = masks.pop("days") & masks.pop("entity", True)
+    of_days = f"{definition['date'].why}, from {period.first} to {period.last}"
+    if "entity" in definition.options:
+        of_days = f"{definition['entity'].why}; {of_days}"
+    steps = [("every row", int(kept.sum()), of_days)]
+    for name in sorted(masks, key=lambda name: name != "unit"):
+        kept = kept & masks[name]
+        why = f"of {period.unit}" if name == "unit" else definition[name].why
+        steps.append((name.replace("_", " "), int(kept.sum()), why))
     return pd.DataFrame(steps, columns=["step", "rows left", "what counts"])
 
 
