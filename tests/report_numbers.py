@@ -327,12 +327,11 @@ def check_definitions(page: Page, db: Db, ledger: Sequence[Mapping[str, str]]) -
     ledger: the lines of observed.csv
     """
     tables = read_tables(page)
-    [own] = tables["Do the numbers that people saw match ours?"]
-    api = tables["The numbers that the Reporting API gave"]
-    rows = [*own.rows, *(api[0].rows if api else ())]
-    noted = Counter(
-        (LABELS[read_catalog()[one["kpi"]].label].label, one["unit"], to_decimal(one["value"])) for one in ledger
+    own, api = (
+        [row for table in tables[heading] for row in table.rows]
+        for heading in ("Do the numbers that people saw match ours?", "The numbers that the Reporting API gave")
     )
+    rows = [*own, *api]
     outcomes: Counter[tuple[str, bool]] = Counter()
     numbers: Counter[str] = Counter()
     for row in rows:
@@ -341,29 +340,15 @@ def check_definitions(page: Page, db: Db, ledger: Sequence[Mapping[str, str]]) -
         assert row["ours"] == shown, row
         outcomes[row["outcome"], bool(basis)] += 1
         numbers[way.kpi.label] += row["outcome"] in ("matched", "unmatched")
-        if row in own.rows:
-            place = (way.kpi.label, way.unit, to_amount(row["seen"]).normalize())
-            assert noted[place] > 0, row
         assert (row["seen"] == shown) == (row["outcome"] == "matched"), row
         if row["why"].startswith("we have "):
             assert row["why"].startswith(f"we have {shown}, "), row
             assert row["why"].split(", ", 1)[1].split(" since ")[0] in subtract(shown, row["seen"], way.kpi), row
-    of_api = db.execute(
-        "SELECT kpi, unit, first_day, last_day, value FROM st_logs_v2.observations WHERE source = 'api report'"
-        " QUALIFY ROW_NUMBER() OVER (PARTITION BY id ORDER BY checked_at DESC) = 1"
-    ).fetchall()
-    assert Counter(
-        (read_catalog()[kpi].label, unit, first, last, format_number(value, read_catalog()[kpi].kind))
-        for kpi, unit, first, last, value in of_api
-    ) == Counter(
-        (way.kpi.label, way.unit, way.first, way.last, row["seen"])
-        for row in (api[0].rows if api else ())
-        for way, _ in [read_title(row["number"])]
-    )
+    check_sources(own, api, db, ledger, tables["Night by night"])
     check_match(page, outcomes)
     check_notes(page, rows)
-    [verdicts] = tables["Which definition gives the numbers?"]
-    assert {row["KPI"]: row["numbers"] for row in verdicts.rows} == {k: str(n) for k, n in numbers.items() if n}
+    verdicts = [row for table in tables["Which definition gives the numbers?"] for row in table.rows]
+    assert {row["KPI"]: row["numbers"] for row in verdicts} == {kpi: str(n) for kpi, n in numbers.items() if n}
     explained = tables["Why somebody saw another number"]
     strangers = [(row["number"], row["seen"]) for row in rows if row["outcome"] in ("unmatched", "explained")]
     assert [(row["number"], row["seen"]) for table in explained for row in table.rows] == strangers
@@ -372,8 +357,38 @@ def check_definitions(page: Page, db: Db, ledger: Sequence[Mapping[str, str]]) -
     return 2 * len(rows)
 
 
-def to_decimal(text: str) -> Decimal:
-    return Decimal(text).normalize()
+def check_sources(
+    own: Sequence[Row], api: Sequence[Row], db: Db, ledger: Sequence[Mapping[str, str]], history: Sequence[Table]
+) -> None:
+    """Hold what was seen, where and when against the ledger and what the night kept, and the last column of the nights
+    against the outcomes.
+    """
+    lines = {
+        (
+            *(one["kpi"], one["unit"], one["first_day"], one["last_day"], to_amount(one["value"]).normalize()),
+            *(f"{one['source']}, {one['report']}", f"{one['read_on']} by {one['read_by']}"),
+        ): one
+        for one in ledger
+    }
+    seen = {
+        (
+            *(way.kpi.name, way.unit, str(way.first), str(way.last), to_amount(row["seen"]).normalize()),
+            *(row["source"], row["read"]),
+        ): row
+        for row in own
+        for way, _ in [read_title(row["number"])]
+    }
+    assert seen.keys() == lines.keys()
+    assert all(row["why"] in (lines[key]["note"], "") or row["why"].startswith("we have ") for key, row in seen.items())
+    kept = db.execute(
+        "SELECT kpi, unit, first_day, last_day, value, CONCAT(read_on, ' by ', read_by) FROM st_logs_v2.observations"
+        " WHERE source = 'api report' QUALIFY ROW_NUMBER() OVER (PARTITION BY id ORDER BY checked_at DESC) = 1"
+    ).fetchall()
+    of_api = Counter((*place, spell_exact(value, read_catalog()[place[0]]), read) for *place, value, read in kept)
+    ways = [(read_title(row["number"])[0], row) for row in api]
+    assert of_api == Counter((w.kpi.name, w.unit, w.first, w.last, row["seen"], row["read"]) for w, row in ways)
+    nights = {row["id"]: list(row.values())[1] for table in history for row in table.rows}
+    assert {lines[key]["id"]: row["outcome"] for key, row in seen.items()}.items() <= nights.items()
 
 
 def check_match(page: Page, outcomes: Counter[tuple[str, bool]]) -> None:
@@ -381,7 +396,9 @@ def check_match(page: Page, outcomes: Counter[tuple[str, bool]]) -> None:
     matched, known = outcomes["matched", False], outcomes["matched", False] + outcomes["unmatched", False]
     still_open = outcomes["open", False]
     more = f" ({still_open:,} cannot be compared yet)" if still_open else ""
-    assert read_strong(page)[0] == f"{matched:,} of {known:,} of your numbers match ServiceTitan{more}."
+    told = f"{matched:,} of {known:,} of your numbers match ServiceTitan{more}."
+    unknown = "No number of ServiceTitan is known yet, so nobody can say whether these match."
+    assert read_strong(page)[0] == (told if known else unknown)
     dated, all_dated = outcomes["matched", True], outcomes["matched", True] + outcomes["unmatched", True]
     lines = read_lines(page, "Do the numbers that people saw match ours?")
     told = [line for line in lines if line.startswith("By another date")]
@@ -409,8 +426,12 @@ def check_comparison(page: Page, db: Db, kpi: Kpi, unit: str, first: date, last:
     """Hold the page of a comparison against the file and the fact table: how many rows are on which side, the way from
     their number to ours with its chart, and every row that is shown. Return how many numbers there were.
 
-    theirs: the rows of the file that count, with columns job, person and amount
+    theirs: the rows of the file, with columns line, job, person and amount
     """
+    lines = theirs.groupby("job")["line"].agg(set)
+    notes = " ".join(page.locator("li").all_inner_texts())
+    assert f" {len(theirs):,} rows are data, none is left out. " in notes
+    assert f" It states its dates: {first} to {last}." in notes
     ours = db.execute(
         f"SELECT job_number AS job, customer_id AS person, {OURS[kpi.name]} AS amount, event_date AS day"
         f" FROM st_mart_v2.{kpi.fact} WHERE business_unit = ? AND event_date BETWEEN ? AND ?",
@@ -447,6 +468,8 @@ def check_comparison(page: Page, db: Db, kpi: Kpi, unit: str, first: date, last:
     )
     for row in listed.rows:
         job = row["job number"]
+        where = {int(text) for text in re.findall(r"\d+", row["line of the export"])}
+        assert where <= lines.get(job, set()) and bool(where) == (job in theirs.index), row
         for column, text in row.items():
             if column.endswith((" there", " here")) and kpi.kind == "money":
                 side = theirs if column.endswith(" there") else ours

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from browser import Watched
+from browser import ON_EVERY_SCREEN, Watched
 from exported import JOB_COST, LEADS, report, write_xlsx
 from page_numbers import Read, read_marts
 from playwright.sync_api import Browser
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.soak
 
 
 def write_exports(folder: Path, tenant: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write two reports that differ from our rows, and return those of their rows that count: of the leads one in nine
+    """Write two reports that differ from our rows, and return their rows, each with its line: of the leads one in nine
     is missing, and three are there again by another number; of the cost of jobs one in seven is missing, and one in
     five has another amount.
     """
@@ -67,11 +67,10 @@ def write_exports(folder: Path, tenant: Store) -> tuple[pd.DataFrame, pd.DataFra
     costs = [row for n, row in enumerate(rows) if n % 7]
     filters = [["Date Range", " - ".join(YEAR)], ["Business Unit", "Phoenix-Production, Phoenix-Comm-Production"]]
     write_xlsx(folder / "Job Cost.xlsx", [header_of_costs, *costs], filters=filters)
-    amounts = [Decimal(str(row[produced])) for row in costs]
-    counted = ("job", header.index("Job #")), ("person", header.index("Customer Name"))
-    of_leads = pd.DataFrame({name: [row[at] for row in leads] for name, at in counted} | {"amount": Decimal(1)})
-    jobs = [row[header_of_costs.index("Job #")] for row in costs]
-    return of_leads, pd.DataFrame({"job": jobs, "person": "", "amount": amounts})
+    of_leads = [(row[header.index("Job #")], row[header.index("Customer Name")], Decimal(1)) for row in leads]
+    of_costs = [(row[header_of_costs.index("Job #")], "", Decimal(str(row[produced]))) for row in costs]
+    found = [pd.DataFrame(rows, columns=["job", "person", "amount"]) for rows in (of_leads, of_costs)]
+    return found[0].assign(line=found[0].index + 2), found[1].assign(line=found[1].index + 2)
 
 
 @dataclass(frozen=True)
@@ -155,3 +154,14 @@ def test_a_file_beside_our_rows_with_its_chart(night, opened):
     assert any(sentence in told for sentence in read_strong(page))
     produced = read_catalog()["dollars_produced"]
     assert check_comparison(page, night.db, produced, PRODUCTION, *year, night.costs) > 50
+
+
+@ON_EVERY_SCREEN
+def test_the_reports_and_the_page_of_a_file_on_every_screen(night, browser, width, scheme):
+    """Nothing is cut off, and axe finds nothing that keeps people out."""
+    watched = Watched(browser, width=width, scheme=scheme)
+    for page in (*sorted(night.reports.glob("0*.html")), *night.reports.parent.glob("reconcile/*/page.html")):
+        watched.open(page)
+        assert (watched.find_overflow(), watched.list_barriers()) == (0, []), page
+    watched.context.close()
+    assert watched.faults == []

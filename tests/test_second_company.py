@@ -14,7 +14,8 @@ from urllib.parse import quote
 import pandas as pd
 import pytest
 from browser import ON_EVERY_SCREEN, Watched, go, read_figures, start_browser
-from page_numbers import check_report, check_to_date, check_weeks, read_cells, read_marts
+from page_numbers import AMOUNTS, check_report, check_rows, check_to_date, check_weeks, read_cells, read_marts
+from report_numbers import check_definitions, check_validation, check_ways, connect, read_strong
 
 from sandbox import truth
 from sandbox.server import Sandbox
@@ -123,6 +124,28 @@ def test_its_pages_in_a_browser(night: Path):
         assert watched.list_barriers() == []
         page = watched.open(night / "03_kpi_build.html")
         assert check_report(page, read, LAST_DAY - timedelta(days=6)) > 800
+        assert watched.faults == []
+
+
+@pytest.mark.soak
+def test_the_reports_of_its_night_and_the_rows_behind_its_figures(night: Path):
+    """Every unit of this company sells and produces, and nobody has noted a number of ServiceTitan."""
+    with warehouse.connect(read_only=True) as target:
+        read, _ = read_marts(target)
+        monday = LAST_DAY - timedelta(days=6)
+        with start_browser() as browser:
+            page = Watched(browser).open(night.parent / "explore.html")
+            for name in AMOUNTS:
+                go(page, f"#period={monday}&place=company&kpi={name}")
+                assert check_rows(page, target, name, "company", monday, LAST_DAY) > 0
+    with connect(settings.load().warehouse) as db, start_browser() as browser:
+        watched = Watched(browser)
+        assert check_validation(watched.open(night / "04_validate.html"), db, read, LAST_DAY) > 300
+        for name, file in (("leads", "05_leads_diagnostics"), ("total_booked", "06_booked_diagnostics")):
+            page, kpi = watched.open(night / f"{file}.html"), read_catalog()[name]
+            unit = read_strong(page)[0].removeprefix(f"{kpi.label} of ").partition(", Sep")[0]
+            assert check_ways(page, db, kpi, unit, monday, LAST_DAY) > 75
+        assert check_definitions(watched.open(night / "08_definitions.html"), db, []) == 0
         assert watched.faults == []
 
 
