@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 import pandas as pd
 import yaml
-from page_numbers import Read
+from page_numbers import Read, spell
 from playwright.sync_api import Page
 
 from stkpi import settings
@@ -69,7 +69,7 @@ def read_tables(page: Page) -> dict[str, list[Table]]:
 
 
 def read_bars(page: Page) -> dict[str, list[Bar]]:
-    """The bars of a report's charts by the title of each, from the pictures themselves."""
+    """The bars of a report's charts by the title of each, from the pictures themselves; of lines there are none."""
     found = page.evaluate(
         """() => [...document.querySelectorAll(".charts figure")].map((figure) => {
         const source = atob(figure.querySelector("img").src.split("base64,")[1]);
@@ -86,7 +86,8 @@ def read_bars(page: Page) -> dict[str, list[Bar]]:
     for title, ticks, paths in found:
         names = [text for is_right, text in ticks if not is_right]
         amounts = [text for is_right, text in ticks if is_right]
-        ends = [(path[0], path[2]) for path in paths]
+        ends = [(path[0], path[2]) for path in paths] if amounts else []
+        names = names if amounts else []
         charts[title] = [Bar(*one, *end) for *one, end in zip(names, amounts, ends, strict=True)]
     return charts
 
@@ -281,6 +282,30 @@ def check_lengths(bars: Sequence[Bar]) -> None:
     scale = (most.end - most.start) / float(to_amount(most.amount)) if to_amount(most.amount) else 0
     for bar in bars:
         assert abs(bar.end - bar.start - scale * float(to_amount(bar.amount))) < 1, bar
+
+
+def check_charts(page: Page, read: Read, monday: date) -> int:
+    """Hold the charts of a night's KPIs against the tables: the company's number in the title of each line, and every
+    unit's bar, the number beside it, and the one in the title. Return how many numbers there were.
+    """
+    count, sunday = 0, monday + timedelta(days=6)
+    for title, bars in read_bars(page).items():
+        label, _, words = title.partition(": ")
+        kpi = LABELS[label]
+        if not bars:
+            assert words.split(", ")[0] == spell(read("company", monday, sunday, kpi.name), kpi), title
+            count += 1
+            continue
+        numbers = {bar.name: read(f"unit:{bar.name}", monday, sunday, kpi.name) for bar in bars}
+        assert {bar.name: bar.amount for bar in bars} == {name: spell(each, kpi) for name, each in numbers.items()}
+        known = [bar for bar in bars if bar.amount != "—"]
+        check_lengths(known)
+        if "provisional" not in words:
+            choose = max if kpi.good > 0 else min
+            best = choose(each for each in numbers.values() if each is not None)
+            assert words.endswith(f" {spell(best, kpi)}") or words.startswith(f"{spell(best, kpi)} in "), title
+        count += 2 * len(bars)
+    return count
 
 
 def check_explanation(seen: str, why: str, chosen: Way, db: Db) -> None:

@@ -20,6 +20,7 @@ import pytest
 from browser import MISSING, ON_EVERY_SCREEN, Watched, describe_missing, go, read_address, read_figures
 from page_numbers import AMOUNTS, check_report, check_rows, check_to_date, check_weeks, read_cells, read_marts
 from playwright.sync_api import Browser, Page, expect
+from report_numbers import check_charts
 
 from sandbox.server import Sandbox
 from sandbox.tenant import LAST_DAY
@@ -199,6 +200,7 @@ def test_the_page_of_a_nights_kpis_and_every_place_to_date(healthy, opened, tmp_
         read, first_day = read_marts(target)
     [report] = folder.glob("2*/03_kpi_build.html")
     assert check_report(opened.open(report), read, date(2025, 9, 1)) > 900
+    assert check_charts(opened.page, read, date(2025, 9, 1)) > 100
     periods = {"month", "month-ago", "year", "2025-09-08"}
     assert check_to_date(opened.open(folder / "explore.html"), read, as_of, first_day) == periods
 
