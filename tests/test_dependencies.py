@@ -62,6 +62,8 @@ def find_distribution(name: str) -> str | None:
     if top in sys.stdlib_module_names | OURS | EMULATOR | CONTENDERS:
         return None
     distributions = set(list_distributions().get(top, ()))
+    if len(distributions) > 1:  # one may only bring compiled modules for another, as sqlglotc does
+        distributions = {each for each in distributions if list_modules(each)}
     if len(distributions) > 1:  # a namespace such as google: the one that has the longest part of the name
         parts = name.split(".")
         for end in range(len(parts), 1, -1):

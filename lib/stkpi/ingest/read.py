@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, pairwise, zip_longest
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from stkpi.warehouse import Warehouse
 
 WINDOW_ROWS = 10_000  # a window holds about as many, in whole months
 READS = 3  # of the same window, until as many rows came as the server counts
+SLICES_AHEAD = 2  # pages of the next slices that are fetched while one is loaded
 FEED_PAGES = 20  # pages of a feed that are merged together
 EPOCH, END = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)  # around all real dates
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
@@ -155,29 +158,39 @@ class EntityReader:
         if not complete:
             self.incomplete.append(str(window or "the list"))
 
-    def read_window(self, window: Window, cycle: str | None = None, *, removes: bool = False) -> None:
-        """Load one window of the list, unless it is finished."""
-        if window in self.finished:
+    def read_windows(self, windows: Iterable[Window], cycle: str | None = None, *, removes: bool = False) -> None:
+        """Load windows of the list, one after the other; those that are finished are left out."""
+        wanted = [window for window in windows if window not in self.finished]
+        if not self.slices:
+            for window in wanted:
+                self.read_list(self.make_filters(window), window, cycle, removes=removes)
             return
-        if self.slices:
-            self.read_slice(window, cycle)
-        else:
-            self.read_list(self.make_filters(window), window, cycle, removes=removes)
+        with ThreadPoolExecutor(SLICES_AHEAD) as pool:
+            fetched = deque(pool.submit(self.fetch_slice, window) for window in wanted[:SLICES_AHEAD])
+            for window, later in zip_longest(wanted, wanted[SLICES_AHEAD:]):
+                page = fetched.popleft().result()
+                if later:
+                    fetched.append(pool.submit(self.fetch_slice, later))
+                self.load_slice(window, cycle, page)
 
-    def read_slice(self, window: Window, cycle: str | None) -> None:
+    def fetch_slice(self, window: Window) -> Page:
+        """Fetch the first page of a window."""
+        params = {**self.make_filters(window), "includeTotal": "true", "page": 1, "pageSize": MAX_PAGE_SIZE}
+        return self.client.get(self.entity.path, params)
+
+    def load_slice(self, window: Window, cycle: str | None, page: Page) -> None:
         """Load a window in one page, or its halves: a second page would repeat and miss rows of the first one.
 
         Rows of its days that do not come again were deleted in ServiceTitan.
         """
-        params = {**self.make_filters(window), "includeTotal": "true", "page": 1, "pageSize": MAX_PAGE_SIZE}
-        for _ in range(READS):
-            page = self.client.get(self.entity.path, params)
+        for read in range(READS):
+            if read:
+                page = self.fetch_slice(window)
             fits = not page.has_more or page.total == len(page.rows)  # a server may leave hasMore out
             if not fits and window.end - window.start <= timedelta(days=1):
                 raise RequestFailed(f"{self.entity.path} has more rows on one day, {window}, than fit into a page")
             if not fits:
-                for half in window.split():
-                    self.read_window(half, cycle)
+                self.read_windows(window.split(), cycle)
                 return
             if self.load(self.entity.path, [page], window, cycle, removes=True).complete:
                 return
@@ -373,8 +386,7 @@ def _read_entity(reader: EntityReader) -> None:
         _read_only_feed(reader, last)
     elif reader.days:
         days = Window(*_to_instants(reader, *reader.days))
-        for window, _ in reader.split_window(days, reader.count_rows(days)):
-            reader.read_window(window)
+        reader.read_windows(window for window, _ in reader.split_window(days, reader.count_rows(days)))
         reader.in_servicetitan = reader.count_rows()
         reader.in_warehouse = state.count_stored(target, entity)
     else:
@@ -401,8 +413,7 @@ def _read_history(reader: EntityReader, last: State) -> None:
     cycle = last.cycle or reader.run_id
     state.write_state(target, entity, reader.run_id, State(last.watermark, cycle))
     reader.finished = state.read_finished_windows(target, entity, cycle)
-    for window in planned:
-        reader.read_window(window, cycle, removes=reader.mode == "full" or last.cycle is not None)
+    reader.read_windows(planned, cycle, removes=reader.mode == "full" or last.cycle is not None)
     if reader.incomplete:
         return  # the cycle stays open: the next run reads the missing rows
     reader.finished = set()
@@ -458,9 +469,7 @@ def _read_slices(reader: EntityReader, watermark: datetime) -> None:
     if older:
         reader.load(reader.entity.path, [Page(older, has_more=False)], undated=True)
     recent = Window(first, END)
-    for window, rows in reader.split_window(recent, reader.count_rows(recent)):
-        if rows:
-            reader.read_window(window)
+    reader.read_windows(window for window, rows in reader.split_window(recent, reader.count_rows(recent)) if rows)
 
 
 def _compare(reader: EntityReader, *, everything: bool) -> None:
@@ -479,8 +488,7 @@ def _compare(reader: EntityReader, *, everything: bool) -> None:
             continue
         read = True
         log.write_event("gap", entity=entity.name, window=str(window), there=there, here=here)
-        for part, _ in reader.split_window(window, there):
-            reader.read_window(part, removes=True)
+        reader.read_windows((part for part, _ in reader.split_window(window, there)), removes=True)
     undated = stored.get(None, 0)
     if total - dated != undated or (everything and undated):
         read = True

@@ -54,7 +54,7 @@ def _correct_statement(statement: exp.Expr) -> exp.Expr:
         if reason := _find_unsupported(node):
             raise ValueError(f"{reason}: {node.sql('bigquery')}")
     for create in statement.find_all(exp.Create):
-        _drop_storage(create)
+        _correct_storage(create)
     for select in list(statement.find_all(exp.Select)):
         _read_json_once(select)
     # Children before their parents: a corrected construct may contain another one.
@@ -119,14 +119,18 @@ def _correct_node(node: exp.Expr) -> exp.Expr:  # noqa: PLR0911
     return node
 
 
-def _drop_storage(create: exp.Create) -> None:
-    """Drop partitions, clusters and OPTIONS: they say how BigQuery stores a table, which DuckDB has no use for."""
+def _correct_storage(create: exp.Create) -> None:
+    """Say how DuckDB stores a table, and not how BigQuery does: partitions, clusters and OPTIONS."""
     if properties := create.args.get("properties"):
         kept = [p for p in properties.expressions if isinstance(p, exp.TemporaryProperty)]
         create.set("properties", exp.Properties(expressions=kept) if kept else None)
     for constraint in list(create.find_all(exp.ColumnConstraint)):
-        if isinstance(constraint.kind, exp.Properties):
+        if isinstance(constraint.args["kind"], exp.Properties):
             constraint.pop()
+    for column in create.find_all(exp.ColumnDef):
+        # Of records, what DuckDB chooses by itself takes five times the room and twice the time.
+        if column.kind and column.kind.is_type("JSON"):
+            column.append("constraints", exp.ColumnConstraint(kind=exp.Var(this="USING COMPRESSION zstd")))
 
 
 def _read_json_once(select: exp.Select) -> None:

@@ -28,6 +28,7 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "preserve_insertion_order": "false",
 }
 _STREAM_MEMORY = "200MB"  # DuckDB keeps what it has read for as long as it may: it fills any limit
+_STREAM_LOG = "128MB"  # each checkpoint writes the newest rows of a table once more: a few large ones are cheaper
 MAX_BYTES = 16 * 2**20  # of a record: DuckDB holds several buffers of this size per thread
 # DuckDB's names for GoogleSQL's types.
 _GOOGLESQL = {
@@ -81,10 +82,11 @@ class DuckDBWarehouse:
         """
         self._datasets, self._path = datasets, path
         self._connection = _open(path, wait, read_only=read_only)
-        self._lock, self._local = threading.RLock(), threading.local()
+        self._local = threading.local()
         self._sessions: list[duckdb.DuckDBPyConnection] = []
         if streams:
             self._connection.execute(f"SET GLOBAL memory_limit = '{_STREAM_MEMORY}'")
+            self._connection.execute(f"SET GLOBAL checkpoint_threshold = '{_STREAM_LOG}'")
         self._connection.execute("SET GLOBAL TimeZone = 'UTC'")  # BigQuery's default, whatever the machine's is
         real = {map_name(dataset, datasets) for dataset in DATASETS}
         found = {name: ours for name, ours in self._list_objects().items() if name.partition(".")[0] in real}
@@ -252,20 +254,19 @@ class DuckDBWarehouse:
 
     @contextmanager
     def _open_session(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Give the session of this thread, to one thread at a time: so the results of two threads cannot mix.
+        """Give the session of this thread: so the results of two threads cannot mix.
 
         Temporary tables last as long as the session.
         """
-        with self._lock:
-            if not hasattr(self._local, "session"):
-                self._local.session = self._connection.cursor()
-                self._sessions.append(self._local.session)
-            try:
-                yield self._local.session
-            except duckdb.Error as error:
-                if sentence := _explain(error, self._path):
-                    raise WarehouseError(sentence) from error
-                raise
+        if not hasattr(self._local, "session"):
+            self._local.session = self._connection.cursor()
+            self._sessions.append(self._local.session)
+        try:
+            yield self._local.session
+        except duckdb.Error as error:
+            if sentence := _explain(error, self._path):
+                raise WarehouseError(sentence) from error
+            raise
 
 
 def verify_file(path: Path, wait: float = 60) -> int:
