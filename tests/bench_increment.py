@@ -139,7 +139,9 @@ def statements(plan: increment.Plan) -> Iterator[tuple[str, dict[str, Any]]]:
         },
     )
     for mart in by_name.values():
-        if mart.kind == "TABLE":
+        if mart.name == increment.RECORDS and plan.mode != "full" and plan.has_records:
+            yield f"SELECT * FROM {increment.COMPARED_RECORDS} WHERE {mart.replaces}", asdict(plan.bounds)
+        elif mart.kind == "TABLE":
             yield mart.sql, GIVEN | asdict(plan.bounds)
 
 
@@ -159,7 +161,7 @@ class Meter:
         # Else a bound that all rows are within is not in the plan.
         self.connection.execute("SET disabled_optimizers = 'statistics_propagation'")
         self.connection.execute(
-            "CREATE OR REPLACE TABLE st_stage_v2.records AS SELECT * FROM st_ref_v2.records"
+            f"CREATE OR REPLACE TABLE {increment.COMPARED_RECORDS} AS SELECT * FROM {increment.RECORDS}"
             " WHERE created_on >= $oldest OR created_on IS NULL",
             {"oldest": oldest},
         )
@@ -239,7 +241,7 @@ def measured(file: Path, plan: increment.Plan) -> tuple[int, int]:
         for within, size in meter.read(sql, parameters):
             bounded, unbounded = bounded + size * within, unbounded + size * (not within)
     bounded += sum(meter.replaced(mart, plan) for mart in marts.list_marts() if mart.replaces)
-    meter.connection.execute("DROP TABLE st_stage_v2.records")  # not labeled: the next build would leave it alone
+    meter.connection.execute(f"DROP TABLE {increment.COMPARED_RECORDS}")  # without our label, a build would refuse it
     meter.connection.close()
     return bounded, unbounded
 

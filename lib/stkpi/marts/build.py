@@ -72,10 +72,13 @@ class Mart:
         storage = (partition and f"\nPARTITION BY {partition}") + (cluster and f"\nCLUSTER BY {cluster}")
         return f"CREATE OR REPLACE {self.kind} {self.name}{storage} AS\n{self.sql}"
 
-    @property
-    def replace_sql(self) -> tuple[str, str]:
-        """The statements, to be one transaction, that compute the rows of an increment."""
-        return f"DELETE FROM {self.name} WHERE {self.replaces}", f"INSERT INTO {self.name}\n{self.sql}"
+    def replace_sql(self, source: str = "") -> tuple[str, str]:
+        """Return the statements, to be one transaction, that compute the rows of an increment.
+
+        source: a table that has the rows already
+        """
+        rows = f"SELECT * FROM {source} WHERE {self.replaces}" if source else self.sql
+        return f"DELETE FROM {self.name} WHERE {self.replaces}", f"INSERT INTO {self.name}\n{rows}"
 
     @property
     def reads(self) -> set[str]:
@@ -166,11 +169,11 @@ def build_marts(as_of: str = "", *, full: bool = False) -> Build:
         }
         history.keep_before(target, replaces, definitions, plan)
         increment.record_build(target, "planned", line)
-        seconds = {mart.name: _compute(target, mart, plan.mode, given | asdict(plan.bounds)) for mart in marts}
+        seconds = {mart.name: _compute(target, mart, plan, given) for mart in marts}
         if plan.mode != "nothing":
             target.run_transaction(*sql.settle_sql(definitions), as_of=last_day)
         remember_names(target, accept=full)
-        target.drop(*_list_abandoned(target, selects))
+        target.drop(*_list_abandoned(target, selects), increment.COMPARED_RECORDS)
         history.note_changes(target, replaces, definitions, plan)
         increment.record_build(target, "complete", line)
         rows = _count(target, [*(f"st_ref_v2.{table}" for table in OWNED), *seconds])
@@ -218,16 +221,17 @@ def _load_owned(target: warehouse.Warehouse, config: settings.Settings) -> None:
             target.load_file(f"st_ref_v2.{table}", clean, [(column, "STRING") for column in columns])
 
 
-def _compute(target: warehouse.Warehouse, mart: Mart, mode: str, parameters: dict[str, Any]) -> float:
-    """Compute a mart, or the rows of it that the mode asks for; the seconds that it took."""
-    started = time.perf_counter()
+def _compute(target: warehouse.Warehouse, mart: Mart, plan: increment.Plan, given: Mapping[str, Any]) -> float:
+    """Compute a mart, or the rows of it that the plan asks for; the seconds that it took."""
+    started, mode, parameters = time.perf_counter(), plan.mode, dict(given) | asdict(plan.bounds)
     if mode == "nothing" or (mode == "days" and "@as_of" not in mart.sql) or (mode != "full" and mart.kind == "VIEW"):
         return 0.0
     # What reads itself is kept: all of its rows are replaced.
     if not mart.replaces or (mode == "full" and mart.name not in mart.reads):
         target.execute(mart.create_sql, **parameters)
     else:
-        target.run_transaction(*mart.replace_sql, **parameters)
+        known = increment.COMPARED_RECORDS if mart.name == increment.RECORDS and plan.has_records else ""
+        target.run_transaction(*mart.replace_sql(known), **parameters)
     return round(time.perf_counter() - started, 2)
 
 

@@ -27,6 +27,8 @@ from stkpi.warehouse import Warehouse, ensure_tables
 
 BUILDS = "st_logs_v2.builds"
 RECORDS = "st_ref_v2.records"
+# As the raw tables are now, from the oldest record on that was loaded since the last build.
+COMPARED_RECORDS = "st_stage_v2.records"
 # Any row may depend on these: where one of them changes, everything is computed.
 REFERENCES = ("st_ref_v2.dim_business_units", "st_ref_v2.dim_job_types")
 # The entities that are in RECORDS.
@@ -71,9 +73,15 @@ class Plan:
     mode: Mode
     reason: str
     bounds: Bounds = Bounds()
+    compared_from: datetime = NEVER  # what was created from then on is in COMPARED_RECORDS
     since: datetime | None = None  # when the last complete build ended; None: there is none
     interrupted: Bounds | None = None  # what builds that did not end since may have computed
     recounted: tuple[str, ...] = ()  # the KPIs that count by another definition, or other SQL, than they did
+
+    @property
+    def has_records(self) -> bool:
+        """Whether COMPARED_RECORDS has all records that are to be replaced; a root may begin before them."""
+        return self.bounds.created_from >= self.compared_from
 
 
 def make_plan(
@@ -213,7 +221,7 @@ def _plan_increment(
         return Plan("nothing", f"nothing changed since {last['started_at']:%Y-%m-%d %H:%M} UTC", none)
     mode: Mode = "increment" if any(mode == "increment" for mode, _, _ in parts) else "days"
     reasons = "; ".join(dict.fromkeys(reason for _, reason, _ in parts))
-    return Plan(mode, reasons, reduce(Bounds.__or__, (each for _, _, each in parts)))
+    return Plan(mode, reasons, reduce(Bounds.__or__, (each for _, _, each in parts)), found["compared_from"])
 
 
 def _compare_records(target: Warehouse, records: str, given: Mapping[str, Any], since: datetime) -> dict[str, Any]:
@@ -229,11 +237,10 @@ def _compare_records(target: Warehouse, records: str, given: Mapping[str, Any], 
     record, customer = (
         NEVER if pd.isna(found) else found.to_pydatetime() for found in (oldest.record, oldest.customer)
     )
-    target.execute(f"CREATE OR REPLACE TABLE st_stage_v2.records AS\n{records}", **given, created_from=record)
+    target.execute(f"CREATE OR REPLACE TABLE {COMPARED_RECORDS} AS\n{records}", **given, created_from=record)
     sql = (settings.ROOT / "sql" / "increment" / "bounds.sql").read_text(encoding="utf-8")
     found: Any = target.query(sql, oldest=record, oldest_customer=customer).to_dict("records")[0]
-    target.drop("st_stage_v2.records")
-    return found
+    return found | {"compared_from": record}
 
 
 def _read_bounds(line: Mapping[str, Any]) -> Bounds:
