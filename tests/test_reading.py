@@ -178,6 +178,19 @@ def test_a_deleted_record_counts_as_loaded_only_in_the_state_that_was_deleted(ap
             load.load_pages(target, tmp_path, reading, [Page([job(101, total=7)], has_more=False)])
 
 
+def test_a_window_of_which_the_warehouse_lost_a_row_is_read_again(api, monkeypatch):
+    """The log calls it loaded by then, so the next run finds the row by the counts."""
+    insert = load.insert_sql
+    with monkeypatch.context() as patch:
+        patch.setattr(load, "insert_sql", lambda *args, **named: insert(*args, **named) + " WHERE id != 101")
+        failed = run("jobs")["jobs"]
+    assert failed.status == "failed"
+    assert "30 rows were fetched, but 29 were loaded and 0 quarantined" in failed.error
+    assert read_state().watermark is None
+    assert run("jobs")["jobs"].status == "ok"
+    assert (len(column("id")), read_state()) == (30, state.State(NEWEST))
+
+
 # --- pieces and tokens ------------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ from stkpi.servicetitan.endpoints import list_entities, select_entities
 from stkpi.servicetitan.entities import Entity
 
 MODES = ("incremental", "window", "full")
-THREADS = 4
+THREADS = 2  # lists that are read at once; more of them wait for each other, and hold more memory
 
 
 @dataclass(frozen=True)
