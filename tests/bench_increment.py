@@ -139,7 +139,7 @@ def statements(plan: increment.Plan) -> Iterator[tuple[str, dict[str, Any]]]:
         },
     )
     for mart in by_name.values():
-        if mart.name == increment.RECORDS and plan.mode != "full" and plan.has_records:
+        if mart.name == increment.RECORDS and plan.has_records:
             yield f"SELECT * FROM {increment.COMPARED_RECORDS} WHERE {mart.replaces}", asdict(plan.bounds)
         elif mart.kind == "TABLE":
             yield mart.sql, GIVEN | asdict(plan.bounds)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 from bigquery_proxy import Proxy
-from browser import describe_missing, start_browser
+from browser import Watched, describe_missing, start_browser
 from emulator import MISSING, find_python, start, told
 from filelock import FileLock
 from small_company import api, break_  # noqa: F401 - fixtures
@@ -105,6 +105,15 @@ def browser() -> "Iterator[Browser]":
     """The machine's browser, for the pages of a file of tests."""
     with start_browser() as running:
         yield running
+
+
+@pytest.fixture
+def opened(browser: "Browser") -> Iterator[Watched]:
+    """An empty page that has done nothing it should not do, at the end of the test either."""
+    watched = Watched(browser)
+    yield watched
+    watched.context.close()
+    assert watched.faults == []
 
 
 @pytest.fixture(scope="session")

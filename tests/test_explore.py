@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from browser import MISSING, ON_EVERY_SCREEN, Watched, describe_missing, go, read_address, read_figures
 from page_numbers import AMOUNTS, check_report, check_rows, check_to_date, check_weeks, read_cells, read_marts
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from report_numbers import check_charts
 
 from sandbox.server import Sandbox
@@ -52,14 +52,6 @@ def runs(built: Path, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
         history.append_event(folder / history.FILE, event="finished", status="ok", **run)
         home.write_home(folder)
         yield folder
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Watched]:
-    watched = Watched(browser)
-    yield watched
-    watched.context.close()
-    assert watched.faults == []
 
 
 @pytest.fixture(scope="module")

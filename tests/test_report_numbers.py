@@ -17,7 +17,6 @@ import yaml
 from browser import ON_EVERY_SCREEN, Watched
 from exported import JOB_COST, LEADS, report, write_xlsx
 from page_numbers import Read, read_marts
-from playwright.sync_api import Browser
 from report_numbers import (
     Db,
     check_comparison,
@@ -115,14 +114,6 @@ def night(built: Path, sandbox: Sandbox, tenant: Store, tmp_path_factory: pytest
                 yield Night(next(runs.glob("2*")), db, read, *files)
         finally:
             shutil.rmtree(runs)
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Watched]:
-    watched = Watched(browser)
-    yield watched
-    watched.context.close()
-    assert watched.faults == []
 
 
 def test_what_the_checks_counted_the_months_and_the_newest_week(night, opened):
