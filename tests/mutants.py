@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count, islice, pairwise
 from multiprocessing import get_context
@@ -403,8 +403,6 @@ class Copy:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # what the tests started, too
         process.join()
-        if process.exitcode in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED) and not late:
-            raise RuntimeError((self.folder / "output").read_text())
         return "too long" if late else "failed" if process.exitcode else "passed"
 
     def write(self, path: str, text: bytes) -> None:
@@ -429,17 +427,24 @@ def judge_all(mutants: list[Mutant], jobs: int) -> list[Mutant]:
             copies.put(Copy(Path(temporary) / str(number)))
         limits: dict[tuple[str, ...], float] = {}
 
+        @contextmanager
+        def borrow() -> Iterator[Copy]:
+            copy = copies.get()
+            try:
+                yield copy
+            finally:  # after an error, too: others wait for it
+                copies.put(copy)
+
         def measure(tests: tuple[str, ...]) -> None:
-            copy, began = copies.get(), time.monotonic()
-            if copy.run(tests, 1200) != "passed":
-                raise RuntimeError((copy.folder / "output").read_text())
-            limits[tests] = 30 + 3 * (time.monotonic() - began)
-            copies.put(copy)
+            with borrow() as copy:
+                began = time.monotonic()
+                if copy.run(tests, 1200) != "passed":
+                    raise RuntimeError((copy.folder / "output").read_text())
+                limits[tests] = 30 + 3 * (time.monotonic() - began)
 
         def judge(mutant: Mutant) -> Mutant:
-            copy = copies.get()
-            found = copy.judge(mutant, limits[PARTS[mutant.part].tests])
-            copies.put(copy)
+            with borrow() as copy:
+                found = copy.judge(mutant, limits[PARTS[mutant.part].tests])
             print(f"{found.outcome:8}  {describe(found)}", flush=True)
             return found
 

@@ -37,13 +37,16 @@ def test_the_changes_of_a_text(edit, text, changed):
 
 @pytest.mark.soak
 def test_a_killed_mutant_is_told_from_a_survivor(tmp_path: Path, monkeypatch):
-    monkeypatch.setitem(mutants.PARTS, "windows", mutants.Part((), ("tests/test_windows.py",)))
+    monkeypatch.setitem(
+        mutants.PARTS, "windows", mutants.Part((), ("tests/test_windows.py::test_halves_tile_the_window",))
+    )
     path = "lib/stkpi/servicetitan/windows.py"
     text = (mutants.ROOT / path).read_bytes()
     harmless = mutants.mutate("windows", path, text, (0, 0, b"# a comment\n"))
     at = text.index(b"Window(middle, self.end)")
     harmful = mutants.mutate("windows", path, text, (at, at + len("Window(middle"), b"Window(self.start"))
+    unusable = mutants.mutate("windows", path, text, (0, 0, b"raise ValueError  # no test can be collected\n"))
     copy = mutants.Copy(tmp_path / "copy")
-    assert [copy.judge(mutant, 60).outcome for mutant in (harmless, harmful, harmless)] == [
-        *("survived", "killed", "survived"),
+    assert [copy.judge(mutant, 60).outcome for mutant in (harmless, harmful, unusable, harmless)] == [
+        *("survived", "killed", "killed", "survived"),
     ]
