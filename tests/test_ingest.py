@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from fractions import Fraction
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -302,4 +303,23 @@ def test_a_command_that_must_wait_says_for_which_program(healthy, capsys, monkey
         waiting, told = capsys.readouterr().err.splitlines()
         assert (waiting.startswith("Waiting: "), told) == (True, str(raised.value))
         holder.stdin.close()
+    warehouse.connect(wait=0.1).close()
+
+
+@pytest.mark.fault(45)
+def test_a_command_that_must_wait_for_a_notebook_says_so(healthy):
+    """The kernels of a night are forks, whose command line is another's."""
+    holding = f"import os, time\nos.environ.update({dict(os.environ)})\nfrom stkpi import warehouse\n"
+    holding += "with warehouse.connect():\n    ready.send(True)\n    time.sleep(60)"
+    context = get_context("forkserver")
+    opened, ready = context.Pipe(duplex=False)
+    notebook = context.Process(target=exec, args=(holding, {"ready": ready}))
+    notebook.start()
+    assert opened.poll(60)
+    try:
+        with pytest.raises(UserError, match=rf"another program \(a notebook, .* of a night; process {notebook.pid}\)"):
+            warehouse.connect(wait=0.1)
+    finally:
+        notebook.kill()
+        notebook.join()
     warehouse.connect(wait=0.1).close()

@@ -93,7 +93,12 @@ FAULTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
 
 
 def list_kernels(process: psutil.Process) -> list[psutil.Process]:
-    return [each for each in process.children(recursive=True) if "ipykernel" in " ".join(each.cmdline())]
+    """The kernels of the runner: forks of its only child that forks."""
+    return [
+        each
+        for each in process.children(recursive=True)
+        if each.ppid() != process.pid and "forkserver" in " ".join(each.cmdline())
+    ]
 
 
 def kill_kernel(process: psutil.Process) -> None:

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
+import psutil
 import pytest
 import requests
 import yaml
@@ -210,10 +212,11 @@ def test_a_stopped_run_is_marked_and_leaves_no_kernel(tmp_path, number):
     ]
     process = start(tmp_path / "runs", spec(tmp_path, steps), "-p", f"pid_file={pid_file}")
     wait_for(lambda: pid_file.exists() and pid_file.read_text())
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert int(pid_file.read_text()) in [each.pid for each in started]
     process.send_signal(number)
     process.communicate(timeout=20)
-    kernel = int(pid_file.read_text())
-    wait_for(lambda: not Path(f"/proc/{kernel}").exists())
+    wait_for(lambda: not any(each.is_running() for each in started))
     (run,) = history.read_runs(tmp_path / "runs" / "history.jsonl")
     assert run["status"] == "interrupted"
     if number == signal.SIGTERM:
@@ -261,6 +264,18 @@ def test_with_credentials_no_sandbox_is_started():
 
 
 @pytest.mark.fault(45)
+def test_what_a_notebook_imports_is_imported_once_for_all_kernels(tmp_path):
+    """Each kernel is a fork of a process that has it."""
+    source = "import sys\nassert 'wave' in sys.modules, 'imported again'\nimport wave"
+    cell = nbformat.v4.new_code_cell(source)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "01_wave.ipynb")
+    path = tmp_path / "spec.yml"
+    path.write_text("steps: [{name: one, notebook: 01_wave.ipynb}, {name: two, notebook: 01_wave.ipynb}]")
+    process = start(tmp_path / "runs", path)
+    terminal = process.communicate(timeout=60)
+    assert process.returncode == 0, terminal
+
+
 def test_a_second_run_at_once_is_refused(tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="Another run is going on"):
         runner.run_spec(spec(tmp_path, STEPS[:1]), runs=tmp_path)

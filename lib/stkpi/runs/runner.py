@@ -9,13 +9,11 @@ import argparse
 import ast
 import json
 import logging
-import os
 import re
 import signal
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -23,13 +21,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import nbformat
 import papermill
 import yaml
 from filelock import FileLock, Timeout
-from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
@@ -38,6 +35,7 @@ from stkpi import settings
 from stkpi.errors import UserError, WarehouseError, explain_os_error
 from stkpi.reporting import pages, site
 from stkpi.runs import digest, history, home, sandbox_process
+from stkpi.runs.kernels import Kernel, prepare_kernels
 
 AT_ONCE = 2
 RESERVE = 4_000_000  # bytes that are given back at the end of a run, so that a full disk has room for its last words
@@ -84,24 +82,6 @@ class Outcome:
     def usable(self) -> bool:
         """Whether the steps that need this one may start."""
         return self.status in ("ok", "partial")
-
-
-class _Kernel(AsyncKernelManager):
-    """A kernel that the runner can signal: Ctrl-C does not reach kernels, which have sessions of their own."""
-
-    started: ClassVar[weakref.WeakSet["_Kernel"]] = weakref.WeakSet()
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # ipykernel 7 offers encryption; by default the manager refuses it, with a warning per kernel.
-        super().__init__(*args, transport_encryption="auto", **kwargs)
-        self.started.add(self)
-
-    @classmethod
-    def signal_all(cls, number: signal.Signals) -> None:
-        for kernel in set(cls.started):
-            pid = getattr(kernel.provisioner, "pid", None)
-            if kernel.has_kernel and pid:
-                os.kill(pid, number)
 
 
 class _AtomicFiles(LocalHandler):
@@ -236,7 +216,7 @@ def _run_notebook(step: Step, output: Path) -> tuple[str, str | None, bool]:
             progress_bar=False,
             stdout_file=sys.stdout,  # the progress of long work
             execution_timeout=step.timeout,
-            kernel_manager_class=_Kernel,
+            kernel_manager_class=Kernel,
             shutdown_kernel="immediate",  # a graceful shutdown waits for some seconds
         )
         status = "ok"
@@ -269,7 +249,7 @@ def _handle_signals() -> Iterator[threading.Event]:
     stop = threading.Event()
 
     def handle(_number: int, _frame: Any) -> None:
-        _Kernel.signal_all(signal.SIGKILL if stop.is_set() else signal.SIGINT)
+        Kernel.signal_all(signal.SIGKILL if stop.is_set() else signal.SIGINT)
         stop.set()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -355,6 +335,7 @@ def run_spec(spec: Path | str, parameters: Mapping[str, str] | None = None, runs
         lock = FileLock(runs / ".lock").acquire(timeout=0)
     except Timeout:
         raise UserError(f"Another run is going on: wait until it ends; {runs / 'index.html'} shows it.") from None
+    prepare_kernels(step.notebook for step in steps)
     with lock, sandbox_process.provide_tenant() as sandbox, _handle_signals() as stop:
         return _run_steps(steps, runs, sandbox, stop)
 

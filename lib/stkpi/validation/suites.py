@@ -12,18 +12,18 @@ checked.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import great_expectations as gx
 import pandas as pd
 import yaml
+from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from stkpi.errors import UserError
 from stkpi.kpis.definition import Definition, choose_definitions, name_facts
@@ -145,7 +145,7 @@ def complete_suites(suites: Iterable[Suite], definitions: Mapping[str, Definitio
 
 
 def prepare_suites(limits: Thresholds, definitions: Mapping[str, Definition]) -> list[PreparedSuite]:
-    """Make every suite ready to run. It takes seconds, so do it before DuckDB, which lets one program in, is open.
+    """Make every suite ready to run. It takes a second, so do it before DuckDB, which lets one program in, is open.
 
     Raises UserError for an expectation that Great Expectations does not know or that takes other arguments.
     """
@@ -225,19 +225,10 @@ def _rule(expectation: Expectation, limits: Thresholds) -> Rule:
     return Rule(**{**vars(rule), "title": f"{table}: {words}"})
 
 
-@cache
-def _library() -> Any:
-    """Great Expectations, imported late because that takes seconds, and silenced: it would report its use."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    import great_expectations  # noqa: PLC0415
-
-    return great_expectations
-
-
 def build_expectation(expectation: Expectation) -> Any:
     """Return the library's own object. Raises UserError for a name or an argument that it does not know."""
     try:
-        return getattr(_library().expectations, expectation.kind)(**expectation.arguments)
+        return getattr(gx.expectations, expectation.kind)(**expectation.arguments)
     except (AttributeError, ValueError) as error:
         words = " ".join(str(error).split())
         raise UserError(f"Expectation {expectation.name} cannot be used, correct it in {SUITES}: {words}") from None
@@ -245,14 +236,14 @@ def build_expectation(expectation: Expectation) -> Any:
 
 def _frames() -> Any:
     """The library's reader of frames, in a context that keeps nothing. One for all: it takes longer than reading."""
-    context = _library().get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
     return context.data_sources.pandas_default.add_dataframe_asset("frames").add_batch_definition_whole_dataframe("all")
 
 
 def _validate(frames: Any, table: str, frame: pd.DataFrame, objects: Iterable[Any]) -> list[Any]:
     """The library's results for the frame of one table, in the order of `objects`."""
-    suite = _library().ExpectationSuite(name=table, expectations=list(objects))
+    suite = gx.ExpectationSuite(name=table, expectations=list(objects))
     order = {each.id: place for place, each in enumerate(suite.expectations)}
     result_format = {"result_format": "BASIC", "partial_unexpected_count": 50}
     results = frames.get_batch({"dataframe": frame}).validate(suite, result_format=result_format).results

@@ -348,7 +348,7 @@ def _name_holder(error: str) -> str:
         words = Path("/proc", number, "cmdline").read_text().split("\0")
     except OSError:  # not Linux, or another user's
         words = []
-    if "ipykernel_launcher" in words:
+    if any(mark in word for mark in ("ipykernel_launcher", "multiprocessing.forkserver") for word in words):
         program = "a notebook, in JupyterLab or of a night"
     elif "-m" in words:  # with the command, without its values
         program = " ".join(["python -m", *words[words.index("-m") + 1 :][:2]]).strip()
