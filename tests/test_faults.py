@@ -147,9 +147,12 @@ def test_rows_that_move_between_pages_are_not_lost(api, break_):
 @pytest.mark.fault(25)
 def test_gross_pay_that_exceeds_a_page_is_read_in_slices_that_fit(api, monkeypatch, healthy):
     monkeypatch.setattr(read, "MAX_PAGE_SIZE", 7)  # three a day: two days fit, four do not
+    pages, fetch = [], read.EntityReader.fetch_slice
+    monkeypatch.setattr(read.EntityReader, "fetch_slice", lambda *given: pages.append(fetch(*given)) or pages[-1])
     result = run()["payroll"]
     assert (result.status, result.fetched) == ("ok", 30)
     assert result.windows > 5
+    assert sum(page.has_more for page in pages) <= 3  # after the first it is known how many come a day, about
     assert_equal(tables(), healthy)
 
 

@@ -6,10 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import chain, islice, pairwise, zip_longest
+from itertools import chain, islice, pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ SLICES_AHEAD = 2  # pages of the next slices that are fetched while one is loade
 FEED_PAGES = 20  # pages of a feed that are merged together
 EPOCH, END = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)  # around all real dates
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+DAY = timedelta(days=1)
 COUNTS = ("fetched", "loaded", "quarantined", "changed", "deleted")
 
 
@@ -93,6 +94,7 @@ class EntityReader:
     current: str = ""  # the window that is being read
     incomplete: list[str] = field(default_factory=list)  # windows that gave fewer rows than the server counts
     kept: int = 0  # rows that ServiceTitan no longer lists, but too many to remove them
+    daily_rows: float = 0  # of the slice that came last
     in_quarantine: int = 0
     in_warehouse: int | None = None
     in_servicetitan: int | None = None
@@ -165,36 +167,43 @@ class EntityReader:
             for window in wanted:
                 self.read_list(self.make_filters(window), window, cycle, removes=removes)
             return
+        waiting = deque(wanted)
         with ThreadPoolExecutor(SLICES_AHEAD) as pool:
-            fetched = deque(pool.submit(self.fetch_slice, window) for window in wanted[:SLICES_AHEAD])
-            for window, later in zip_longest(wanted, wanted[SLICES_AHEAD:]):
-                page = fetched.popleft().result()
-                if later:
-                    fetched.append(pool.submit(self.fetch_slice, later))
-                self.load_slice(window, cycle, page)
+            fetched: deque[tuple[Window, Future[Page]]] = deque()
+            while waiting or fetched:
+                while waiting and len(fetched) < SLICES_AHEAD:
+                    window = waiting.popleft()
+                    rows = self.daily_rows * (window.end - window.start) / DAY
+                    if rows > MAX_PAGE_SIZE and window.end - window.start > DAY:
+                        waiting.extendleft(reversed(cut_slice(window, rows)))
+                    else:
+                        fetched.append((window, pool.submit(self.fetch_slice, window)))
+                window, page = fetched[0][0], fetched.popleft()[1].result()
+                waiting.extendleft(reversed(self.load_slice(window, cycle, page)))
 
     def fetch_slice(self, window: Window) -> Page:
         """Fetch the first page of a window."""
         params = {**self.make_filters(window), "includeTotal": "true", "page": 1, "pageSize": MAX_PAGE_SIZE}
         return self.client.get(self.entity.path, params)
 
-    def load_slice(self, window: Window, cycle: str | None, page: Page) -> None:
-        """Load a window in one page, or its halves: a second page would repeat and miss rows of the first one.
+    def load_slice(self, window: Window, cycle: str | None, page: Page) -> list[Window]:
+        """Load a window in one page, or return its parts: a second page would repeat and miss rows of the first one.
 
         Rows of its days that do not come again were deleted in ServiceTitan.
         """
         for read in range(READS):
             if read:
                 page = self.fetch_slice(window)
-            fits = not page.has_more or page.total == len(page.rows)  # a server may leave hasMore out
-            if not fits and window.end - window.start <= timedelta(days=1):
-                raise RequestFailed(f"{self.entity.path} has more rows on one day, {window}, than fit into a page")
-            if not fits:
-                self.read_windows(window.split(), cycle)
-                return
+            # The next windows are cut by it before they are fetched.
+            self.daily_rows = (page.total or len(page.rows)) / max(1, (window.end - window.start) / DAY)
+            if page.has_more and page.total != len(page.rows):  # a server may leave hasMore out
+                if window.end - window.start <= DAY:
+                    raise RequestFailed(f"{self.entity.path} has more rows on one day, {window}, than fit into a page")
+                return cut_slice(window, page.total or 0)
             if self.load(self.entity.path, [page], window, cycle, removes=True).complete:
-                return
+                return []
         self.incomplete.append(str(window))
+        return []
 
     def read_undated(self) -> None:
         """Load all records that have no real date, which no filter selects, and remove those that are gone."""
@@ -511,6 +520,11 @@ def _to_instants(reader: EntityReader, first: date, last: date) -> tuple[datetim
     zone = UTC if reader.slices else reader.zone
     start, end = (datetime.combine(day, datetime.min.time(), zone) for day in (first, last + timedelta(days=1)))
     return start.astimezone(UTC), end.astimezone(UTC)
+
+
+def cut_slice(window: Window, rows: float) -> list[Window]:
+    """Cut a window in whole days, each with no more of its rows than fit into a page, if they are spread evenly."""
+    return window.split_in_days(max(2, ceil(rows / MAX_PAGE_SIZE)))
 
 
 def _format_timestamp(moment: datetime) -> str:
