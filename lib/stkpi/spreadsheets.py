@@ -22,7 +22,8 @@ def protect_cell(value: Any) -> Any:
     >>> protect_cell("=1+1"), protect_cell("-$12.50"), protect_cell("O'Neil")
     ("'=1+1", '-$12.50', "O'Neil")
     """
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    # A letter or a digit comes first in most cells: then it is none, and a pattern takes longer to say so.
+    return f"'{value}" if isinstance(value, str) and not value[:1].isalnum() and _FORMULA.match(value) else value
 
 
 def restore_cell(text: str) -> str:
@@ -35,5 +36,5 @@ def format_csv(frame: pd.DataFrame) -> str:
     shown = frame.rename(columns=protect_cell)
     for place, column in enumerate(frame.columns):
         if not pd.api.types.is_numeric_dtype(frame[column]):
-            shown.isetitem(place, list(frame.iloc[:, place].map(protect_cell, na_action="ignore")))
+            shown.isetitem(place, list(map(protect_cell, frame.iloc[:, place].tolist())))
     return str(shown.to_csv(index=False))

@@ -261,6 +261,8 @@ def parse_ids(value: Any) -> tuple[str, ...]:
 
     Raises ValueError for what `parse_id` refuses.
     """
+    if isinstance(value, str) and value.isdigit():  # as nearly all are
+        return (value,)
     texts = _SEVERAL.split(value) if isinstance(value, str) else [value]
     ids = [parse_id(text) for text in texts if not _ERROR.fullmatch(str(text).strip())]
     return tuple(dict.fromkeys(id for id in ids if id))
@@ -486,7 +488,7 @@ class _Columns:
 
     def judge(self, cells: Sequence[Any]) -> bool | None:
         """Whether a row is data; None where it has ids that may be counts, and hardly a word."""
-        words = sum(_is_word(cells[at]) for at in self.words)
+        words = sum(1 for _ in islice((at for at in self.words if _is_word(cells[at])), 2))
         if any(_is_id(cells[at]) for at in self.ids):
             return True if 0 < self.needed <= words else None
         if words < max(self.needed, 1) or any(isinstance(cell, str) and _TOTAL.fullmatch(cell) for cell in cells):
@@ -533,7 +535,11 @@ def _sort_rows(rows: Sequence[Sequence[Any]], best: int, places: Mapping[str, in
             found.left_out.append((place, "a heading"))
             if field := _BY_NAME.get(_simplify(heading[1])):
                 group = {**group, field: heading[2].strip()}
-        elif _BY_NAME.get(_simplify(filled[0])) and [_simplify(cell) for cell in row] == header:
+        elif (
+            not _read_digits(filled[0])
+            and _BY_NAME.get(_simplify(filled[0]))
+            and [_simplify(cell) for cell in row] == header
+        ):
             found.left_out.append((place, "the header again"))
         else:
             judged.append((place, cells, columns.judge(cells)))

@@ -11,6 +11,7 @@ A reason is the name of a dimension (its chosen option), `dimension:option` (ano
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -286,8 +287,8 @@ def _list_alternatives(comparison: Comparison, dimension: str) -> list[Option]:
 
 def _is_counted_already(members: pd.Series, matched: pd.Series) -> pd.Series:
     """Whether another row that both sides have stands for the same value."""
-    counts = members[matched].explode().value_counts()
-    own = members.map(lambda values: max((int(counts.get(value, 0)) for value in values), default=0))
+    counts = Counter(value for values in members[matched] for value in values if not pd.isna(value))
+    own = members.map(lambda values: max((counts[value] for value in values), default=0))
     return own > matched.astype(int)
 
 

@@ -209,7 +209,7 @@ def _list_at_once(book: Book) -> set[str]:
 
 def _shorten(figure: Figure) -> list[Any]:
     """The fields of a figure, without those at its end that are empty."""
-    found = list(asdict(figure).values())
+    found = list(vars(figure).values())
     while found and found[-1] in ("", None):
         found.pop()
     return found
