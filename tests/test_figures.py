@@ -1,9 +1,15 @@
 """The figures that pages show are asked of the facts anew; those of a unit's week stand in the KPI tables as well."""
 
+from dataclasses import asdict
+from datetime import date
+
 import pandas as pd
 
+from sandbox.tenant import TIME_ZONE
 from stkpi import warehouse
-from stkpi.kpis.definition import choose_definitions
+from stkpi.kpis.definition import Definition, choose_definitions
+from stkpi.kpis.sql import differing_jobs_sql
+from stkpi.marts import increment
 from stkpi.reporting import figures
 
 AMOUNTS = ("total_booked", "dollars_produced", "dollars_collected", "outstanding_ar")
@@ -29,3 +35,17 @@ def test_the_figures_of_a_place_and_week_are_those_of_the_tables(healthy):
     for week, amounts in sums.iterrows():
         shown = book.rows[figures.COMPANY, week.isoformat()]
         assert {kpi: shown[kpi] for kpi in AMOUNTS} == amounts.to_dict(), week
+
+
+def test_the_jobs_that_only_one_of_two_definitions_counts(healthy):
+    """The known week has 97 jobs of 96 leads. 31 were sold, 5 more are consultations; by UTC a night's job moves."""
+    usual = choose_definitions({})["leads"]
+    days = {"unit": "Phoenix-Sales", "first": date(2025, 8, 18), "last": date(2025, 8, 24), "time_zone": TIME_ZONE}
+    found = {}
+    with warehouse.connect() as target:
+        for dimension, option in (("status", "sold"), ("job_type", "any"), ("zone", "utc")):
+            other = Definition(usual.kpi, usual.kpi.choose({dimension: option}))
+            sql = differing_jobs_sql(usual, other, "fact_leads")
+            jobs = target.query(sql, **days, **asdict(increment.Bounds()))
+            found[option] = jobs["side"].value_counts().to_dict()
+    assert found == {"sold": {"only here": 66}, "any": {"only there": 5}, "utc": {"only here": 1, "only there": 1}}

@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from itertools import count
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -28,11 +29,12 @@ class Kernel(AsyncKernelManager):
     """A kernel that the runner can signal: Ctrl-C does not reach kernels, which have sessions of their own."""
 
     started: ClassVar[weakref.WeakSet[Kernel]] = weakref.WeakSet()
+    numbers: ClassVar[Iterator[int]] = count()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # ipykernel 7 offers encryption; by default the manager refuses it, with a warning per kernel.
         super().__init__(*args, transport_encryption="auto", **kwargs)
-        if _CAN_FORK:
+        if _CAN_FORK and next(self.numbers) > 0:  # the first does not wait until all is imported
             self.provisioner = _ForkProvisioner(kernel_spec=self.kernel_spec, parent=self)
         self.started.add(self)
 
@@ -45,9 +47,13 @@ class Kernel(AsyncKernelManager):
                 os.kill(pid, number)
 
 
-def prepare_kernels(notebooks: Iterable[Path]) -> None:
-    """Start the process that imports what the notebooks import, while other things go on; kernels are its forks."""
-    if _CAN_FORK:
+def prepare_kernels(notebooks: Sequence[Path], at_once: int) -> None:
+    """Start the process that imports what several notebooks import, while the first one runs; kernels are its forks.
+
+    at_once: how many run at a time; numpy's threads, which wait busily for each other, are divided among them
+    """
+    if _CAN_FORK and len(notebooks) > 1:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
         context = get_context("forkserver")
         context.set_forkserver_preload([__name__, *sorted(set().union(*map(read_imports, notebooks)))])
         forkserver.ensure_running()

@@ -335,7 +335,7 @@ def run_spec(spec: Path | str, parameters: Mapping[str, str] | None = None, runs
         lock = FileLock(runs / ".lock").acquire(timeout=0)
     except Timeout:
         raise UserError(f"Another run is going on: wait until it ends; {runs / 'index.html'} shows it.") from None
-    prepare_kernels(step.notebook for step in steps)
+    prepare_kernels([step.notebook for step in steps], AT_ONCE)
     with lock, sandbox_process.provide_tenant() as sandbox, _handle_signals() as stop:
         return _run_steps(steps, runs, sandbox, stop)
 
