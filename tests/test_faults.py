@@ -16,6 +16,7 @@ from small_company import FIRST_JOB, READ, assert_equal, column, company, job, q
 
 from sandbox import server
 from stkpi import warehouse
+from stkpi.errors import UserError
 from stkpi.ingest import read, state
 from stkpi.ingest import run as ingest
 from stkpi.servicetitan import client
@@ -129,6 +130,13 @@ def test_no_answer_in_time_is_asked_again(break_, healthy, monkeypatch):
     break_("timeout", "/jobs$", seconds=1, times=2)
     assert run()["jobs"].status == "ok"
     assert_equal(tables(), healthy)
+
+
+def test_a_sign_in_server_that_sends_no_token_is_said(break_, monkeypatch):
+    monkeypatch.setattr(client, "BACKOFF", 0.001)
+    break_("status", "/connect/token", status=200)
+    with pytest.raises(UserError, match="the sign-in server sent no token"):
+        run("jobs")
 
 
 @pytest.mark.fault(21)

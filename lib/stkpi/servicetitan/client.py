@@ -476,7 +476,7 @@ class Client:
             away = reply.status_code in _AWAY_STATUS
             raise _Retryable(f"the sign-in server answers {reply.status_code}", _read_wait(reply), away=away)
         body = _parse_json(reply)
-        token = body.get("access_token")
+        token = body.get("access_token") if isinstance(body, dict) else None
         if not token:
             raise _Retryable("the sign-in server sent no token")
         log.hide(token)
