@@ -49,6 +49,16 @@ def shorten(monkeypatch: pytest.MonkeyPatch, path: str, least: int = 2) -> None:
     monkeypatch.setattr(client.Client, "get", get_short)
 
 
+def test_a_list_that_is_empty_was_read(api):
+    """A build of the KPIs refuses to count what was never read."""
+    entity = ENTITIES["estimates"]
+    run("jobs")
+    for unread in ([entity.name], []):
+        with warehouse.connect() as target:
+            assert state.find_unread(target, [entity]) == unread
+        assert run("estimates")["estimates"].fetched == 0
+
+
 # --- what changed -----------------------------------------------------------------------------------------------------
 
 
