@@ -109,6 +109,13 @@ class Job:
         return self.labor + bought - add("returnAmount", self.returns)
 
     @cached_property
+    def full_cost_with_canceled_orders(self) -> Decimal:
+        """As above, if a canceled order counts: then its bill does not."""
+        canceled = {order["id"] for order in self.orders if order["status"] == "Canceled"}
+        billed = add("billAmount", (bill for bill in self.bills if bill["purchaseOrderId"] in canceled))
+        return self.full_cost + add("total", self.orders) - add("total", self.counted_orders) - billed
+
+    @cached_property
     def is_warranty_type(self) -> bool:
         return self.type in RULES.warranty
 
@@ -200,7 +207,7 @@ def list_jobs(records: Records) -> dict[int, Job]:
 
     jobs = {}
     for job in records["jobs"]:
-        kind, customer = types[job["jobTypeId"]], customers.get(job["customerId"], {})
+        kind, customer = types.get(job["jobTypeId"], {}), customers.get(job["customerId"], {})
         first = starts.get(job["firstAppointmentId"], {}).get("start")
         jobs[job["id"]] = Job(
             unit=UNITS[job["businessUnitId"]],
@@ -209,10 +216,10 @@ def list_jobs(records: Records) -> dict[int, Job]:
             location=job["locationId"],
             customer_name=customer.get("name"),
             customer_is_active=customer.get("active", True),
-            type=kind["name"],
-            type_is_active=kind["active"],
-            threshold=Decimal(str(kind["soldThreshold"] or 0)),
-            status=job["jobStatus"],
+            type=kind.get("name") or "",
+            type_is_active=kind.get("active", False),
+            threshold=Decimal(str(kind.get("soldThreshold") or 0)),
+            status=job["jobStatus"] or "",
             is_no_charge=job["noCharge"],
             has_warranty=job["warrantyId"] is not None,
             created=read_instant(job["createdOn"]),
@@ -732,9 +739,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
             "purchases": leave(labor, lambda row: add("total", row.job.counted_orders)),
             "materials": leave(labor, attrgetter("job.materials")),
             "before_adjustments": leave(labor, produced=attrgetter("before_adjustments")),
-            "canceled_orders": leave(
-                full_cost, lambda row: add("total", row.job.orders) - add("total", row.job.counted_orders)
-            ),
+            "canceled_orders": leave(attrgetter("job.full_cost_with_canceled_orders")),
             "without_bills": leave(lambda row: row.job.full_cost - row.job.other_bills),
             "all_bills": leave(full_cost, lambda row: add("billAmount", row.job.bills_of_orders)),
         },
