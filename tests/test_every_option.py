@@ -112,8 +112,14 @@ def list_added(tenant):  # noqa: PLR0915 a list of records
     add("estimates", an_estimate, jobId=again, **sold)
     # Jobs of which no status is known, nor of one the type, nor of one the customer.
     unknown = {"customerId": next(ids), "locationId": next(ids)}
-    add_job(sales, a_type["id"], 0, f"{SUMMER}T21:00:00Z", status=None, **unknown)
+    nobody = add_job(sales, a_type["id"], 0, f"{SUMMER}T21:00:00Z", status=None, **unknown)
+    add("estimates", an_estimate, jobId=nobody, status={"value": 0, "name": "Open"}, soldOn=None)
     add_invoice(2000, homes[0], add_job(production, 0, homes[0], f"{SUMMER}T22:00:00Z", status=None))
+    # Work that begins 90 and 91 days after the week in which it was booked.
+    for days in 90, 91:
+        start = f"{SUMMER + timedelta(6 + days)}T17:00:00Z"
+        booked = {"createdOn": f"{SUMMER}T17:00:00Z", "completedOn": None}
+        add_invoice(300, homes[0], add_job(production, 0, homes[0], start, status="Scheduled", **booked))
     # At 6 p.m., 10 p.m. and 11:30 p.m. on a Sunday, and at half past midnight on a Monday.
     monday, in_winter = SUMMER + WEEK, WINTER + WEEK
     for start in f"{monday}T01:00:00Z", f"{monday}T05:00:00Z", f"{monday}T06:30:00Z", f"{in_winter}T07:30:00Z":
