@@ -15,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -163,6 +163,10 @@ class Row:
     @property
     def customer_name(self) -> str | None:
         return self.job and self.job.customer_name
+
+    def is_known(self, day: date) -> bool:
+        """Whether its job was booked by the end of a day."""
+        return self.job is not None and place(self.job.created, ZONES["tenant"]) <= day
 
     @property
     def estimates(self) -> int:
@@ -810,11 +814,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "rollup": ROLLUP,
     },
 }
-DIVISIONS = {
-    **dict.fromkeys(("leads", "estimates_scheduled", "estimates", "success_rate", "total_booked"), "Sales"),
-    **dict.fromkeys(("dollars_produced", "gpm", "warranty_rate", "future_bookings"), "Production"),
-    **dict.fromkeys(("dollars_collected", "outstanding_ar"), "Production"),
-}
+SALES_KPIS = ("leads", "estimates_scheduled", "estimates", "success_rate", "total_booked")
 NOT_CONDITIONS = ("measure", "date", "zone", "window", "shift", "attribution", "rollup")
 
 
@@ -831,27 +831,22 @@ class Recount:
         self, kpi: str, choices: Mapping[str, str], units: Iterable[str], periods: Sequence[tuple[date, date]]
     ) -> dict[tuple[str, date, date], Number]:
         """Return the figure of each unit and period (first and last day)."""
+        divisions = ("Sales" if kpi in SALES_KPIS else "Production", "")  # without a division a unit is of both
         chosen = {name: OPTIONS[kpi][name][id] for name, id in choices.items() if name != "date"}
         conditions = [asked for name, asked in chosen.items() if name not in NOT_CONDITIONS]
         placed = defaultdict(list)
         for row in self.rows[kpi]:
             unit = chosen["attribution"](row)
-            if unit and unit.division in (DIVISIONS[kpi], "") and all(asked(row) for asked in conditions):
+            if unit and unit.division in divisions and all(asked(row) for asked in conditions):
                 day = place(row.days[choices["date"]], chosen["zone"])
                 placed[chosen["rollup"](unit)] += [(day, row)] if day else []
         found = {}
         for unit in units:
-            rows = sorted(placed[unit], key=lambda each: each[0])
-            for first, last in periods:
-                days = chosen["window"](*map(chosen["shift"], (first, last)))
-                low, high = (
-                    bisect_left(rows, days.first, key=lambda each: each[0]),
-                    bisect_right(rows, days.last, key=lambda each: each[0]),
-                )
-                found[unit, first, last] = chosen["measure"](
-                    [row for _, row in rows[low:high] if not days.known_by or self.is_known(row, days.known_by)]
-                )
+            rows = sorted(placed[unit], key=itemgetter(0))
+            days = [day for day, _ in rows]
+            for period in periods:
+                window = chosen["window"](*map(chosen["shift"], period))
+                low, high = bisect_left(days, window.first), bisect_right(days, window.last)
+                counted = [row for _, row in rows[low:high] if not window.known_by or row.is_known(window.known_by)]
+                found[unit, *period] = chosen["measure"](counted)
         return found
-
-    def is_known(self, row: Row, day: date) -> bool:
-        return row.job is not None and place(row.job.created, ZONES["tenant"]) <= day
