@@ -142,16 +142,14 @@ def list_added(tenant):  # noqa: PLR0915 a list of records
 
 
 @pytest.fixture(scope="module")
-def records(tenant):
-    """The records of the made-up company and those that are added, by resource."""
-    added = list_added(tenant)
-    return {name: [*tenant.rows(name), *added[name]] for name in ENTITIES}
+def added(tenant):
+    return list_added(tenant)
 
 
 @pytest.fixture(scope="module")
-def recount(records):
+def recount(tenant, added):
     """`recount(kpi, choices)` counts the figures of all places and periods in plain Python, each definition once."""
-    company, known = Recount(records), {}
+    company, known = Recount({name: [*tenant.rows(name), *added[name]] for name in ENTITIES}), {}
 
     def count(kpi, choices):
         key = (kpi, *choices.items())
@@ -163,15 +161,15 @@ def recount(records):
 
 
 @pytest.fixture(scope="module")
-def ask(built, sandbox, tenant, tmp_path_factory):
+def ask(built, sandbox, added, tmp_path_factory):
     """`ask(kpi, choices)` asks a warehouse with the added records for the figures of all places and periods."""
     file = tmp_path_factory.mktemp("every_option") / "warehouse.duckdb"
     shutil.copy(built, file)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (sandbox.environment | {"WAREHOUSE": str(file)}).items():
             patch.setenv(name, value)
-        for name, added in list_added(tenant).items():
-            put_records(file, name, *added)
+        for name, records in added.items():
+            put_records(file, name, *records)
         marts.build_marts(LAST_DAY.isoformat())
     asked = [(place, *period) for place in PLACES for period in PERIODS]
     made = {}
