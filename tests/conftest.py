@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 UNLIMITED = 1_000_000
-LONGEST = ("test_definitions_agree", "test_ingest", "test_notebooks", "test_faults", "test_sql", "test_adoption")
+LONGEST = (
+    *("test_definitions_agree", "test_every_option", "test_ingest", "test_notebooks", "test_faults", "test_sql"),
+    *("test_adoption",),
+)
 
 
 @pytest.fixture(scope="session")

@@ -160,11 +160,11 @@ def test_a_void_credit_memo_counts_only_where_inactive_payments_do(healthy, tena
     assert measure_owed("credit_memos", active="any_payment") == measure_owed(active="any_payment") - void
 
 
-def put_memo(file, memo):
-    """Load a credit memo as an ingest does."""
-    reading = load.Reading(ENTITIES["credit_memos"], "test", "incremental", "test")
+def put_records(file, entity, *records):
+    """Load records of an entity as an ingest does."""
+    reading = load.Reading(ENTITIES[entity], "test", "incremental", "test")
     with warehouse.connect() as target:
-        load.load_pages(target, file.with_suffix(".landing"), reading, [Page([memo], has_more=False)])
+        load.load_pages(target, file.with_suffix(".landing"), reading, [Page(list(records), has_more=False)])
 
 
 def test_a_credit_memo_settles_its_invoice_on_its_day_and_the_rest_its_location(healthy, tenant, units):
@@ -193,20 +193,24 @@ def test_a_credit_memo_settles_its_invoice_on_its_day_and_the_rest_its_location(
     before = {option: measure_owed(option) for option in CREDITS}
     located = {option: measure_owed(option, measure="least_10") for option in CREDITS}
     daily = [measure_owed("all_credits", day) for day in days]
-    put_memo(healthy, memo)
+    put_records(healthy, "credit_memos", memo)
     lowered = {"applied": 0, "unapplied": 0, "credit_memos": 60, "all_credits": 100}
     assert {option: before[option] - measure_owed(option) for option in CREDITS} == lowered
     # By location too: it is the memo's own, which still owes more than $10.
     assert {option: located[option] - measure_owed(option, measure="least_10") for option in CREDITS} == lowered
     assert [was - measure_owed("all_credits", day) for was, day in zip(daily, days, strict=True)] == [0, 40, 40, 100]
-    put_memo(healthy, memo | {"active": False})
+    put_records(healthy, "credit_memos", memo | {"active": False})
     assert {option: measure_owed(option) for option in CREDITS} == before
 
 
 def test_a_credit_memo_that_the_figure_leaves_out_is_named_where_the_balances_are_lower(healthy, tenant, units):
     invoice = next(move.invoice for move in open_books(tenant).movements if units[move.invoice.unit][0] == PRODUCTION)
     part = {"appliedId": 1, "appliedTo": invoice.id, "appliedAmount": 60.0, "appliedOn": LAST_WEEK.isoformat()}
-    put_memo(healthy, {"id": 77, "date": LAST_WEEK.isoformat(), "balance": 0, "appliedTo": [part], "active": True})
+    put_records(
+        healthy,
+        "credit_memos",
+        {"id": 77, "date": LAST_WEEK.isoformat(), "balance": 0, "appliedTo": [part], "active": True},
+    )
     with warehouse.connect() as target:
         target.execute("UPDATE st_ref_v2.dim_invoices SET balance = balance - 60 WHERE invoice_id = @id", id=invoice.id)
     [check] = [check for check in validation.run().checks if check.name == "ar_equals_balances"]
