@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.context import ForkServerProcess
@@ -60,14 +61,19 @@ def prepare_kernels(notebooks: Sequence[Path], at_once: int) -> None:
 
 
 def read_imports(notebook: Path) -> set[str]:
-    """Read the modules that a notebook imports: `a`, or `a.b` for `from a import b`, which may be no module."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    nodes = list(ast.walk(ast.parse(source)))
-    plain = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
-    return plain | {
-        f"{node.module}.{name.name}" for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names
-    }
+    """Read the modules that a notebook imports: `a`, or `a.b` for `from a import b`, which may be no module.
+
+    Cells that are not Python alone, such as those with `%matplotlib inline`, are left out.
+    """
+    found: set[str] = set()
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        with suppress(SyntaxError):
+            for node in ast.walk(ast.parse(cell.source if cell.cell_type == "code" else "")):
+                if isinstance(node, ast.Import):
+                    found |= {name.name for name in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    found |= {f"{node.module}.{name.name}" for name in node.names}
+    return found
 
 
 class _ForkProvisioner(LocalProvisioner):
