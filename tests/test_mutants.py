@@ -38,7 +38,7 @@ def test_the_changes_of_a_text(edit, text, changed):
 @pytest.mark.soak
 def test_a_killed_mutant_is_told_from_a_survivor(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(
-        mutants.PARTS, "windows", mutants.Part((), ("tests/test_windows.py::test_halves_tile_the_window",))
+        mutants.PARTS, "windows", mutants.Part((), ("tests/test_windows.py::test_months_tile_the_window",))
     )
     path = "lib/stkpi/servicetitan/windows.py"
     text = (mutants.ROOT / path).read_bytes()

@@ -52,15 +52,14 @@ def test_days_tile_the_window(start, length, parts):
     assert {window.end - window.start for window in tiles[:-1]} <= {timedelta(days=max(1, length // max(1, parts)))}
 
 
-@given(INSTANTS, st.integers(2, 400))
-def test_halves_tile_the_window(start, length):
-    first, second = Window(start, start + timedelta(days=length)).split()
-    assert (first.start, first.end, second.end) == (start, second.start, start + timedelta(days=length))
-
-
-def test_one_day_cannot_be_split():
-    with pytest.raises(ValueError, match="cannot be split"):
-        Window(day("2025-08-18"), day("2025-08-19")).split()
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 10)), max_size=5))
+def test_what_is_left_of_a_window_is_what_no_other_has(others):
+    start, whole = day("2025-08-01"), range(5, 15)
+    at = [Window(start + timedelta(days=first), start + timedelta(days=first + days)) for first, days in others]
+    window = Window(start + timedelta(days=whole[0]), start + timedelta(days=whole[-1] + 1))
+    left = [n for rest in window.leave_out(at) for n in range((rest.start - start).days, (rest.end - start).days)]
+    covered = {n for first, days in others for n in range(first, first + days)}
+    assert left == [n for n in whole if n not in covered]
 
 
 def test_a_window_that_ends_before_it_starts_is_refused():

@@ -161,8 +161,8 @@ class EntityReader:
             self.incomplete.append(str(window or "the list"))
 
     def read_windows(self, windows: Iterable[Window], cycle: str | None = None, *, removes: bool = False) -> None:
-        """Load windows of the list, one after the other; those that are finished are left out."""
-        wanted = [window for window in windows if window not in self.finished]
+        """Load windows of the list, one after the other; what is finished of them is left out."""
+        wanted = [rest for window in windows for rest in window.leave_out(self.finished)]
         if not self.slices:
             for window in wanted:
                 self.read_list(self.make_filters(window), window, cycle, removes=removes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -20,14 +21,6 @@ class Window:
             raise UserError(
                 f"A window must end after it starts: {self.start:%Y-%m-%d} to {self.end:%Y-%m-%d} does not."
             )
-
-    def split(self) -> tuple[Window, Window]:
-        """Cut the window in two at a midnight. Raises ValueError for a window of one day."""
-        days = (self.end - self.start) // timedelta(days=1)
-        if days < 2:  # noqa: PLR2004 - one day cannot be split at a midnight
-            raise ValueError("a window of one day cannot be split")
-        middle = self.start + timedelta(days=days // 2)
-        return Window(self.start, middle), Window(middle, self.end)
 
     def split_in_days(self, parts: int) -> list[Window]:
         """Cut the window in at least so many parts of whole days, the last one of fewer; of one day where it has fewer.
@@ -48,6 +41,15 @@ class Window:
         year, month = divmod((first + last + 1) // 2, 12)
         middle = datetime(year, month + 1, 1, tzinfo=UTC)
         return Window(self.start, middle), Window(middle, self.end)
+
+    def leave_out(self, others: Iterable[Window]) -> list[Window]:
+        """Return what remains of the window outside the others."""
+        rest, start = [], self.start
+        for other in sorted(each for each in others if each.start < self.end):
+            if other.start > start:
+                rest.append(Window(start, other.start))
+            start = max(start, other.end)
+        return [*rest, Window(start, self.end)] if start < self.end else rest
 
     def __str__(self) -> str:
         return f"{self.start:%Y-%m-%d}..{self.end:%Y-%m-%d}"
