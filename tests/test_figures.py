@@ -7,7 +7,7 @@ import pandas as pd
 
 from sandbox.tenant import TIME_ZONE
 from stkpi import warehouse
-from stkpi.kpis.definition import Definition, choose_definitions
+from stkpi.kpis.definition import Definition, choose_definitions, name_facts
 from stkpi.kpis.sql import differing_jobs_sql
 from stkpi.marts import increment
 from stkpi.reporting import figures
@@ -49,3 +49,13 @@ def test_the_jobs_that_only_one_of_two_definitions_counts(healthy):
             jobs = target.query(sql, **days, **asdict(increment.Bounds()))
             found[option] = jobs["side"].value_counts().to_dict()
     assert found == {"sold": {"only here": 66}, "any": {"only there": 5}, "utc": {"only here": 1, "only there": 1}}
+
+
+def test_a_definition_counts_the_jobs_that_it_counts_itself(healthy):
+    definitions = choose_definitions({})
+    days = {"unit": "Phoenix-Production", "first": date(2025, 8, 18), "last": date(2025, 8, 24)}
+    with warehouse.connect() as target:
+        for name, table in name_facts(definitions).items():
+            sql = differing_jobs_sql(definitions[name], definitions[name], table)
+            given = {**days, "time_zone": TIME_ZONE, **asdict(increment.Bounds())}
+            assert target.query(sql, **given).empty, name
