@@ -28,7 +28,7 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "1GB",
     "preserve_insertion_order": "false",
 }
-_STREAM_MEMORY = "200MB"  # DuckDB keeps what it has read for as long as it may: it fills any limit
+_STREAM_MEMORY = "100MB"  # DuckDB keeps what it has read for as long as it may: it fills any limit
 _STREAM_LOG = "128MB"  # each checkpoint writes the newest rows of a table once more: a few large ones are cheaper
 MAX_BYTES = 16 * 2**20  # of a record: DuckDB holds several buffers of this size per thread
 # DuckDB's names for GoogleSQL's types.
