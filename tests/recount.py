@@ -329,9 +329,9 @@ def list_invoices(records: Records) -> dict[int, Placed]:
     """Every invoice by its id."""
     units = {job["id"]: UNITS[job["businessUnitId"]] for job in records["jobs"]}
     return {
-        invoice["id"]: Placed(invoice, units[(invoice["job"] or {}).get("id")])
-        if invoice["job"]
-        else Placed(invoice, UNITS[invoice["businessUnit"]["id"]])
+        invoice["id"]: Placed(
+            invoice, units[invoice["job"]["id"]] if invoice["job"] else UNITS[invoice["businessUnit"]["id"]]
+        )
         for invoice in records["invoices"]
     }
 

@@ -93,11 +93,10 @@ FAULTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
 
 
 def list_kernels(process: psutil.Process) -> list[psutil.Process]:
-    """The kernels of the runner: forks of its only child that forks."""
+    """The kernels of the runner: the first by its command line, the others as forks of the child that forks."""
+    children = [(each, " ".join(each.cmdline())) for each in process.children(recursive=True)]
     return [
-        each
-        for each in process.children(recursive=True)
-        if each.ppid() != process.pid and "forkserver" in " ".join(each.cmdline())
+        each for each, line in children if "ipykernel" in line or ("forkserver" in line and each.ppid() != process.pid)
     ]
 
 

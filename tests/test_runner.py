@@ -263,7 +263,6 @@ def test_with_credentials_no_sandbox_is_started():
         assert sandbox is False
 
 
-@pytest.mark.fault(45)
 def test_what_notebooks_import_is_imported_once_for_all_kernels(tmp_path):
     """Each kernel but the first is a fork of a process that has it."""
     cells = {"0": ["%time 1 + 1", "import wave"], "1": ["import sys\nassert 'wave' in sys.modules, 'imported again'"]}
@@ -277,6 +276,7 @@ def test_what_notebooks_import_is_imported_once_for_all_kernels(tmp_path):
     assert process.returncode == 0, terminal
 
 
+@pytest.mark.fault(45)
 def test_a_second_run_at_once_is_refused(tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="Another run is going on"):
         runner.run_spec(spec(tmp_path, STEPS[:1]), runs=tmp_path)

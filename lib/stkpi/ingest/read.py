@@ -162,12 +162,11 @@ class EntityReader:
 
     def read_windows(self, windows: Iterable[Window], cycle: str | None = None, *, removes: bool = False) -> None:
         """Load windows of the list, one after the other; what is finished of them is left out."""
-        wanted = [rest for window in windows for rest in window.leave_out(self.finished)]
+        waiting = deque(rest for window in windows for rest in window.leave_out(self.finished))
         if not self.slices:
-            for window in wanted:
+            for window in waiting:
                 self.read_list(self.make_filters(window), window, cycle, removes=removes)
             return
-        waiting = deque(wanted)
         with ThreadPoolExecutor(SLICES_AHEAD) as pool:
             fetched: deque[tuple[Window, Future[Page]]] = deque()
             while waiting or fetched:
@@ -178,8 +177,8 @@ class EntityReader:
                         waiting.extendleft(reversed(cut_slice(window, rows)))
                     else:
                         fetched.append((window, pool.submit(self.fetch_slice, window)))
-                window, page = fetched[0][0], fetched.popleft()[1].result()
-                waiting.extendleft(reversed(self.load_slice(window, cycle, page)))
+                window, coming = fetched.popleft()
+                waiting.extendleft(reversed(self.load_slice(window, cycle, coming.result())))
 
     def fetch_slice(self, window: Window) -> Page:
         """Fetch the first page of a window."""

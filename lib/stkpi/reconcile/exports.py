@@ -488,6 +488,7 @@ class _Columns:
 
     def judge(self, cells: Sequence[Any]) -> bool | None:
         """Whether a row is data; None where it has ids that may be counts, and hardly a word."""
+        # A third word decides nothing.
         words = sum(1 for _ in islice((at for at in self.words if _is_word(cells[at])), 2))
         if any(_is_id(cells[at]) for at in self.ids):
             return True if 0 < self.needed <= words else None
