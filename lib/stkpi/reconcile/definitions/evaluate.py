@@ -239,24 +239,27 @@ def compute_values(candidates: Candidates, period: Period, definitions: np.ndarr
     kpi = candidates.kpi
     if definitions is not None and not len(definitions):
         return np.zeros(0)
-    places = math.prod(kpi.shape[-len(PLACING) :])
-    numbers = np.arange(len(kpi)) if definitions is None else definitions
+    kind, passes = candidates.kinds
+    # What a number stands for: its measure, its combination of conditions, and its place in PLACING.
+    shape = len(kpi["measure"]), len(passes), math.prod(kpi.shape[-len(PLACING) :])
     if period.dated_by:
-        numbers = definitions = kpi.replace_option(numbers, "date", period.dated_by)
-    wanted = np.zeros(places, bool)
-    wanted[numbers % places] = True
+        every = np.arange(len(kpi)) if definitions is None else definitions
+        definitions = kpi.replace_option(every, "date", period.dated_by)
+    asked = None if definitions is None else np.unravel_index(definitions, shape)
+    measures, combinations, wanted = (np.ones(size, bool) for size in shape)
+    if asked is not None:
+        measures, combinations, wanted = (np.bincount(a, minlength=n) > 0 for a, n in zip(asked, shape, strict=True))
     cells = list(_list_cells(candidates, period, wanted))
     rows = np.concatenate([np.zeros(0, np.int64), *cells])
     cell = np.repeat(np.arange(len(cells)), [len(members) for members in cells])
-    kind, passes = candidates.kinds
     used = np.bincount(kind[rows], minlength=passes.shape[1]) > 0  # few kinds occur in one period
-    grid = _Grid(passes[:, used], (np.cumsum(used) - 1)[kind[rows]], cell, len(cells))
+    grid = _Grid(passes[np.ix_(combinations, used)], (np.cumsum(used) - 1)[kind[rows]], cell, len(cells))
 
     def amount(sql: str) -> np.ndarray:
         return candidates.amounts[sql][rows]
 
     measured = []
-    for option in kpi["measure"]:
+    for option in compress(kpi["measure"], measures):
         match option.says:
             case {"count": _}:
                 measured.append(grid.count())
@@ -269,9 +272,11 @@ def compute_values(candidates: Candidates, period: Period, definitions: np.ndarr
                 measured.append(grid.sum(amount(part)) / np.where(below == 0, np.nan, below))
             case {"net": sql, "per": column, "least": least}:
                 measured.append(grid.net(amount(sql), candidates.codes[column][rows], least * SCALE) / SCALE)
-    kind_of_number = np.float32 if kpi.counts_rows else np.float64
-    found = np.stack(measured).astype(kind_of_number, copy=False).reshape(-1, len(cells))
-    return found.ravel() if definitions is None else found[numbers // places, (np.cumsum(wanted) - 1)[numbers % places]]
+    found = np.stack(measured).astype(np.float32 if kpi.counts_rows else np.float64, copy=False)
+    if asked is None:
+        return found.ravel()
+    places = [np.cumsum(used) - 1 for used in (measures, combinations, wanted)]
+    return found[tuple(place[each] for place, each in zip(places, asked, strict=True))]
 
 
 def _list_cells(candidates: Candidates, period: Period, wanted: np.ndarray) -> Iterator[np.ndarray]:

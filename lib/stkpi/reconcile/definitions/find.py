@@ -306,29 +306,19 @@ def find_definition(
         sentence = _describe_groups(kpi, groups)
         return Finding(kpi, numbers, verdict, (), 0, None, None, sentence, None, groups)
     likelihood, alive = each[:, alive].sum(0), kept[alive]
-    simplest = int(alive[np.argmin(kpi.bits[alive] - likelihood)])
-    shown = np.concatenate([alive, [simplest], list_neighbors(kpi, simplest)])
-    panel = _build_panel(candidates, periods, shown)
-    classes = rank_classes(alive, likelihood, kpi.bits[alive], fingerprint_definitions(panel[:, : len(alive)]))
+    panel = _build_panel(candidates, periods, alive)
+    classes = rank_classes(alive, likelihood, kpi.bits[alive], fingerprint_definitions(panel))
     in_seasons = len(kpi["zone"]) > 1 and not kpi.looks_ahead  # a year ahead has both
     missing = list_missing_evidence(numbers, held_out=has_held_out_support(numbers, each), in_seasons=in_seasons)
     verdict = "likely" if careless else "ambiguous" if len(classes) > 1 else "thin" if missing else "accepted"
     question = expected = None
     if verdict != "accepted":
-        choices = [(periods, panel)]
-        if could_run is not None:  # where none of these tells the definitions apart, a longer one that costs more may
-            choices.insert(0, (list(could_run), _build_panel(candidates, list(could_run), shown)))
-        weights = np.exp2(likelihood - likelihood.max())
-        for periods, panel in choices:
-            asked = {i for i, period in enumerate(periods) if period in read}
-            if (place := choose_next_question(panel[:, : len(alive)], weights, asked)) is not None:
-                break
-        else:
-            periods, panel = choices[0]
-            given, near = panel[:, len(alive)], panel[:, len(alive) + 1 :]
-            place = choose_confirming_period(periods, numbers, given, near) if periods else None
-        if place is not None:
-            question, expected = periods[place], float(panel[place, len(alive)])
+        # Where none that could be run tells the definitions apart, a longer one that costs more may.
+        choices = [periods] if could_run is None else [list(could_run), periods]
+        question = _choose_question(candidates, numbers, alive, likelihood, choices)
+        if question:
+            simplest = alive[[np.argmin(kpi.bits[alive] - likelihood)]]
+            expected = float(_build_panel(candidates, [question], simplest)[0, 0])
     sentence = _write_sentence(kpi, verdict, classes, missing)
     sql = definition_sql(Definition(kpi, kpi.options(classes[0].definition)))
     listed, agreed = tuple(classes[:LISTED]), find_agreed(kpi, alive)
@@ -351,6 +341,29 @@ def _build_panel(candidates: Candidates, periods: Sequence[Period], definitions:
     return round_as_read(candidates.kpi, np.stack(values)) if values else np.zeros((0, len(definitions)))
 
 
+def _choose_question(
+    candidates: Candidates,
+    numbers: Sequence[Number],
+    alive: np.ndarray,
+    likelihood: np.ndarray,
+    choices: Sequence[Sequence[Period]],
+) -> Period | None:
+    """The period of the first of the choices that tells the definitions apart, else one that confirms the simplest."""
+    kpi, weights = candidates.kpi, np.exp2(likelihood - likelihood.max())
+    read = {number.period for number in numbers}
+    for periods in choices:
+        asked = {i for i, period in enumerate(periods) if period in read}
+        place = choose_next_question(_build_panel(candidates, periods, alive), weights, asked)
+        if place is not None:
+            return periods[place]
+    periods = choices[0]
+    if not periods:
+        return None
+    simplest = int(alive[np.argmin(kpi.bits[alive] - likelihood)])
+    panel = _build_panel(candidates, periods, np.concatenate([[simplest], list_neighbors(kpi, simplest)]))
+    return periods[choose_confirming_period(periods, numbers, panel[:, 0], panel[:, 1:])]
+
+
 def _evaluate_numbers(
     candidates: Candidates, numbers: Sequence[Number], step: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -362,7 +375,8 @@ def _evaluate_numbers(
     kept = np.arange(len(candidates.kpi))
     each = np.zeros((0, len(kept)), np.float32)
     for number in numbers:
-        each = np.vstack([each, compute_log2_likelihood(compute_values(candidates, number, kept), number, step)])
+        values = compute_values(candidates, number, kept if len(kept) < len(candidates.kpi) else None)
+        each = np.vstack([each, compute_log2_likelihood(values, number, step)])
         few = (each == -np.inf).sum(0) <= 1
         kept, each = kept[few], each[:, few]
     return kept, each
