@@ -424,7 +424,7 @@ def _infer_units(
 
 
 def _digest_rows(ours: pd.DataFrame, comparison: Comparison) -> str:
-    rows = sorted(ours.astype(str).itertuples(index=False, name=None))
+    rows = sorted(zip(*(map(str, ours[column].tolist()) for column in ours), strict=True))
     return hashlib.sha256(repr((comparison.definition.describe(), rows)).encode()).hexdigest()
 
 
@@ -621,13 +621,12 @@ def _find_members(rows: pd.DataFrame, comparison: Comparison) -> list[tuple[str,
     """The distinct values that each row of the export stands for: ours where we have the row, else what is known of it,
     else the customer's name (of a customer) or the row itself.
     """
-    known = rows[f"member:{comparison.definition['measure'].id}"]
+    known = f"member:{comparison.definition['measure'].id}"
     by_name = "customer" in str(comparison.distinct)
-    columns = (rows["side"], rows[f"members{IN_WAREHOUSE}"], rows["in_warehouse"], known, rows["key"])
+    columns = ["side", f"members{IN_WAREHOUSE}", "in_warehouse", known, "key", f"customer{IN_EXPORT}"]
+    lists = [rows[column].tolist() for column in columns]  # a text at a time takes ten times as long
     found: list[tuple[str, ...]] = []
-    for (side, ours, is_known, member, key), name in zip(
-        zip(*columns, strict=True), rows[f"customer{IN_EXPORT}"], strict=True
-    ):
+    for side, ours, is_known, member, key, name in zip(*lists, strict=True):
         if side == IDENTICAL:
             found.append(ours)
         elif is_known is True:

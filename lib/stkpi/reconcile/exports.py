@@ -21,6 +21,7 @@ from dataclasses import field as dataclass_field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from difflib import SequenceMatcher
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from statistics import mode
@@ -526,11 +527,11 @@ def _sort_rows(rows: Sequence[Sequence[Any]], best: int, places: Mapping[str, in
     group: dict[str, str] = {}
     judged: list[tuple[int, list[Any], bool | None]] = []
     for place, row in enumerate(rows[best + 1 :], start=best + 2):
-        filled = [cell for cell in row if cell not in _BLANK and str(cell).strip()]
+        filled = list(islice((cell for cell in row if cell not in _BLANK and str(cell).strip()), 2))
         if not filled:
             continue
         alone = str(filled[0]).strip() if len(filled) == 1 else ""
-        heading = None if _TOTAL.fullmatch(alone) else _HEADING.fullmatch(alone)
+        heading = None if not alone or _TOTAL.fullmatch(alone) else _HEADING.fullmatch(alone)
         cells = [_cell(row, at) for at in places.values()]
         if heading and not any(_is_id(cells[at]) for at in columns.ids):
             found.left_out.append((place, "a heading"))
@@ -573,6 +574,7 @@ def _read_digits(cell: Any) -> list[str]:
     return [text] if text.isdigit() else []
 
 
+@lru_cache(maxsize=100_000, typed=True)
 def _is_word(cell: Any) -> bool:
     """Whether a cell says something about a row, as a name or a date does, and a count or the word Total does not."""
     if isinstance(cell, str):

@@ -43,6 +43,10 @@ def stage_units(target: Warehouse, units: Iterable[str]) -> None:
     _stage(target, UNITS, ["business_unit"], ([unit] for unit in units))
 
 
+def _stage_keys(target: Warehouse, keys: Iterable[str]) -> None:
+    _stage(target, KEYS, ["key", "first_key"], ([key, key.rpartition(JOINER)[0] or key] for key in keys))
+
+
 def _stage(target: Warehouse, table: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "values.csv"
@@ -222,7 +226,7 @@ def _in_unit_sql(kpi: Kpi, attribution: Option, rollup: Option) -> str:
 
 def known_keys_sql(comparison: Comparison) -> str:
     """Return the SELECT of what the warehouse knows of the keys of st_stage_v2.reconcile_keys, one row per key that it
-    knows, with `known_columns` as k0, k1, … and the terms as t0, t1, …; for @time_zone and the days read.
+    knows, with `known_columns` as `_number_columns` says and the terms as t0, t1, …; for @time_zone and the days read.
 
     Of several candidates with a key it is one that the report's rows are, before others; of these the one that fails
     least of the definition, then the one with the lowest ids. The terms are of all that count.
@@ -232,7 +236,7 @@ def known_keys_sql(comparison: Comparison) -> str:
     is_row = (
         f"({kpi.report.row}) OR ({comparison.definition['entity'].says})" if _has_entity(comparison) else kpi.report.row
     )
-    names = {name: f"k{i}" for i, name in enumerate(columns)}
+    names = _number_columns(columns)
     chosen = [f"{d.name}:{comparison.definition[d.name].id}" for d in kpi.conditions]
     asked = [names[each] for each in (*chosen, "in_division", "in_unit", "was_known")]
     within = f"{names['day']} IS NOT NULL AND {names['day']} BETWEEN @first_day AND @last_day"
@@ -246,7 +250,8 @@ def known_keys_sql(comparison: Comparison) -> str:
     where = f"  WHERE {is_row}\n" if any(column.startswith("own_") for column in own) else ""
     ids = [column for column in dict.fromkeys((*own, *kpi.columns.values())) if column.endswith("_id")]
     order = ", ".join(["IF(is_exact, 0, 1)", "IF(is_row, 0, 1)", "fails", *ids])
-    selected = "".join(f",\n    {sql} AS {names[name]}" for name, sql in columns.items())
+    read = {names[name]: sql for name, sql in columns.items()}
+    selected = "".join(f",\n    {sql} AS {number}" for number, sql in read.items())
     computed = "".join(f", {term}" for term in terms_sql(kpi))
     matched = "first_key" if len(own) > 1 else "key"
     return (
@@ -257,10 +262,16 @@ def known_keys_sql(comparison: Comparison) -> str:
         f"  FROM {KEYS} AS keys\n  INNER JOIN candidates ON keys.{matched} = candidates.{matched}\n),\n\n"
         f"judged AS (\n  SELECT\n    *{selected}\n  FROM asked\n),\n\n"
         f"failing AS (\n  SELECT *, {fails} AS fails FROM judged\n)\n\n"
-        f"SELECT\n  asked_key,\n  is_exact,\n  {', '.join(names.values())},\n  "
+        f"SELECT\n  asked_key,\n  is_exact,\n  {', '.join(read)},\n  "
         + ",\n  ".join(terms)
         + f"\nFROM failing\nWHERE TRUE\nQUALIFY ROW_NUMBER() OVER (PARTITION BY asked_key ORDER BY {order}) = 1\n"
     )
+
+
+def _number_columns(columns: Mapping[str, str]) -> dict[str, str]:
+    """Return k0, k1, … for columns: the same for those with the same SQL, such as options that let in everything."""
+    numbers = {sql: f"k{i}" for i, sql in enumerate(dict.fromkeys(columns.values()))}
+    return {name: numbers[sql] for name, sql in columns.items()}
 
 
 def _has_entity(comparison: Comparison) -> bool:
@@ -277,21 +288,21 @@ def count_known_keys_sql(comparison: Comparison) -> str:
 
 def count_known_keys(target: Warehouse, comparison: Comparison, keys: Iterable[str]) -> int:
     """Return how many of the keys are known, see `count_known_keys_sql`."""
-    _stage(target, KEYS, ["key", "first_key"], ([key, key.rpartition(JOINER)[0] or key] for key in keys))
+    _stage_keys(target, keys)
     return int(target.query(count_known_keys_sql(comparison))["known"].iloc[0])
 
 
 def load_known_keys(
-    target: Warehouse, comparison: Comparison, window: Window, keys: Iterable[str], zone: str
+    target: Warehouse, comparison: Comparison, window: Window, keys: pd.Series, zone: str
 ) -> pd.DataFrame:
     """Return what the warehouse knows of keys, one row per key that it knows: key, is_exact (else only the first of its
     columns is known), the `known_columns`, and the amount that each term of the KPI adds up to as `term:<name>`.
     """
-    _stage(target, KEYS, ["key", "first_key"], ([key, key.rpartition(JOINER)[0] or key] for key in keys))
+    _stage_keys(target, keys.tolist())
     sql = known_keys_sql(comparison)
     first, last = window.days_read
     given: Mapping[str, Any] = {"first_day": first, "last_day": last, "as_of": window.as_of, "time_zone": zone}
     found = target.query(sql, **{name: value for name, value in given.items() if f"@{name}" in sql})
     terms = {f"t{i}": f"term:{term}" for i, term in enumerate(list_terms(comparison.kpi))}
-    names = {f"k{i}": name for i, name in enumerate(known_columns(comparison))}
-    return found.rename(columns={"asked_key": "key", **names, **terms})
+    named = {name: found[number] for name, number in _number_columns(known_columns(comparison)).items()}
+    return found[["asked_key", "is_exact", *terms]].rename(columns={"asked_key": "key", **terms}).assign(**named)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -287,9 +288,9 @@ def _list_alternatives(comparison: Comparison, dimension: str) -> list[Option]:
 
 def _is_counted_already(members: pd.Series, matched: pd.Series) -> pd.Series:
     """Whether another row that both sides have stands for the same value."""
-    counts = Counter(value for values in members[matched] for value in values if not pd.isna(value))
-    own = members.map(lambda values: max((counts[value] for value in values), default=0))
-    return own > matched.astype(int)
+    counts = Counter(chain.from_iterable(members[matched].tolist()))
+    own = [max(map(counts.__getitem__, values), default=0) for values in members.tolist()]
+    return pd.Series(own, members.index, int) > matched.astype(int)
 
 
 # --- on both sides, with another amount -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def list_hints(result: Result) -> list[str]:
         return []
     known, hints = rows["job_type_name"], []
     types = known.where(known.notna(), rows[f"job_type{IN_EXPORT}"])
-    on_both = set(types[rows["side"].isin([IDENTICAL, DIFFERENT])])
+    on_both = set(types[rows["side"].isin([IDENTICAL, DIFFERENT])].unique())
     options = [option for dimension in comparison.kpi.dimensions for option in dimension.options]
     by_rule = any(company.JOB_TYPE_RULES in option.why for option in options)
     for side, of_side in ((ONLY_EXPORT, IN_EXPORT), (ONLY_WAREHOUSE, IN_WAREHOUSE)):
@@ -83,7 +84,7 @@ def list_hints(result: Result) -> list[str]:
         counts = amounts.ne(0).any(axis=1) | bool(comparison.distinct)
         # Rows of the other division are in the report of all units only.
         here = types[(rows["side"] == side) & counts & (rows["reason"] != "division")]
-        named = sorted(set(here.dropna()))
+        named = sorted(here.dropna().unique())
         if len(here) > 1 and here.notna().all() and len(named) <= MOST_TYPES and not on_both & set(named):
             words = f"{'s' if len(named) > 1 else ''} {' or '.join(filter(None, (', '.join(named[:-1]), named[-1])))}"
             kinds = f"{len(here):,} {comparison.rows} {side} that count are of the job type{words}"
@@ -147,28 +148,32 @@ def count_sides(result: Result) -> pd.DataFrame:
     )
 
 
-def build_rows_table(result: Result, *, differing: bool = True, names: bool = False) -> pd.DataFrame:
+def build_rows_table(
+    result: Result, *, differing: bool = True, names: bool = False, most: int | None = None
+) -> pd.DataFrame:
     """Return the rows, those with a difference only or all (these first), with what a person needs to find them in
     ServiceTitan.
 
     names: show the customers' names
+    most: how many rows, the first ones
     """
     rows = result.rows
     if differing:
         rows = rows[rows["side"] != IDENTICAL]
     rows = rows.sort_values(["side", "reason", "key"], key=lambda column: column.astype(str))
-    rows = rows.sort_values("side", key=lambda side: side == IDENTICAL, kind="stable")
+    rows = rows.sort_values("side", key=lambda side: side == IDENTICAL, kind="stable").head(most or len(rows))
     comparison = result.comparison
     customer = rows["customer_name"].where(rows["customer_name"].notna(), rows[f"customer{IN_EXPORT}"])
+    describe = cache(lambda reason: describe_reason(reason, comparison))  # there are few
     table = pd.DataFrame(
         {
             "side": rows["side"],
-            "reason": rows["reason"].map(lambda reason: describe_reason(reason, comparison), na_action="ignore"),
+            "reason": rows["reason"].map(describe, na_action="ignore"),
             "decisive": rows["decisive"].map({True: "yes", False: "no"}),
         }
     )
     table["all reasons"] = rows["fails"].map(
-        lambda fails: "; ".join(describe_reason(reason, comparison) for reason in fails.split(", ") if reason)
+        cache(lambda fails: "; ".join(map(describe, filter(None, fails.split(", ")))))
     )
     shows_key = names or not comparison.names_people
     table[next(iter(comparison.key)).replace("_", " ")] = rows["key"] if shows_key else rows["key"].map(mask_name)

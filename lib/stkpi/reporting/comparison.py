@@ -13,6 +13,7 @@ from stkpi import company, settings
 from stkpi.reconcile import render
 from stkpi.reconcile.compare import Result
 from stkpi.reconcile.folder import Compared
+from stkpi.reconcile.reasons import IDENTICAL
 from stkpi.reporting import charts, pages, tables
 from stkpi.reporting.fragments import Fragment
 
@@ -21,12 +22,12 @@ MOST_ROWS = 1000  # on the page; rows.csv has all
 
 def render_rows(result: Result, *, differing: bool = False, names: bool = False) -> Fragment:
     """Return the rows as a table, those that differ first, each with the link to its job."""
-    rows = render.build_rows_table(result, differing=differing, names=names)
-    shown = rows.head(MOST_ROWS).astype(object)
+    count = (result.rows["side"] != IDENTICAL).sum() if differing else len(result.rows)
+    shown = render.build_rows_table(result, differing=differing, names=names, most=MOST_ROWS).astype(object)
     if "in ServiceTitan" in shown:
         links = [Markup('<a href="{}">job</a>').format(link) if link else "" for link in shown["in ServiceTitan"]]
         shown["in ServiceTitan"] = pd.Series(links, index=shown.index, dtype=object)  # as text it would be escaped
-    more = f"<p>{len(rows) - MOST_ROWS:,} more rows are in rows.csv.</p>" if len(rows) > MOST_ROWS else ""
+    more = f"<p>{count - MOST_ROWS:,} more rows are in rows.csv.</p>" if count > MOST_ROWS else ""
     return Fragment(f"{tables.render_table(shown).data}{more}")
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 import nbformat
-from nbconvert.exporters import HTMLExporter
 from traitlets.config import Config
 
 from stkpi.formatting import format_day
@@ -70,6 +69,8 @@ environment.filters |= {"match": describe_match, "place": link_place}
 def _render_body(notebook: nbformat.NotebookNode) -> str:
     # The "basic" template is the bare body: nbconvert's full ones load scripts from CDNs. An exporter per page, because
     # two threads render at once.
+    from nbconvert.exporters import HTMLExporter  # noqa: PLC0415 - what renders no notebook does not wait for it
+
     hidden = Config(TagRemovePreprocessor={"enabled": True, "remove_cell_tags": PAPERMILL_MARKS})
     exporter = HTMLExporter(
         template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True, config=hidden
