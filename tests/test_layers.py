@@ -13,7 +13,7 @@ from stkpi.kpis.catalog import read_catalog
 LIBRARY = Path(__file__).parents[1] / "lib" / "stkpi"
 # From low to high; names on one line are independent of each other unless one of them says otherwise.
 LAYERS = (
-    ("errors", "deadline"),
+    ("errors", "deadline", "garbage"),
     ("settings",),
     ("log",),
     ("dates", "formatting", "company", "terminal", "spreadsheets"),

@@ -10,6 +10,7 @@ from typing import NoReturn, TextIO
 
 from stkpi.errors import explain_os_error
 from stkpi.formatting import show_controls
+from stkpi.garbage import collect_rarely
 
 
 class _Output(io.TextIOWrapper):
@@ -43,6 +44,7 @@ def prepare_output() -> None:
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a program's main function and exit with its code; a full disk, or one that is read-only, is one sentence."""
     prepare_output()
+    collect_rarely()
     try:
         code = main()
     except OSError as error:

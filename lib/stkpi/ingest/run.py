@@ -23,6 +23,7 @@ from stkpi import log, settings, warehouse
 from stkpi.dates import parse_day
 from stkpi.errors import UserError
 from stkpi.formatting import format_age, format_moment
+from stkpi.garbage import collect_rarely
 from stkpi.ingest import state
 from stkpi.ingest.load import define_raw_table
 from stkpi.ingest.progress import Progress
@@ -64,6 +65,7 @@ def run_ingest(
     Raises UserError, before anything is written, for wrong parameters, missing or refused credentials, an API that
     cannot be reached, or a warehouse that another program has open.
     """
+    collect_rarely()
     config, stopping = settings.load(), threading.Event()
     chosen = select_entities(entities, config)
     days = _parse_days(mode, window_start, window_end)

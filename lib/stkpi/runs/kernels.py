@@ -23,6 +23,8 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 from tqdm import tqdm
 
+from stkpi.garbage import collect_rarely
+
 _CAN_FORK = sys.platform == "linux"  # macOS has a fork, but its system libraries do not survive one
 
 
@@ -109,6 +111,7 @@ class _KernelProcess(ForkServerProcess):
 def _run_kernel(arguments: list[str], environment: dict[str, str]) -> None:
     """Run a kernel in this process until it is shut down, or the runner ends."""
     os.setsid()
+    collect_rarely()
     os.environ.clear()
     os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
