@@ -1,6 +1,7 @@
 """Windows tile a range exactly: no instant is lost, none is in two."""
 
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from stkpi.dates import parse_day
 from stkpi.errors import UserError
+from stkpi.ingest import read
+from stkpi.servicetitan.client import Page
 from stkpi.servicetitan.windows import Window, floor_to_midnight
 
 INSTANTS = st.datetimes(datetime(2020, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
@@ -60,6 +63,39 @@ def test_what_is_left_of_a_window_is_what_no_other_has(others):
     left = [n for rest in window.leave_out(at) for n in range((rest.start - start).days, (rest.end - start).days)]
     covered = {n for first, days in others for n in range(first, first + days)}
     assert left == [n for n in whole if n not in covered]
+
+
+SLICES = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 4), st.sampled_from((0, 0, 1, None))), max_size=12)
+
+
+@given(SLICES)
+def test_joined_windows_have_all_rows_and_hide_none_that_is_missing(given):
+    slices, start, number = [], day("2025-08-01"), 0
+    for days, rows, missing in given:
+        window = Window(start, start + timedelta(days=days))
+        page = Page([{"id": number + n} for n in range(rows)], False, None if missing is None else rows + missing)
+        slices.append((window, page))
+        start, number = window.end + timedelta(days=rows == 3), number + rows  # after three rows a gap
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read, "PAGE_SIZE", 5)
+        joined = list(read.join_slices(slices))
+    assert [row["id"] for _, page in joined for row in page.rows] == list(range(number))
+    for window, page in joined:
+        parts = [(each, part) for each, part in slices if window.start <= each.start < window.end]
+        assert (parts[0][0].start, parts[-1][0].end) == (window.start, window.end)
+        assert all(one.end == other.start for (one, _), (other, _) in pairwise(parts))
+        assert [row for _, part in parts for row in part.rows] == page.rows
+        short = [part for _, part in parts if part.total != len(part.rows)]
+        assert len(parts) == 1 if short else page.total == len(page.rows)
+        assert len(page.rows) - len(parts[-1][1].rows) < 5
+
+
+def test_windows_of_few_rows_are_joined_until_they_fill_a_page(monkeypatch):
+    monkeypatch.setattr(read, "PAGE_SIZE", 5)
+    whole = Window(day("2025-08-01"), day("2025-08-08"))
+    pages = [Page([{}] * rows, has_more=False, total=rows) for rows in (0, 2, 0, 4, 5, 1, 3)]
+    joined = read.join_slices(zip(whole.split_in_days(7), pages, strict=True))
+    assert [(window.end.day, len(page.rows)) for window, page in joined] == [(5, 6), (6, 5), (8, 4)]
 
 
 def test_a_window_that_ends_before_it_starts_is_refused():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import reduce
 from itertools import chain, islice, pairwise
 from math import ceil
 from pathlib import Path
@@ -28,7 +29,8 @@ from stkpi.warehouse import Warehouse
 
 WINDOW_ROWS = 10_000  # a window holds about as many, in whole months
 READS = 3  # of the same window, until as many rows came as the server counts
-SLICES_AHEAD = 2  # pages of the next slices that are fetched while one is loaded
+SLICES_AHEAD = 2  # pages of the next slices that are fetched while others are loaded
+COUNTS_AT_ONCE = 4
 FEED_PAGES = 20  # pages of a feed that are merged together
 EPOCH, END = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)  # around all real dates
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
@@ -162,47 +164,56 @@ class EntityReader:
 
     def read_windows(self, windows: Iterable[Window], cycle: str | None = None, *, removes: bool = False) -> None:
         """Load windows of the list, one after the other; what is finished of them is left out."""
-        waiting = deque(rest for window in windows for rest in window.leave_out(self.finished))
-        if not self.slices:
-            for window in waiting:
-                self.read_list(self.make_filters(window), window, cycle, removes=removes)
+        rest = (part for window in windows for part in window.leave_out(self.finished))
+        if self.slices:
+            for window, page in join_slices(self.fetch_slices(rest)):
+                self.load_slice(window, cycle, page)
             return
+        for window in rest:
+            self.read_list(self.make_filters(window), window, cycle, removes=removes)
+
+    def fetch_slices(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Page]]:
+        """Fetch windows, some at a time, each in one page: a second page would repeat and miss rows of the first one.
+
+        A window that does not fit into a page comes in parts. Raises RequestFailed where a day does not.
+        """
+        waiting = deque(windows)
+        coming: deque[tuple[Window, Future[Page]]] = deque()
         with ThreadPoolExecutor(SLICES_AHEAD) as pool:
-            fetched: deque[tuple[Window, Future[Page]]] = deque()
-            while waiting or fetched:
-                while waiting and len(fetched) < SLICES_AHEAD:
+            while waiting or coming:
+                while waiting and len(coming) < SLICES_AHEAD:
                     window = waiting.popleft()
                     rows = self.daily_rows * (window.end - window.start) / DAY
                     if rows > MAX_PAGE_SIZE and window.end - window.start > DAY:
                         waiting.extendleft(reversed(cut_slice(window, rows)))
                     else:
-                        fetched.append((window, pool.submit(self.fetch_slice, window)))
-                window, coming = fetched.popleft()
-                waiting.extendleft(reversed(self.load_slice(window, cycle, coming.result())))
+                        coming.append((window, pool.submit(self.fetch_slice, window)))
+                window, future = coming.popleft()
+                page = future.result()
+                # The next windows are cut by it before they are fetched.
+                self.daily_rows = (page.total or len(page.rows)) / max(1, (window.end - window.start) / DAY)
+                if not page.has_more or page.total == len(page.rows):  # a server may leave hasMore out
+                    yield window, page
+                elif window.end - window.start <= DAY:
+                    raise RequestFailed(f"{self.entity.path} has more rows on one day, {window}, than fit into a page")
+                else:
+                    waiting.extendleft(reversed(cut_slice(window, page.total or 0)))
 
     def fetch_slice(self, window: Window) -> Page:
         """Fetch the first page of a window."""
         params = {**self.make_filters(window), "includeTotal": "true", "page": 1, "pageSize": MAX_PAGE_SIZE}
         return self.client.get(self.entity.path, params)
 
-    def load_slice(self, window: Window, cycle: str | None, page: Page) -> list[Window]:
-        """Load a window in one page, or return its parts: a second page would repeat and miss rows of the first one.
+    def load_slice(self, window: Window, cycle: str | None, page: Page) -> None:
+        """Load the rows of a window; read again while fewer come than the server counts.
 
         Rows of its days that do not come again were deleted in ServiceTitan.
         """
         for read in range(READS):
-            if read:
-                page = self.fetch_slice(window)
-            # The next windows are cut by it before they are fetched.
-            self.daily_rows = (page.total or len(page.rows)) / max(1, (window.end - window.start) / DAY)
-            if page.has_more and page.total != len(page.rows):  # a server may leave hasMore out
-                if window.end - window.start <= DAY:
-                    raise RequestFailed(f"{self.entity.path} has more rows on one day, {window}, than fit into a page")
-                return cut_slice(window, page.total or 0)
-            if self.load(self.entity.path, [page], window, cycle, removes=True).complete:
-                return []
+            pages = (page for _, page in self.fetch_slices([window])) if read else [page]
+            if self.load(self.entity.path, [reduce(add_pages, pages)], window, cycle, removes=True).complete:
+                return
         self.incomplete.append(str(window))
-        return []
 
     def read_undated(self) -> None:
         """Load all records that have no real date, which no filter selects, and remove those that are gone."""
@@ -256,14 +267,19 @@ class EntityReader:
         filters = self.make_filters(window) if window else {}
         return self.client.count_rows(self.entity.path, {**dict(self.entity.everything), **filters})
 
+    def count_windows(self, windows: Sequence[Window | None]) -> list[int]:
+        """Return how many rows the server counts in each window, some at a time; None is all rows."""
+        with ThreadPoolExecutor(COUNTS_AT_ONCE) as pool:
+            return list(pool.map(self.count_rows, windows))
+
     def list_windows(self) -> list[Window]:
         """Return the windows in which all rows of the list are; what has no real date is in two windows of its own.
 
         Raises RequestFailed where the server ignores the filters.
         """
         ages, dates = (Window(FIRST, EPOCH), Window(END, LAST)), Window(EPOCH, END)
-        counts, dated = [self.count_rows(age) for age in ages], self.count_rows(dates)
-        self.check_filters(self.count_rows(), *counts, dated)
+        *counts, dated, rows = self.count_windows([*ages, dates, None])
+        self.check_filters(rows, *counts, dated)
         found = [*zip(ages, counts, strict=True), *self.split_window(dates, dated)]
         return [window for window, rows in found if rows]
 
@@ -304,12 +320,11 @@ class EntityReader:
             parts = window.split_in_days(ceil(rows / limit)) if self.slices else [window]
             yield from ((part, ceil(rows / len(parts))) for part in parts)
             return
-        first = self.count_rows(halves[0])
-        # Rows may come meanwhile: that there are none must not follow from two counts.
-        second = rows - first if rows > first else self.count_rows(halves[1])
-        self.check_filters(rows, first, second)
-        for half, count in zip(halves, (first, second), strict=True):
-            yield from self.split_window(half, count)
+        quarters = [part for half in halves for part in half.split_at_month() or (half,)]
+        counts = self.count_windows(quarters)
+        self.check_filters(rows, *counts)
+        for part, count in zip(quarters, counts, strict=True):
+            yield from self.split_window(part, count)
 
     def make_result(self, error: str | None, refusal: str | None, seconds: float) -> EntityResult:
         """Make the result; `error` is what stopped the ingest, `refusal` why nothing could be read, no full stops."""
@@ -488,10 +503,10 @@ def _compare(reader: EntityReader, *, everything: bool) -> None:
     """
     target, entity = reader.target, reader.entity
     stored = state.count_by_month(target, entity)
-    total, dated, read = reader.count_rows(), 0, False
-    for window, here in list(reader.tile_stored(stored)):
-        there = reader.count_rows(window)
-        dated += there
+    tiles = list(reader.tile_stored(stored))
+    total, *counts = reader.count_windows([None, *(window for window, _ in tiles)])
+    dated, read = sum(counts), False
+    for (window, here), there in zip(tiles, counts, strict=True):
         if there == here and not (everything and here):
             continue
         read = True
@@ -519,6 +534,29 @@ def _to_instants(reader: EntityReader, first: date, last: date) -> tuple[datetim
     zone = UTC if reader.slices else reader.zone
     start, end = (datetime.combine(day, datetime.min.time(), zone) for day in (first, last + timedelta(days=1)))
     return start.astimezone(UTC), end.astimezone(UTC)
+
+
+def join_slices(slices: Iterable[tuple[Window, Page]]) -> Iterator[tuple[Window, Page]]:
+    """Join windows that follow on each other, each with its rows, until they have as many as a page of a list: a load
+    has costs of its own, and many a day has few rows. One that came short stays alone: another must not make up for it.
+    """
+    held: list[tuple[Window, Page]] = []
+    for window, page in slices:
+        if held and (held[0][0].end != window.start or page.total != len(page.rows)):
+            yield held.pop()
+        first, rows = held.pop() if held else (window, Page([], has_more=False, total=0))
+        joined = Window(first.start, window.end), add_pages(rows, page)
+        if len(joined[1].rows) >= PAGE_SIZE or page.total != len(page.rows):
+            yield joined
+        else:
+            held.append(joined)
+    yield from held
+
+
+def add_pages(first: Page, second: Page) -> Page:
+    """Return the rows of two windows as one page."""
+    total = None if first.total is None or second.total is None else first.total + second.total
+    return Page([*first.rows, *second.rows], has_more=False, total=total)
 
 
 def cut_slice(window: Window, rows: float) -> list[Window]:
