@@ -241,6 +241,20 @@ def test_every_definition_gives_what_its_sql_gives(target, kpi):
     assert len(found) == 6
 
 
+@pytest.mark.parametrize("kpi", CATALOG)
+def test_some_definitions_get_what_they_get_among_all(target, kpi):
+    space, random = CATALOG[kpi], np.random.default_rng(11)
+    unit = finder.list_units(target, space)[0]
+    by_day = Period(unit, date(2025, 6, 1), date(2025, 7, 31))
+    candidates = cube.load_candidates(target, space, [by_day], TIME_ZONE)
+    for period in (by_day, replace(by_day, dated_by=space["date"][-1].id)):
+        every = cube.compute_values(candidates, period)
+        assert len(np.unique(every)) > 1
+        for size in (1, 2, 300):
+            some = random.integers(len(space), size=size)
+            np.testing.assert_array_equal(cube.compute_values(candidates, period, some), every[some])
+
+
 def test_where_nothing_happened_every_definition_counts_nothing(target):
     nowhere = Period("Phoenix-Sales", date(1999, 1, 4), date(1999, 1, 10))
     candidates = cube.load_candidates(target, LEADS, [nowhere], TIME_ZONE)

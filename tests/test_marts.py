@@ -224,6 +224,10 @@ def test_where_nothing_changed_nothing_is_computed_but_new_days(healthy):
     before = marts.build_marts()
     assert before.plan.mode == "nothing"
     assert before.headline.startswith("No week was computed: nothing changed since 20")
+    with warehouse.connect() as target:  # views are not counted: that computes all of their rows
+        views = {name for dataset in ("st_ref_v2", "st_mart_v2") for name in target.list_views(dataset)}
+    assert {"st_mart_v2.dashboard_daily", "st_ref_v2.candidates_jobs"} <= views
+    assert not views & set(before.tables["table"])
     wednesday = LAST_DAY + timedelta(days=3)
     after = marts.build_marts(wednesday.isoformat())
     assert after.headline == ("1 week from Monday, 15 September 2025 on computed: the days from 2025-09-15 on are new.")
