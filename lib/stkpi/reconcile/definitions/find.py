@@ -313,12 +313,14 @@ def find_definition(
     verdict = "likely" if careless else "ambiguous" if len(classes) > 1 else "thin" if missing else "accepted"
     question = expected = None
     if verdict != "accepted":
-        # Where none that could be run tells the definitions apart, a longer one that costs more may.
-        choices = [periods] if could_run is None else [list(could_run), periods]
-        question = _choose_question(candidates, numbers, alive, likelihood, choices)
+        choices: list[tuple[Sequence[Period], np.ndarray]] = [(periods, panel)]
+        if could_run is not None:  # where none of these tells the definitions apart, a longer one that costs more may
+            choices.insert(0, (could_run, _build_panel(candidates, could_run, alive)))
+        simplest = int(alive[np.argmin(kpi.bits[alive] - likelihood)])
+        weights = np.exp2(likelihood - likelihood.max())
+        question = _choose_question(candidates, numbers, choices, weights, simplest)
         if question:
-            simplest = alive[[np.argmin(kpi.bits[alive] - likelihood)]]
-            expected = float(_build_panel(candidates, [question], simplest)[0, 0])
+            expected = float(_build_panel(candidates, [question], np.array([simplest]))[0, 0])
     sentence = _write_sentence(kpi, verdict, classes, missing)
     sql = definition_sql(Definition(kpi, kpi.options(classes[0].definition)))
     listed, agreed = tuple(classes[:LISTED]), find_agreed(kpi, alive)
@@ -344,24 +346,26 @@ def _build_panel(candidates: Candidates, periods: Sequence[Period], definitions:
 def _choose_question(
     candidates: Candidates,
     numbers: Sequence[Number],
-    alive: np.ndarray,
-    likelihood: np.ndarray,
-    choices: Sequence[Sequence[Period]],
+    choices: Sequence[tuple[Sequence[Period], np.ndarray]],
+    weights: np.ndarray,
+    simplest: int,
 ) -> Period | None:
-    """The period of the first of the choices that tells the definitions apart, else one that confirms the simplest."""
-    kpi, weights = candidates.kpi, np.exp2(likelihood - likelihood.max())
+    """The period, of the first of the choices that has one, that tells the definitions that are left apart; else one
+    that confirms the simplest.
+
+    choices: periods, and what the definitions that are left give for them; weights: of these definitions
+    """
     read = {number.period for number in numbers}
-    for periods in choices:
+    for periods, panel in choices:
         asked = {i for i, period in enumerate(periods) if period in read}
-        place = choose_next_question(_build_panel(candidates, periods, alive), weights, asked)
-        if place is not None:
+        if (place := choose_next_question(panel, weights, asked)) is not None:
             return periods[place]
-    periods = choices[0]
+    periods, _ = choices[0]
     if not periods:
         return None
-    simplest = int(alive[np.argmin(kpi.bits[alive] - likelihood)])
-    panel = _build_panel(candidates, periods, np.concatenate([[simplest], list_neighbors(kpi, simplest)]))
-    return periods[choose_confirming_period(periods, numbers, panel[:, 0], panel[:, 1:])]
+    shown = np.concatenate([[simplest], list_neighbors(candidates.kpi, simplest)])
+    given = _build_panel(candidates, periods, shown)
+    return periods[choose_confirming_period(periods, numbers, given[:, 0], given[:, 1:])]
 
 
 def _evaluate_numbers(
