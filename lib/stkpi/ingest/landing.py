@@ -33,7 +33,7 @@ _HALF = re.compile("[\ud800-\udfff]")  # of a character that is written as two
 
 # The fields to keep of a record that is too large: they identify the row, and count it in its window.
 IDENTITY = ("id", "createdOn", "modifiedOn", "date")
-BATCH_BYTES = 8_000_000  # of records that are held as text
+BATCH_BYTES = 4_000_000  # of records that are held as text
 
 
 @dataclass
