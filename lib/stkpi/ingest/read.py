@@ -542,11 +542,12 @@ def join_slices(slices: Iterable[tuple[Window, Page]]) -> Iterator[tuple[Window,
     """
     held: list[tuple[Window, Page]] = []
     for window, page in slices:
-        if held and (held[0][0].end != window.start or page.total != len(page.rows)):
+        short = page.total != len(page.rows)
+        if held and (held[0][0].end != window.start or short or len(held[0][1].rows) + len(page.rows) > MAX_PAGE_SIZE):
             yield held.pop()
         first, rows = held.pop() if held else (window, Page([], has_more=False, total=0))
         joined = Window(first.start, window.end), add_pages(rows, page)
-        if len(joined[1].rows) >= PAGE_SIZE or page.total != len(page.rows):
+        if len(joined[1].rows) >= PAGE_SIZE or short:
             yield joined
         else:
             held.append(joined)
