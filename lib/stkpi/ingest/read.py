@@ -164,7 +164,7 @@ class EntityReader:
 
     def read_windows(self, windows: Iterable[Window], cycle: str | None = None, *, removes: bool = False) -> None:
         """Load windows of the list, one after the other; what is finished of them is left out."""
-        rest = (part for window in windows for part in window.leave_out(self.finished))
+        rest = [part for window in windows for part in window.leave_out(self.finished)]
         if self.slices:
             for window, page in join_slices(self.fetch_slices(rest)):
                 self.load_slice(window, cycle, page)
